@@ -1,0 +1,33 @@
+"""The one check of class counts, shared by everything that is built from them."""
+
+import torch
+from torch import Tensor
+
+from ltexp.errors import ConfigError
+
+
+def checked_class_counts(class_counts: Tensor) -> Tensor:
+    """`class_counts` as given, once it is sure to be usable.
+
+    Args:
+        class_counts: (C,) int64, training images of each class, in label order. Nothing needs them sorted.
+
+    Raises:
+        ConfigError: not an int64 tensor of shape (C,) with at least two classes, or a class without images.
+    """
+    if not isinstance(class_counts, Tensor) or class_counts.dtype != torch.int64 or class_counts.ndim != 1:
+        got = (
+            f"{class_counts.dtype} of shape {tuple(class_counts.shape)}"
+            if isinstance(class_counts, Tensor)
+            else type(class_counts).__name__
+        )
+        raise ConfigError(f"class_counts must be an int64 tensor of shape (C,), got {got}")
+    if len(class_counts) < 2:
+        raise ConfigError(f"class_counts has {len(class_counts)} class(es); recognition needs at least two")
+    empty = (class_counts < 1).nonzero().flatten().tolist()
+    if empty:
+        names = ", ".join(str(c) for c in empty[:10]) + (", ..." if len(empty) > 10 else "")
+        raise ConfigError(
+            f"class_counts: no training images for class {names}; lower the imbalance ratio or leave the class out"
+        )
+    return class_counts

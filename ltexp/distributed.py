@@ -1,0 +1,71 @@
+"""The few facts and exchanges that code needs from torch.distributed; each is a no-op on one process."""
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def active() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if active() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """`tensor` summed over all processes (no gradient flows through the sum)."""
+    if not active():
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's `value`, on every process."""
+    if not active():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every process's `value`, in rank order, on every process."""
+    if not active():
+        return [value]
+    box: list[T] = [value] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def gather_batch(local: Tensor, total: int) -> Tensor:
+    """The global batch of `total` rows, of which this process holds rows rank, rank + world size, ...
+
+    Args:
+        local: (n, ...) this process's rows. A process whose share is empty may hold a stand-in row.
+        total: rows of the global batch, the same on every process.
+
+    Returns:
+        (total, ...) the rows of all processes in global order; no gradient flows through it.
+    """
+    if not active():
+        return local
+    world, width = world_size(), -(-total // world_size())
+    padded = local.new_zeros((width, *local.shape[1:]))
+    padded[: len(local)] = local
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:total]

@@ -1,0 +1,119 @@
+"""Evaluate a finished run again, or with a classifier that needs no training.
+
+    python -m ltexp.evaluate RUN                                        # the run's own model, from its checkpoint
+    python -m ltexp.evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
+    python -m ltexp.evaluate RUN classifier=nearest_class_mean stage=stage2
+
+Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
+
+keys: classifier (a file of conf/classifier/ and that file's own keys), stage (stage1 | stage2), accelerator (auto | cpu |
+gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root).
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ltexp.conf_path import conf_dir
+from ltexp.config import Config, load
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.files import write_text
+from ltexp.names import unknown_name
+from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
+
+KEYS = ("classifier", "stage", "accelerator", "precision", "data")
+
+
+def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
+    """(run folder, options, classifier node or None) of a command line.
+
+    Raises:
+        ConfigError: for an unknown key or classifier, or without a run.
+    """
+    folders = [text for text in arguments if "=" not in text]
+    if len(folders) != 1:
+        raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
+    typed = dict(text.split("=", 1) for text in arguments if "=" in text)
+    options: dict[str, Any] = {key: typed.pop(key) for key in KEYS if key in typed}
+    node = None
+    if "classifier" in options:
+        choices = {path.stem: path for path in (conf_dir() / "classifier").glob("*.yaml")}
+        if options["classifier"] not in choices:
+            raise ConfigError(unknown_name("classifier", options["classifier"], choices))
+        loaded = OmegaConf.to_container(OmegaConf.load(choices[options["classifier"]]))
+        assert isinstance(loaded, dict)
+        node = {str(key): value for key, value in loaded.items()}
+    known = set(node or {}) - {"_target_"}
+    for key, text in typed.items():
+        if node is None or key not in known:
+            raise ConfigError(unknown_name("key", key, [*KEYS, *known]))
+        node[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+    return Path(folders[0]), options, node
+
+
+def chosen(folder: Path, options: dict[str, Any], node: dict[str, Any] | None) -> tuple[Config, str]:
+    """The run's config with the options applied, and the stage to evaluate.
+
+    Raises:
+        ConfigError: if the folder is no run's or has no such stage.
+    """
+    config = load(folder / CONFIG)
+    trained = [name for name in config.stages if (folder / name / CHECKPOINT).is_file()]
+    if not trained:
+        raise ConfigError(f"{folder} has no trained stage: is its run unfinished?")
+    stage = options.get("stage", "stage1" if node else trained[-1])
+    if stage not in trained:
+        raise ConfigError(unknown_name("stage", stage, trained))
+    trainer = replace(
+        config.trainer,
+        accelerator=options.get("accelerator", config.trainer.accelerator),
+        precision=options.get("precision", config.trainer.precision),
+    )
+    paths = replace(config.paths, data=options.get("data", config.paths.data))
+    return replace(config, trainer=trainer, paths=paths), stage
+
+
+def main() -> None:
+    """The command; a user's mistake ends it with one line and status 1."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    try:
+        folder, options, node = parse(arguments)
+        config, stage = chosen(folder, options, node)
+
+        from ltexp.training.reevaluate import reevaluate  # imports torch: only once the command line is sound
+
+        metrics = reevaluate(config, folder, stage, node)
+        name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
+        path = folder / "evaluations" / f"{name}.json"
+        write_text(path, json.dumps({"stage": stage, "classifier": node, "metrics": metrics}, indent=1))
+        show(folder, name, metrics)
+        print(f"kept in {path}")
+    except LtexpError as error:
+        print(f"ltexp: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _settings(node: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in node.items() if key != "_target_"]
+
+
+def show(folder: Path, name: str, metrics: dict[str, Any]) -> None:
+    """Prints the metrics beside those of the run's record."""
+    recorded = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("metrics") or {}
+    rows = {name: metrics, "recorded": recorded}
+    keys = ("all", "many", "medium", "few", "ece")
+    print(f"{'':<40}" + "".join(f"{key:>9}" for key in keys))
+    for label, row in rows.items():
+        cells = ("–" if row.get(key) is None else f"{row[key]:.2f}" for key in keys)
+        print(f"{label:<40}" + "".join(f"{cell:>9}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

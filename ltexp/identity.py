@@ -1,0 +1,52 @@
+"""Hashes that say whether two runs, or two stages, are the same experiment."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ltexp.config import Config
+
+# what changes where or how a run is shown or kept, but not what it computes
+_IMMATERIAL = {
+    "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
+    "evaluation": ("every", "figures"),
+    "trainer": ("progress", "log_every", "checkpoint_every"),
+}
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of any JSON-like value."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def material(config: Config) -> dict[str, Any]:
+    """The parts of a config that change what it computes."""
+    plain = asdict(config)
+    for section, keys in _IMMATERIAL.items():
+        for key in keys:
+            (plain[section] if section else plain).pop(key)
+    return plain
+
+
+def run_identity(config: Config) -> str:
+    """Equal for two configs that compute the same, seed included."""
+    return digest(material(config))
+
+
+def config_hash(config: Config) -> str:
+    """Equal for two runs of the same experiment under any seeds."""
+    return digest(material(config) | {"seed": None})
+
+
+def differing_keys(one: Config, other: Config) -> list[str]:
+    """The dotted keys whose values change what the two configs compute."""
+    return sorted(_differences(material(one), material(other), ""))
+
+
+def _differences(one: Any, other: Any, path: str) -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = one.keys() | other.keys()
+        return [line for key in keys for line in _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if one == other else [path]

@@ -1,0 +1,84 @@
+"""Says in one line what was wrong with a command line, with the nearest name that exists."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ltexp.conf_path import conf_dir
+from ltexp.errors import LtexpError
+from ltexp.names import unknown_name
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """One line for `error`, which the command-line `arguments` led to."""
+    if isinstance(error, LtexpError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return unknown_name(group or "config", choice, error.options)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override '{error.override}': write key=value, with quotes around special characters"
+    if isinstance(error, ConfigCompositionException):
+        return _composition(error, arguments)
+    return _first_line(error)
+
+
+def _composition(error: ConfigCompositionException, arguments: list[str]) -> str:
+    found = re.search(r"[Cc]ould not override '([^']+)'", str(error))
+    if not found:
+        return _first_line(error)
+    key = found.group(1)
+    config, groups = _known(arguments)
+    if "@" in key or "/" in key:
+        return unknown_name("choice", key, groups)
+    if (none := _null_parent(config, key)) is not None:
+        return f"'{key}' cannot be set: {none} is null here (a method of one stage has no stage2)"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and "not in" not in str(cause):
+        return f"{key}: {_first_line(cause)}"
+    return unknown_name("key", key, [*_keys(config), *groups])
+
+
+def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
+    """The config that the readable choices among `arguments` compose to, and the names of its groups."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        plain = compose("config", return_hydra_config=True)
+        groups = [key for key in plain.hydra.runtime.choices if "hydra/" not in key]
+        readable = [text for text in arguments if "=" in text and not text.startswith("-")]
+        chosen = [
+            part.input_line or ""
+            for part in OverridesParser.create().parse_overrides(readable)
+            if not part.is_sweep_override() and part.get_key_element().lstrip("+") in groups
+        ]
+        try:
+            return compose("config", overrides=chosen), groups
+        except (HydraException, OmegaConfBaseException):
+            return plain, groups
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig) and not OmegaConf.is_missing(node, "") and not node._is_none():
+        for key in node:
+            yield f"{prefix}{key}"
+            yield from _keys(node._get_node(key), f"{prefix}{key}.")
+
+
+def _null_parent(config: DictConfig, key: str) -> str | None:
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        parent = ".".join(parts[:depth])
+        if depth == 1 and parts[0] in config and config._get_node(parts[0])._is_none():  # type: ignore[union-attr]
+            return parent
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())

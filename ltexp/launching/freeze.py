@@ -1,0 +1,86 @@
+"""Turns a composed Hydra config into the plain, resolved, checked config that a run is started on."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from ltexp.config import to_config
+from ltexp.errors import ConfigError
+
+PRIMARY = "config"
+
+
+def freeze(composed: DictConfig) -> dict[str, Any]:
+    """The plain config of one job: resolved, with absolute paths, the choices made and the overrides typed.
+
+    Args:
+        composed: what Hydra composed, its own `hydra` node included.
+
+    Raises:
+        ConfigError: for anything in it that cannot work.
+    """
+    choices = {key: value for key, value in composed.hydra.runtime.choices.items() if "hydra/" not in key and value}
+    overrides = list(composed.hydra.overrides.task)
+    task = composed.copy()
+    with open_dict(task):
+        task.pop("hydra")
+        _reset_replaced_nodes(task, overrides, choices)
+        # a frozen config that is run again has no groups to choose from, but remembers its choices
+        task.choices = OmegaConf.select(task, "choices", default={}) | choices
+        task.overrides = overrides
+    try:
+        container = OmegaConf.to_container(task, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+    assert isinstance(container, dict)
+    plain = {str(key): value for key, value in container.items()}
+    to_config(plain)
+    _make_absolute(plain)
+    return plain
+
+
+def _make_absolute(plain: dict[str, Any]) -> None:
+    for section, key in (("paths", "data"), ("paths", "outputs"), ("stage_cache", "dir")):
+        plain[section][key] = str(Path(plain[section][key]).expanduser().absolute())
+
+
+def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[str, str]) -> None:
+    """A choice that the command line replaced starts from its own file.
+
+    A method or a paper's settings may set keys of the choice that they expect (the smoothing factors of a loss, say).
+    They mean nothing to the choice that replaced it, and where a key has the same name they would change it in silence.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    typed = {part.get_key_element(): part for part in parsed if _is_stage_choice(part)}
+    if not typed:
+        return
+    loader = GlobalHydra.instance().config_loader()
+    others = [part.input_line or "" for part in parsed if not _is_stage_choice(part) and _is_choice(part, choices)]
+    unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
+    for key in typed:
+        group, _, package = key.partition("@")
+        if OmegaConf.select(task, package) is None or unreplaced.get(key) == choices.get(key):
+            continue
+        name = choices[key]
+        alone = loader.load_configuration(
+            None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN
+        ).node
+        prefix = package + "."
+        for part in parsed:
+            if part.key_or_group.startswith(prefix) and not part.is_delete():
+                OmegaConf.update(alone, part.key_or_group.removeprefix(prefix), part.value(), force_add=True)
+        OmegaConf.update(task, package, alone, merge=False)
+
+
+def _is_stage_choice(part: Override) -> bool:
+    return part.package is not None and part.package.startswith("stage")
+
+
+def _is_choice(part: Override, choices: dict[str, str]) -> bool:
+    return part.key_or_group in choices

@@ -1,0 +1,109 @@
+"""Prepares a run's folder and starts its processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ltexp.config import Config, load, to_config
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.files import write_text
+from ltexp.identity import differing_keys, run_identity
+from ltexp.run_folder import CONFIG, read_status
+
+
+class JobFailed(LtexpError):
+    """A run's processes ended with an error, which they have printed themselves."""
+
+
+def run_in_folder(plain: dict[str, Any], folder: Path) -> None:
+    """Runs the frozen config `plain` in `folder`, in processes of its own, and waits for them.
+
+    Raises:
+        ConfigError: if the folder holds another run, a finished one, or an unfinished one and `resume` is off.
+        JobFailed: if the run failed.
+    """
+    config = to_config(plain)
+    if plain["resume"] and not (folder / CONFIG).exists():
+        folder = _unfinished_twin(config, folder) or folder
+    if (folder / CONFIG).exists():
+        if _already_finished(config, folder):
+            return
+    else:
+        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
+    if status != 0:
+        raise JobFailed(f"the run in {folder} failed (exit status {status})")
+
+
+def _already_finished(config: Config, folder: Path) -> bool:
+    status = read_status(folder)
+    if keys := differing_keys(load(folder / CONFIG), config):
+        raise ConfigError(f"{folder} holds a run with another config ({', '.join(keys)}): choose another hydra.run.dir")
+    if status == "finished" and config.resume:
+        print(f"{folder} is finished already: nothing to do")
+        return True
+    if status == "finished":
+        raise ConfigError(f"{folder} holds a finished run: choose another hydra.run.dir, or see it with ltexp report")
+    if not config.resume:
+        raise ConfigError(f"{folder} holds an unfinished run: add resume=true to continue it")
+    return False
+
+
+def _unfinished_twin(config: Config, folder: Path) -> Path | None:
+    """The latest unfinished run of the same config below the outputs folder; the empty new folder goes."""
+    identity = run_identity(config)
+    found = []
+    for path in Path(config.paths.outputs).glob(f"**/{CONFIG}"):
+        try:
+            if read_status(path.parent) != "finished" and run_identity(load(path)) == identity:
+                found.append(path)
+        except LtexpError:
+            continue
+    if not found:
+        print("resume=true: no unfinished run of this config, so this one starts anew")
+        return None
+    twin = max(found, key=lambda path: path.stat().st_mtime).parent
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    print(f"resume=true: continuing {twin}")
+    return twin
+
+
+def _command(config: Config, folder: Path) -> list[str]:
+    worker = ["-m", "ltexp.training.worker", str(folder)]
+    if config.trainer.devices == 1 and config.trainer.num_nodes == 1:
+        return [sys.executable, *worker]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, f"--nproc-per-node={config.trainer.devices}", *worker]
+
+
+def _environment(config: Config) -> dict[str, str]:
+    environment = dict(os.environ)
+    if config.trainer.devices > 1:
+        # torch's launcher gives each process one thread where nothing is said; a CPU run wants its share of the cores
+        share = max(1, (os.cpu_count() or 1) // config.trainer.devices)
+        environment.setdefault("OMP_NUM_THREADS", str(share))
+    return environment
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Waits for the run; a signal to this process is the run's to answer."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        process.send_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, forward)
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # the terminal has sent it to the run as well
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,62 @@
+"""Checks every job before the first one starts, and freezes all jobs of a sweep at its start."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.files import write_text
+from ltexp.launching.freeze import freeze
+
+
+class ValidateAndFreeze(Callback):
+    """Hydra calls this before it writes anything.
+
+    Left alone, Hydra composes each job of a sweep when it launches it: a mistake in the last job would show after all
+    others have trained, and an edit of conf/ during the sweep would change the jobs still to come.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with _ending_at_errors():
+            freeze(config)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with _ending_at_errors():
+            self._freeze_jobs(config)
+
+    def _freeze_jobs(self, config: DictConfig) -> None:
+        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            return  # a search chooses its next jobs by the results of the last; each is checked when it starts
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides(list(config.hydra.overrides.task))
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        frozen = []
+        for number, overrides in enumerate(jobs):
+            try:
+                frozen.append(freeze(loader.load_sweep_config(config, list(overrides))))
+            except ConfigError as error:
+                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {error}") from None
+        for number, job in enumerate(frozen):
+            write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+@contextmanager
+def _ending_at_errors() -> Iterator[None]:
+    # Hydra only warns of an exception in a callback; it lets an exit through.
+    try:
+        yield
+    except LtexpError as error:
+        sys.exit(f"ltexp: {error}")
+
+
+def frozen_path(sweep_dir: Path, number: int) -> Path:
+    """Where the config of a sweep's job is kept from the sweep's start."""
+    return sweep_dir / "frozen" / f"{number}.yaml"

@@ -1,0 +1,122 @@
+"""What every loss has in common: class counts, progress of training, scale, and the reduction over a batch.
+
+A new loss is usually one method, `per_sample`. A loss with a term that is not a sum over samples overrides `forward`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ltexp.counts import checked_class_counts
+from ltexp.distributed import active, sum_over_ranks
+from ltexp.errors import ConfigError
+from ltexp.outputs import ModelOutput
+
+
+class Loss(nn.Module, ABC):
+    """Base of the losses: `loss(output, target)` is a scalar, computed in float32 whatever comes in.
+
+    Args:
+        class_counts: (C,) int64, training images of each class, in any order of size.
+        scale: multiplies the logits before anything else. 1 for linear classifiers; for cosine classifiers, whose
+            logits lie in [-1, 1], the temperature that the field calls s (often 30 on CIFAR).
+
+    Attributes:
+        classifier: the kind of classifier the loss is defined for, "any" or "cosine" (plain cosines as logits).
+        class_weights: (C,) float32 summing to C when the loss weights its samples by class, else None.
+        share: what the current batch of this process counts for, its rows over the mean number of rows a process; set
+            by the stage when several processes train. None: every row that the loss is given counts.
+
+    Raises:
+        ConfigError: unusable class counts, or a scale that is not positive.
+    """
+
+    classifier: ClassVar[str] = "any"
+
+    class_counts: Tensor
+    class_weights: Tensor | None
+
+    def __init__(self, class_counts: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ConfigError(f"loss.scale must be positive, got {scale}")
+        # Not persistent: they follow from the data, so a checkpoint does not carry a second truth.
+        self.register_buffer("class_counts", checked_class_counts(class_counts), persistent=False)
+        self.register_buffer("class_weights", None, persistent=False)
+        self.scale = scale
+        self.share: float | None = None
+        self.epoch, self.max_epochs, self.step = 0, 1, 0
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_counts)
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor that turns the classifier's logits into those whose softmax is the prediction."""
+        return self.scale
+
+    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
+        """Tell where training is, for curricula, deferred schedules and keyed draws.
+
+        Args:
+            epoch: the current epoch, from 0.
+            max_epochs: epochs of the stage.
+            step: the current step within the epoch, from 0.
+        """
+        self.epoch, self.max_epochs, self.step = epoch, max_epochs, step
+
+    def logits(self, output: ModelOutput) -> Tensor:
+        """(B, C) float32 logits of `output`, scaled."""
+        logits = output.logits.float()
+        return logits if self.scale == 1.0 else self.scale * logits
+
+    @abstractmethod
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) float32 loss of each sample, without class weights; `target` is (B,) int64."""
+
+    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """The scalar loss of a batch: the mean over samples, weighted if the loss has class weights."""
+        losses = self.per_sample(output, target)
+        if self.class_weights is None:
+            return losses.mean()
+        return weighted_mean(losses, self.class_weights[target], self.share)
+
+
+def weighted_mean(per_sample: Tensor, weight: Tensor, share: float | None = None) -> Tensor:
+    """mean(weight * loss) over the mean weight of the global batch: a weighted mean that two processes share.
+
+    On one process this is sum(w * l) / sum(w), the weighted mean of the field's code. On several, the numerator is
+    this process's and the denominator everybody's, so the mean over processes, each counted by its share of the rows,
+    is again sum(w * l) / sum(w) of the whole batch. An unweighted mean needs no exchange.
+
+    Args:
+        per_sample: (n,) losses of this process's rows.
+        weight: (n,) non-negative weights of the same rows.
+        share: as `Loss.share`; it must be given where a process without rows holds a stand-in row (share 0).
+    """
+    total = weight.detach().mean()
+    if active():
+        rows = float(len(weight)) if share is None else share
+        both = sum_over_ranks(torch.stack([total * rows, torch.full_like(total, rows)]))
+        total = both[0] / both[1]
+    # A batch whose weights are all zero has loss 0, not 0 / 0.
+    return (weight * per_sample).mean() / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def normalized_weights(weights: Tensor) -> Tensor:
+    """(C,) positive `weights` rescaled to sum to C, as float32."""
+    return (weights * (len(weights) / weights.sum())).float()
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raise a ConfigError that names the nearest of `choices` unless `value` is one of them."""
+    if value not in choices:
+        near = get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{key}={value} is not one of {', '.join(choices)}{hint}")

@@ -1,0 +1,194 @@
+"""Classifiers: features to logits. Here what all share, the linear one and the cosine one.
+
+What a classifier learns are parameters, what it keeps fixed are buffers: whoever trains a classifier trains all of its
+parameters. The names are `weight`, `bias`, `scale` and `shift` throughout, so that a stage can give each its own
+learning rate.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.names import unknown_name
+
+INITS = ("kaiming", "default")
+
+
+class Classifier(nn.Module):
+    """Features (B, D) to logits (B, C).
+
+    Attributes:
+        kind: "linear" where the logits are linear in the features, "cosine" where they are plain cosines, "distance"
+            where they are negative distances.
+        needs_features: whether `fit` has to see the training features before the first evaluation.
+
+    Args:
+        feature_dim: D.
+        num_classes: C.
+    """
+
+    kind: ClassVar[Literal["linear", "cosine", "distance"]] = "linear"
+    needs_features: ClassVar[bool] = False
+
+    def __init__(self, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.num_classes = num_classes
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether the classifier means nothing before `start_from`, so that it cannot start fresh."""
+        return False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D)."""
+        raise NotImplementedError
+
+    def linear_form(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (C, D) and bias (C,) of the linear map that the classifier equals, detached copies.
+
+        Of a classifier that is not of the kind "linear", the map applies to the normalised features.
+        """
+        raise NotImplementedError
+
+    def start_from(self, source: "Classifier") -> None:
+        """Takes over from the classifier of the previous stage.
+
+        Raises:
+            CheckpointError: if `source` has another feature width or number of classes.
+            ConfigError: if `source` is of a kind, or has a bias, that this classifier cannot continue.
+        """
+        raise NotImplementedError
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Reads the training set's features (N, D) with labels (N,) where `needs_features`; else does nothing."""
+
+    def set_class_counts(self, class_counts: Tensor) -> None:
+        """Reads the training set's class counts (C,) where the logits depend on them; else does nothing."""
+
+    def _check_source(self, source: "Classifier", kinds: Sequence[str]) -> None:
+        """Raises unless `source` has this classifier's shape and one of `kinds`."""
+        here, there = (self.num_classes, self.feature_dim), (source.num_classes, source.feature_dim)
+        if here != there:
+            raise CheckpointError(
+                f"the previous stage's classifier has {there[0]} classes on features of width {there[1]}, "
+                f"this one {here[0]} on {here[1]}: use the same dataset and backbone in both"
+            )
+        if source.kind not in kinds:
+            raise ConfigError(
+                f"a {type(self).__name__} classifier cannot continue a {type(source).__name__} one: start it fresh "
+                "(stage2.init.classifier=fresh), or give both stages classifiers of one kind"
+            )
+
+    def _linear_source(self, source: "Classifier", bias: bool, drop_bias: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The weight of a linear `source`, and its bias (zeros if it has none) where this classifier has one."""
+        self._check_source(source, ["linear"])
+        weight, source_bias = source.linear_form()
+        if not bias and not drop_bias and source_bias is not None:
+            raise ConfigError(
+                f"the previous stage's classifier has a bias and this {type(self).__name__} has bias=false: "
+                "set bias=false in both stages, or in none"
+            )
+        if not bias:
+            return weight, None
+        return weight, weight.new_zeros(self.num_classes) if source_bias is None else source_bias
+
+
+def fresh_linear(feature_dim: int, num_classes: int, bias: bool, init: str) -> tuple[Tensor, Tensor | None]:
+    """Weight (C, D) and bias (C,) of a new linear classifier, drawn from the default generator.
+
+    Args:
+        init: "kaiming" (weight Kaiming-normal, fan-in, gain sqrt 2: what the field does on CIFAR since LDAM) or
+            "default" (torch's own uniform weight, for the large sets). The bias is torch's own either way.
+
+    Raises:
+        ConfigError: for another `init`.
+    """
+    if init not in INITS:
+        raise ConfigError(unknown_name("classifier init", init, INITS))
+    weight = torch.empty(num_classes, feature_dim)
+    if init == "kaiming":
+        nn.init.kaiming_normal_(weight)
+    else:
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    bound = 1 / math.sqrt(feature_dim)
+    return weight, torch.empty(num_classes).uniform_(-bound, bound) if bias else None
+
+
+class Linear(Classifier):
+    """Logits W f + b.
+
+    Args:
+        bias: whether there is a b.
+        init: see `fresh_linear`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, feature_dim: int, num_classes: int, bias: bool = True, init: str = "kaiming") -> None:
+        super().__init__(feature_dim, num_classes)
+        weight, start = fresh_linear(feature_dim, num_classes, bias, init)
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", None if start is None else nn.Parameter(start))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D)."""
+        return F.linear(features, self.weight, self.bias)
+
+    @torch.no_grad()
+    def linear_form(self) -> tuple[Tensor, Tensor | None]:
+        """W (C, D) and b (C,) or None."""
+        return self.weight.clone(), None if self.bias is None else self.bias.clone()
+
+    @torch.no_grad()
+    def start_from(self, source: Classifier) -> None:
+        """Continues the map of a linear `source`; see `Classifier.start_from`."""
+        weight, bias = self._linear_source(source, bias=self.bias is not None)
+        self.weight.copy_(weight)
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+
+
+class Cosine(Classifier):
+    """Plain cosines between the feature and each class's weight; the scale that turns them into logits is the loss's.
+
+    As in LDAM (Cao et al., NeurIPS 2019): the weight starts uniform in (-1, 1), each class's row scaled to norm 1.
+    The cosines are computed in float32 whatever the precision, since the loss multiplies them by 15 to 64.
+
+    Args:
+        bias: a cosine has none, so only False is accepted; there so that `bias=false` can be swept over classifiers.
+
+    Raises:
+        ConfigError: if `bias` is true.
+    """
+
+    kind = "cosine"
+    weight: nn.Parameter
+
+    def __init__(self, feature_dim: int, num_classes: int, bias: bool = False) -> None:
+        super().__init__(feature_dim, num_classes)
+        if bias:
+            raise ConfigError("a cosine classifier has no bias: set bias=false, or choose classifier linear")
+        self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, feature_dim).uniform_(-1, 1)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Cosines (B, C) in [-1, 1], float32, of features (B, D)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.float()), F.normalize(self.weight.float()))
+
+    @torch.no_grad()
+    def linear_form(self) -> tuple[Tensor, Tensor | None]:
+        """The rows of norm 1 (C, D), a map of the normalised feature; no bias."""
+        return F.normalize(self.weight), None
+
+    @torch.no_grad()
+    def start_from(self, source: Classifier) -> None:
+        """Continues the weight of a cosine `source`; see `Classifier.start_from`."""
+        self._check_source(source, ["cosine"])
+        self.weight.copy_(source.weight if isinstance(source, Cosine) else source.linear_form()[0])

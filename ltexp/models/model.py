@@ -1,0 +1,84 @@
+"""The model of a stage: a backbone and a classifier, and which parts of them learn."""
+
+from typing import Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ltexp.errors import ConfigError
+from ltexp.models.backbone import Backbone
+from ltexp.models.classifier import Classifier
+from ltexp.names import unknown_name
+from ltexp.outputs import ModelOutput
+
+BatchNormMode = Literal["train", "statistics", "frozen"]
+BATCH_NORMS = ("train", "statistics", "frozen")
+
+
+class Model(nn.Module):
+    """Images to `ModelOutput`. Parameters are named `backbone.*` and `classifier.*`; everything learns at first.
+
+    Args:
+        backbone: images (B, 3, H, W) to features (B, D).
+        classifier: features (B, D) to logits (B, C).
+    """
+
+    def __init__(self, backbone: Backbone, classifier: Classifier) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self._backbone_trains = True
+        self._batch_norm: BatchNormMode = "train"
+
+    def forward(self, images: Tensor, maps: bool = False) -> ModelOutput:
+        """Logits and features of images (B, 3, H, W), and the feature maps of each block if `maps`.
+
+        A backbone without anything to learn runs without a graph.
+        """
+        learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
+        feature_maps = None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            if maps:
+                features, feature_maps = self.backbone.forward_maps(images)
+            else:
+                features = cast(Tensor, self.backbone(images))
+        return ModelOutput(logits=self.classifier(features), features=features, feature_maps=feature_maps)
+
+    def set_trainable(
+        self, backbone: bool = True, classifier: bool = True, batch_norm: BatchNormMode = "train"
+    ) -> None:
+        """Says what learns, at once and after every later `train()`.
+
+        Args:
+            backbone: whether the backbone's parameters learn, its batch norms aside; one that does not is in eval mode.
+            classifier: whether the classifier's parameters learn.
+            batch_norm: what the backbone's batch norms do while training, whatever `backbone` says. "train": they
+                normalise by the batch, their running statistics move and their affine parameters learn. "statistics":
+                the same with the affine parameters fixed (MiSLAS, Sec. 3.3). "frozen": they normalise by their running
+                statistics, and nothing moves.
+
+        Raises:
+            ConfigError: for another `batch_norm`.
+        """
+        if batch_norm not in BATCH_NORMS:
+            raise ConfigError(unknown_name("batch_norm", batch_norm, BATCH_NORMS))
+        self.backbone.requires_grad_(backbone)
+        self.classifier.requires_grad_(classifier)
+        for module in self._batch_norms():
+            module.requires_grad_(batch_norm == "train")
+        self._backbone_trains = backbone
+        self._batch_norm = batch_norm
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode (or eval mode) for all parts but those that `set_trainable` keeps in eval mode."""
+        super().train(mode)
+        self.backbone.train(mode and self._backbone_trains)
+        for module in self._batch_norms():
+            module.train(mode and self._batch_norm != "frozen")
+        return self
+
+    def _batch_norms(self) -> list[_BatchNorm]:
+        # Looked up each time: converting to SyncBatchNorm replaces the modules.
+        return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]

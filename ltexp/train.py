@@ -1,0 +1,71 @@
+"""Train a run: `python -m ltexp.train method=mislas dataset=cifar100_lt`.
+
+Composes the config with Hydra, checks it, freezes it into the run's folder and starts the work on that file. Nothing
+here imports torch, so a mistake on the command line is answered at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ltexp.conf_path import conf_dir
+from ltexp.errors import LtexpError
+from ltexp.launching.explain import explain
+from ltexp.launching.freeze import freeze
+from ltexp.launching.start import run_in_folder
+from ltexp.launching.sweep import frozen_path
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def job(composed: DictConfig) -> None:
+    """One job: a single run, or one of a sweep."""
+    runtime = HydraConfig.get()
+    with_hydra = OmegaConf.create({"hydra": OmegaConf.to_container(runtime)}, flags={"allow_objects": True})
+    with_hydra.merge_with(composed)
+    folder = Path(runtime.runtime.output_dir)
+    try:
+        run_in_folder(_frozen_at_sweep_start(runtime) or freeze(with_hydra), folder)
+    except LtexpError as error:
+        if runtime.mode != RunMode.MULTIRUN:
+            sys.exit(f"ltexp: {error}")
+        print(f"ltexp: {error}", file=sys.stderr, flush=True)
+        raise  # Hydra goes on with the other jobs and raises this at their end
+
+
+def _frozen_at_sweep_start(runtime: Any) -> dict[str, Any] | None:
+    if runtime.mode != RunMode.MULTIRUN:
+        return None
+    path = frozen_path(Path(runtime.sweep.dir), runtime.job.num)
+    if not path.exists():
+        return None
+    frozen = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(frozen, dict)
+    same = frozen["overrides"] == list(runtime.overrides.task)
+    return {str(key): value for key, value in frozen.items()} if same else None
+
+
+def main() -> None:
+    """The command; a user's mistake ends it with one line and status 1."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
+    try:
+        job()
+    except LtexpError:
+        sys.exit("ltexp: at least one job of the sweep failed; the same command with resume=true continues it")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
+    except ValueError as error:
+        if "Config group override" not in str(error):  # Hydra's word for method=5
+            raise
+        sys.exit(f"ltexp: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A trained stage on disk: the states of its backbone and classifier, and the configs that build them."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltexp.build import build
+from ltexp.errors import CheckpointError
+from ltexp.files import atomic_write
+from ltexp.models.classifier import Classifier
+from ltexp.models.checkpoint import load_part
+from ltexp.models.model import Model
+from ltexp.run_folder import CHECKPOINT
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a stage's checkpoint file holds: plain containers and tensors only.
+
+    Attributes:
+        backbone, classifier: states by parameter name.
+        backbone_config, classifier_config: the config nodes that build the two.
+        num_classes: C.
+        feature_dim: D, the width of what the classifier reads.
+    """
+
+    backbone: dict[str, Tensor]
+    classifier: dict[str, Tensor]
+    backbone_config: dict[str, Any]
+    classifier_config: dict[str, Any]
+    num_classes: int
+    feature_dim: int
+
+    def build_classifier(self) -> Classifier:
+        """The checkpoint's classifier, built and loaded."""
+        classifier: Classifier = build(self.classifier_config, feature_dim=self.feature_dim, num_classes=self.num_classes)
+        load_part(classifier, self.classifier, "the classifier of the stage before")
+        return classifier
+
+
+def save(path: Path, model: Model, backbone_config: dict[str, Any], classifier_config: dict[str, Any]) -> None:
+    """Writes the model's stage checkpoint in one step.
+
+    Raises:
+        LtexpError: if the disk is full or the folder cannot be written.
+    """
+    content = {
+        "schema": SCHEMA,
+        "backbone": _on_cpu(model.backbone),
+        "classifier": _on_cpu(model.classifier),
+        "backbone_config": backbone_config,
+        "classifier_config": classifier_config,
+        "num_classes": model.classifier.num_classes,
+        "feature_dim": model.backbone.feature_dim,
+    }
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def read(path: Path) -> Checkpoint:
+    """The stage checkpoint in the file `path`.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or not a stage's checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        raise CheckpointError(f"{path} is damaged or is not a checkpoint: train the stage again") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA})")
+    content.pop("schema")
+    return Checkpoint(**content)
+
+
+def locate(where: str, stage: str = "stage1") -> Path:
+    """The checkpoint file that `where` means: the file itself, a stage's folder, or a run's folder (its `stage`).
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(where).expanduser()
+    for candidate in (path, path / CHECKPOINT, path / stage / CHECKPOINT):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"no checkpoint at {path}: give a checkpoint file, or the folder of a run that has {stage}/")
+
+
+def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}

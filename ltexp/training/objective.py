@@ -1,0 +1,71 @@
+"""A stage's objective: its loss and the weighted terms beside it."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ltexp.build import build
+from ltexp.config import StageConfig
+from ltexp.losses.base import Loss
+from ltexp.outputs import ModelOutput
+
+
+class Objective(nn.Module):
+    """loss + sum of weight * term, each a `Loss`.
+
+    Args:
+        stage: whose `loss` and `terms` to build.
+        class_counts: int64 (C,), the training images of each class.
+    """
+
+    def __init__(self, stage: StageConfig, class_counts: Tensor) -> None:
+        super().__init__()
+        self.loss: Loss = build(stage.loss, class_counts=class_counts)
+        self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
+        self.weights = {name: term.weight for name, term in stage.terms.items()}
+
+    @property
+    def logit_scale(self) -> float:
+        """What evaluation multiplies logits by before the softmax (the scale of a cosine loss)."""
+        return float(self.loss.logit_scale)
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether any part reads the backbone's feature maps."""
+        return any(getattr(part, "needs_maps", False) for part in [self.loss, *self.terms.values()])
+
+    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
+        """Tells every part how far training is; epoch and step count from 0."""
+        for part in [self.loss, *self.terms.values()]:
+            part.set_progress(epoch, max_epochs, step)
+
+    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+        total: Tensor = self.loss(output, target)
+        for name, term in self.terms.items():
+            total = total + self.weights[name] * term(output, target)
+        return total
+
+
+def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """{classifier: {shift: 0.2}} as {classifier.shift: 0.2}."""
+    flat: dict[str, float] = {}
+    for name, value in factors.items():
+        flat |= flat_factors(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": float(value)}
+    return flat
+
+
+def parameter_groups(model: nn.Module, lr: float, factors: dict[str, float]) -> list[dict[str, Any]]:
+    """Optimizer groups of the learnable parameters, one for each factor on the learning rate.
+
+    Args:
+        model: its parameters that require a gradient are grouped.
+        lr: base learning rate.
+        factors: by prefix of a parameter's dotted name; the longest prefix that fits counts.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            fitting = [prefix for prefix in factors if name == prefix or name.startswith(prefix + ".")]
+            factor = factors[max(fitting, key=len)] if fitting else 1.0
+            groups.setdefault(factor, []).append(parameter)
+    return [{"params": params, "lr": lr * factor, "base_lr": lr * factor} for factor, params in groups.items()]

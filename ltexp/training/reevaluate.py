@@ -1,0 +1,53 @@
+"""Evaluates a stage of a finished run again, from its checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltexp.build import build
+from ltexp.config import Config
+from ltexp.evaluation.metrics import measure
+from ltexp.models.checkpoint import load_part
+from ltexp.run_folder import CHECKPOINT
+from ltexp.training import checkpoint
+from ltexp.training.objective import Objective
+from ltexp.training.predict import extract_features, predict
+from ltexp.training.session import Session, pick_device
+
+
+def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, Any] | None) -> dict[str, Any]:
+    """Metrics in percent of the run's `stage`, with its own classifier or with one that needs no training.
+
+    Args:
+        config: the run's.
+        folder: the run's.
+        stage: stage1 or stage2.
+        classifier: config node of a classifier that takes over from the stage's own; None: its own.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, damaged or of another model.
+        DataError: if the run's data is not there.
+    """
+    data = build(config.dataset, root=config.paths.data)
+    session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0))
+    settings = config.stages[stage]
+    source = checkpoint.read(folder / stage / CHECKPOINT)
+    model = session.fresh_model(stage, settings)
+    load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")
+    if classifier is None:
+        load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
+    else:
+        model.classifier = build(classifier, feature_dim=source.feature_dim, num_classes=source.num_classes)
+        model.classifier.set_class_counts(session.class_counts)
+        model.classifier.start_from(source.build_classifier())
+    model = session.place(model).eval()
+    if model.classifier.needs_features:
+        loader = session.evaluation_loader(data.train)
+        _, features, labels = extract_features(model, loader, config.trainer.precision)
+        model.classifier.fit(torch.from_numpy(features).to(session.device), torch.from_numpy(labels).to(session.device))
+    _, logits, labels = predict(model, session.evaluation_loader(data.test), config.trainer.precision)
+    scale = Objective(settings, session.class_counts).logit_scale
+    bins = config.evaluation.calibration_bins
+    metrics, _ = measure(logits, labels, data.class_counts, session.shot_rule, bins=bins, logit_scale=scale)
+    return dict(metrics)

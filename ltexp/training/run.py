@@ -1,0 +1,152 @@
+"""A run: its data, its stages one after the other, its record, predictions and figures."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+
+from ltexp.build import build
+from ltexp.config import Config
+from ltexp.distributed import rank, world_size
+from ltexp.errors import ConfigError
+from ltexp.evaluation import record as records
+from ltexp.evaluation.metrics import measure
+from ltexp.identity import config_hash
+from ltexp.report.figures import draw_run_figures
+from ltexp.report.table import run_table
+from ltexp.run_folder import PREDICTIONS
+from ltexp.training.run_stage import Outcome, run_stage
+from ltexp.training.session import Session
+
+
+def run(config: Config, folder: Path, device: torch.device) -> None:
+    """Does all that `config` says in `folder`, on this process's `device`.
+
+    Raises:
+        LtexpError: for whatever the user can mend; the record then says `failed` and why.
+    """
+    started = now()
+    check_composition(config)
+    data = build(config.dataset, root=config.paths.data)
+    logger = make_logger(config, folder)
+    session = Session(config, folder, data, device, logger)
+    base = describe(session, started)
+    if rank() == 0:
+        records.write_record(folder, base | {"status": "running"})
+    try:
+        outcomes: list[Outcome] = []
+        for name, stage in config.stages.items():
+            outcomes.append(run_stage(session, name, stage, outcomes[-1] if outcomes else None))
+        if rank() == 0:
+            finish(session, base, outcomes)
+    finally:
+        close_logger(logger)
+
+
+def check_composition(config: Config) -> None:
+    """Refuses what cannot work together, before any data is read.
+
+    Raises:
+        ConfigError: if a loss needs a cosine classifier and is given another.
+    """
+    for name, stage in config.stages.items():
+        kind = get_class(stage.classifier["_target_"]).kind
+        for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
+            needed = get_class(node["_target_"]).classifier
+            if needed not in ("any", kind):
+                raise ConfigError(
+                    f"{name}: this loss ({node['_target_'].rpartition('.')[2]}) needs a {needed} classifier, not a {kind} "
+                    f"one: add classifier@{name}.classifier={needed}"
+                )
+
+
+def describe(session: Session, started: str) -> dict[str, Any]:
+    """The part of the record that is known before training."""
+    config, data = session.config, session.data
+    environment = records.environment() | {
+        "device": torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu",
+        "precision": config.trainer.precision,
+        "world_size": world_size(),
+        "threads": torch.get_num_threads(),
+    }
+    return {
+        "schema": records.SCHEMA,
+        "method": config.choices.get("method"),
+        "dataset": data.name,
+        "imbalance": data.imbalance,
+        "imbalance_ratio": data.imbalance_ratio,
+        "backbone": config.choices.get("backbone"),
+        "seed": config.seed,
+        "class_counts": data.class_counts.tolist(),
+        "class_names": list(data.class_names),
+        "shot_rule": session.shot_rule.text,
+        "subset_hash": data.subset_hash,
+        "config_hash": config_hash(config),
+        "choices": config.choices,
+        "overrides": config.overrides,
+        "environment": environment,
+        "started": started,
+    }
+
+
+def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> None:
+    """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
+    folder, final = session.folder, outcomes[-1]
+    index, logits, labels = final.predictions
+    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index)
+    metrics, details = measure(
+        logits,
+        labels,
+        session.data.class_counts,
+        session.shot_rule,
+        bins=session.config.evaluation.calibration_bins,
+        logit_scale=final.logit_scale,
+    )
+    record = base | {
+        "selection": "last",
+        "metrics": metrics,
+        **details,
+        "stages": [outcome.record for outcome in outcomes],
+        "finished": now(),
+        "status": "finished",
+    }
+    records.write_record(folder, record)
+    if session.logger is not None:
+        session.logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
+    figures = draw_run_figures(folder) if session.config.evaluation.figures else []
+    console = Console()
+    console.print(run_table(record))
+    console.print(f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True)
+
+
+def make_logger(config: Config, folder: Path) -> Logger | None:
+    """The chosen logger, on rank 0; one for the whole run, so that stages follow each other in it."""
+    settings = dict(config.logger)
+    if not settings.get("_target_") or rank() != 0:
+        return None
+    if settings["_target_"].endswith("WandbLogger"):
+        # the folder's name tells jobs of a sweep apart, and a resumed run continues its own
+        settings |= {"id": records.run_id(folder), "name": folder.name, "resume": "allow"}
+    try:
+        logger: Logger = build(settings, save_dir=str(folder))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this logger needs a package that is not installed ({error.name}): pip install {error.name}") from None
+    return logger
+
+
+def close_logger(logger: Logger | None) -> None:
+    """Ends the logger's run: the next job starts one of its own."""
+    if logger is not None:
+        logger.finalize("success")
+        finish_run = getattr(logger.experiment, "finish", None)
+        if finish_run is not None:
+            finish_run()
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

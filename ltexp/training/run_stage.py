@@ -1,0 +1,264 @@
+"""Runs one stage: starts its model, takes it from the cache or trains it, and evaluates the result."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+
+import ltexp
+from ltexp.config import StageConfig
+from ltexp.data.loader import BatchLoader
+from ltexp.data.types import Split
+from ltexp.distributed import rank, world_size
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.evaluation.metrics import measure
+from ltexp.identity import digest
+from ltexp.models.checkpoint import load_part
+from ltexp.models.model import Model
+from ltexp.run_folder import CHECKPOINT, METRICS, RESUME
+from ltexp.training import checkpoint
+from ltexp.training.cache import StageCache, checksum
+from ltexp.training.monitor import Monitor, ResumeCheckpoint, read_metrics, write_metrics
+from ltexp.training.objective import Objective
+from ltexp.training.predict import extract_features, predict
+from ltexp.training.session import Session
+from ltexp.training.stage import Stage
+
+FINGERPRINT_SCHEMA = 1  # raise it when a change of the code changes what a stage trains to
+
+
+@dataclass
+class Outcome:
+    """A finished stage.
+
+    Attributes:
+        model: trained, on the run's device, in eval mode.
+        fingerprint: of everything that determined it.
+        record: the stage's entry of the run's record.
+        predictions: (index, logits, labels) on the test split.
+        logit_scale: what turns its logits into those of the softmax.
+    """
+
+    model: Model
+    fingerprint: str
+    record: dict[str, Any]
+    predictions: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
+    logit_scale: float
+
+
+def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> Outcome:
+    """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it on the test split."""
+    folder = session.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = _fingerprint(session, name, stage, previous)
+    model = session.place(_start(session, name, stage, previous))
+    model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
+    cached = _obtain(session, name, stage, model, fingerprint)
+    objective = Objective(stage, session.class_counts)
+    loader = session.evaluation_loader(session.data.test)
+    index, logits, labels = predict(model, loader, session.config.trainer.precision)
+    metrics, _ = _measure(session, logits, labels, objective.logit_scale)
+    record = {
+        "name": name,
+        "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
+        "metrics": metrics,
+        "epochs": stage.epochs,
+        "cached": cached,
+        "fingerprint": fingerprint,
+        **_training_summary(read_metrics(folder / METRICS)),
+    }
+    return Outcome(model.eval(), fingerprint, record, (index, logits, labels), objective.logit_scale)
+
+
+def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
+    """Brings `model` to the stage's end; whether it was trained elsewhere."""
+    folder = session.folder / name
+    if stage.checkpoint is not None:
+        _load(model, checkpoint.locate(stage.checkpoint, name))
+        _save(session, stage, model, folder)
+        return True
+    if (folder / CHECKPOINT).exists():  # this run finished the stage before it was killed
+        _load(model, folder / CHECKPOINT)
+        return False
+    if stage.epochs == 0:
+        _fit_without_training(session, model)
+        _save(session, stage, model, folder)
+        return False
+    cache = StageCache(Path(session.config.stage_cache.dir) if session.config.stage_cache.enabled else None)
+    with cache.reserve(fingerprint):
+        if cache.fetch(fingerprint, folder):
+            _load(model, folder / CHECKPOINT)
+            return True
+        _train(session, name, stage, model, folder)
+        _save(session, stage, model, folder)
+        cache.store(fingerprint, folder)
+    return False
+
+
+def _start(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> Model:
+    """A model whose parts start as `stage.init` says.
+
+    Raises:
+        ConfigError: if the classifier means nothing without a start, or would stay as it was drawn.
+        CheckpointError: if what it starts from is missing, damaged or of another model.
+    """
+    model = session.fresh_model(name, stage)
+    if stage.init.classifier == "fresh" and stage.checkpoint is None:
+        learns = any(True for _ in model.classifier.parameters())
+        if model.classifier.needs_source or (stage.epochs == 0 and learns):
+            why = "continues another" if model.classifier.needs_source else "learns nothing in 0 epochs"
+            raise ConfigError(f"{name}: this classifier {why}: set {name}.init.classifier=stage1 or choose another")
+    for part in ("backbone", "classifier"):
+        where = getattr(stage.init, part)
+        if where == "fresh":
+            continue
+        if where == "stage1":
+            assert previous is not None
+            source = checkpoint.read(session.folder / "stage1" / CHECKPOINT)
+        else:
+            source = checkpoint.read(checkpoint.locate(where))
+        if part == "backbone":
+            load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
+        else:
+            model.classifier.start_from(source.build_classifier())
+    return model
+
+
+def _train(session: Session, name: str, stage: StageConfig, model: Model, folder: Path) -> None:
+    settings = session.config.trainer
+    loader = session.train_loader(name, stage)
+    module = Stage(model, stage, session.class_counts, session.stage_seed(name))
+    monitor = Monitor(
+        folder,
+        name,
+        images_per_epoch=loader.length,
+        steps_per_epoch=len(loader),
+        evaluate=lambda: _evaluate_splits(session, model, module.objective.logit_scale),
+        evaluate_every=session.config.evaluation.every,
+        check_every=settings.log_every,
+        shown=settings.progress and rank() == 0,
+    )
+    trainer = pl.Trainer(
+        accelerator="gpu" if session.device.type == "cuda" else "cpu",
+        devices=settings.devices if world_size() > 1 else ([session.device.index] if session.device.index else 1),
+        num_nodes=settings.num_nodes,
+        strategy=_strategy(session) if world_size() > 1 else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=stage.epochs,
+        gradient_clip_val=settings.gradient_clip_val,
+        sync_batchnorm=settings.sync_batch_norm and session.device.type == "cuda",
+        callbacks=[monitor, ResumeCheckpoint(folder, settings.checkpoint_every)],
+        logger=session.logger or False,
+        log_every_n_steps=settings.log_every,
+        default_root_dir=session.folder,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+    )
+    resume = folder / RESUME if session.config.resume and (folder / RESUME).exists() else None
+    module.train()
+    try:
+        trainer.fit(module, train_dataloaders=loader, ckpt_path=resume)
+    except (EOFError, RuntimeError) as error:
+        if resume is not None and "PytorchStreamReader" in str(error):
+            raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
+        raise
+    (folder / RESUME).unlink(missing_ok=True) if rank() == 0 else None
+
+
+def _strategy(session: Session) -> DDPStrategy:
+    backend = "nccl" if session.device.type == "cuda" else "gloo"
+    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
+
+
+def _fit_without_training(session: Session, model: Model) -> None:
+    """A classifier that needs no training may still need the training features."""
+    if model.classifier.needs_features:
+        loader = session.evaluation_loader(session.data.train)
+        _, features, labels = extract_features(model, loader, session.config.trainer.precision)
+        model.classifier.fit(torch.from_numpy(features).to(session.device), torch.from_numpy(labels).to(session.device))
+
+
+def _load(model: Model, path: Path) -> None:
+    source = checkpoint.read(path)
+    load_part(model.backbone, source.backbone, f"the backbone in {path}")
+    load_part(model.classifier, source.classifier, f"the classifier in {path}")
+
+
+def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> None:
+    if rank() == 0:
+        if not (folder / METRICS).exists():
+            write_metrics(folder / METRICS, [])
+        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage.classifier)
+
+
+def _fingerprint(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> str:
+    """A hash of everything that determines what the stage trains to."""
+    trainer = session.config.trainer
+    data = session.data
+    return digest(
+        {
+            "schema": FINGERPRINT_SCHEMA,
+            "version": ltexp.__version__,
+            "name": name,
+            "stage": asdict(stage),
+            "backbone": session.config.backbone,
+            "seed": session.config.seed,
+            "data": [data.content_hash, data.class_counts.tolist(), data.channel_mean, data.channel_std],
+            "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
+            "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
+            "files": _files_started_from(stage, name),
+            "previous": previous.fingerprint if previous and "stage1" in asdict(stage.init).values() else None,
+        }
+    )
+
+
+def _files_started_from(stage: StageConfig, name: str) -> list[str]:
+    """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
+    places = [(stage.init.backbone, "stage1"), (stage.init.classifier, "stage1"), (stage.checkpoint, name)]
+    paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
+    return [checksum(path) for path in paths]
+
+
+def _measure(session: Session, logits: Any, labels: Any, scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    bins = session.config.evaluation.calibration_bins
+    return measure(logits, labels, session.data.class_counts, session.shot_rule, bins=bins, logit_scale=scale)
+
+
+def _evaluate_splits(session: Session, model: Model, scale: float) -> Mapping[str, float | None]:
+    """Columns such as `test_all` and `validation_few`, in percent."""
+    columns: dict[str, float | None] = {}
+    splits: dict[str, Split | None] = {"validation": session.data.validation, "test": session.data.test}
+    for split_name, split in splits.items():
+        if split is not None:
+            loader: BatchLoader = session.evaluation_loader(split)
+            _, logits, labels = predict(model, loader, session.config.trainer.precision)
+            metrics, _ = _measure(session, logits, labels, scale)
+            columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
+    return columns
+
+
+def _training_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds, throughput and the best evaluated epochs, from a stage's metrics by epoch."""
+    seconds = sum(float(row["seconds"]) for row in rows)
+    images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in rows)
+    summary: dict[str, Any] = {
+        "seconds": seconds,
+        "images_per_second": images / seconds if seconds else None,
+        "train_loss": float(rows[-1]["train_loss"]) if rows else None,
+    }
+    for split in ("test", "validation"):
+        found = [(float(row[f"{split}_all"]), int(row["epoch"])) for row in rows if row.get(f"{split}_all")]
+        best = max(found, default=None)
+        summary[f"best_on_{split}"] = {"all": best[0], "epoch": best[1]} if best else None
+    return summary
+
+

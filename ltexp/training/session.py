@@ -1,0 +1,120 @@
+"""What the stages of one run share: data, device, loaders, seeds."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from ltexp.build import build
+from ltexp.config import Config, StageConfig
+from ltexp.data.loader import BatchLoader
+from ltexp.data.types import LongTailedData, Split
+from ltexp.distributed import rank, world_size
+from ltexp.errors import ConfigError
+from ltexp.evaluation.shots import ShotRule
+from ltexp.models.backbone import Backbone
+from ltexp.models.classifier import Classifier
+from ltexp.models.model import Model
+from ltexp.randomness import default_generator, key_to_seed
+
+EVALUATION_BATCH = 512
+
+
+@dataclass
+class Session:
+    """One process's view of a run.
+
+    Attributes:
+        config: the run's.
+        folder: the run's.
+        data: the long-tailed data of this run.
+        device: where this process computes.
+        logger: of the run, or None.
+    """
+
+    config: Config
+    folder: Path
+    data: LongTailedData
+    device: torch.device
+    logger: Logger | None = None
+    _evaluation_loaders: dict[int, BatchLoader] = field(default_factory=dict)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """int64 (C,), the training images of each class."""
+        return torch.as_tensor(self.data.class_counts)
+
+    @property
+    def shot_rule(self) -> ShotRule:
+        """The bounds of many-, medium- and few-shot."""
+        return ShotRule(self.config.evaluation.many_shot_above, self.config.evaluation.few_shot_below)
+
+    def stage_seed(self, stage: str) -> int:
+        """The seed of a stage's draws; stages of one run draw apart."""
+        return key_to_seed("stage", self.config.seed, stage)
+
+    def train_loader(self, name: str, stage: StageConfig) -> BatchLoader:
+        """Augmented batches of the training split in the order of the stage's sampler."""
+        labels = torch.as_tensor(self.data.train.labels)
+        return BatchLoader(
+            self.data.train,
+            batch_size=stage.batch_size,
+            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
+            augmentation=build(stage.augmentation),
+            seed=self.stage_seed(name),
+            max_epochs=stage.epochs,
+            **self._placement(),
+        )
+
+    def evaluation_loader(self, split: Split) -> BatchLoader:
+        """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
+        if id(split) not in self._evaluation_loaders:
+            loader = BatchLoader(split, batch_size=EVALUATION_BATCH * world_size(), **self._placement())
+            self._evaluation_loaders[id(split)] = loader
+        return self._evaluation_loaders[id(split)]
+
+    def _placement(self) -> dict[str, Any]:
+        mean, std = self.data.channel_mean, self.data.channel_std
+        return {
+            "device": self.device,
+            "channel_mean": mean,
+            "channel_std": std,
+            "rank": rank(),
+            "world_size": world_size(),
+        }
+
+    def fresh_model(self, name: str, stage: StageConfig) -> Model:
+        """A model with the stage's classifier, initialised by the run's seed."""
+        with default_generator("init", self.config.seed, name, "backbone"):
+            backbone: Backbone = build(self.config.backbone)
+        with default_generator("init", self.config.seed, name, "classifier"):
+            classifier: Classifier = build(
+                stage.classifier, feature_dim=backbone.feature_dim, num_classes=self.data.num_classes
+            )
+        classifier.set_class_counts(self.class_counts)
+        return Model(backbone, classifier)
+
+    def place(self, model: Model) -> Model:
+        """The model on this process's device, in the memory format that convolutions like best."""
+        if self.config.trainer.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(self.device)
+
+
+def pick_device(accelerator: str, local_rank: int) -> torch.device:
+    """The device of this process: its own GPU, or the CPU.
+
+    Raises:
+        ConfigError: if a GPU is asked for and there is none for this process.
+    """
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.devices asks for GPU number {local_rank}, but torch sees {torch.cuda.device_count()}: "
+            "lower trainer.devices or set trainer.accelerator=cpu"
+        )
+    return torch.device("cuda", local_rank)

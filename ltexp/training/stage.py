@@ -1,0 +1,81 @@
+"""The one training loop: a Lightning module that any stage of any method runs in."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ltexp.build import build
+from ltexp.config import StageConfig
+from ltexp.data.loader import Batch
+from ltexp.errors import ConfigError
+from ltexp.models.model import Model
+from ltexp.outputs import ModelOutput
+from ltexp.training.objective import Objective, flat_factors, parameter_groups
+
+
+class Stage(pl.LightningModule):
+    """Trains a model on a stage's objective; it never asks which method it serves.
+
+    Args:
+        model: already started as the stage says (`init`), with its trainable parts set.
+        config: the stage.
+        class_counts: int64 (C,), the training images of each class.
+        seed: of this stage's random draws.
+    """
+
+    def __init__(self, model: Model, config: StageConfig, class_counts: Tensor, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.seed = seed
+        self.objective = Objective(config, class_counts)
+        self.mixing = build(config.mixing)
+        self.schedule = build(config.schedule)
+        # summed on the device: reading every step's loss would make the host wait for it
+        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
+        self.loss_sum: Tensor
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        settings = dict(self.config.optimizer)
+        factors = flat_factors(self.config.lr_factors)
+        groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
+        if not groups:
+            raise ConfigError("nothing to train: set epochs=0, or make a part trainable (stageN.trainable)")
+        optimizer: torch.optim.Optimizer = build(settings, groups)
+        return optimizer
+
+    def on_train_epoch_start(self) -> None:
+        # The learning rate is a function of the epoch alone, so a resumed run needs no scheduler state.
+        factor = self.schedule.factor(self.current_epoch, self.config.epochs)
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+            group["lr"] = group["base_lr"] * factor
+        self.loss_sum.zero_()
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
+        mixed = self.mixing(
+            batch.images, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
+        )
+        output = self.model(mixed.images, maps=self.objective.needs_maps)
+        with torch.autocast(self.device.type, enabled=False):
+            loss: Tensor = mixed.targets.objective(self.objective, in_float32(output))
+        loss = loss * batch.share
+        self.loss_sum += loss.detach()
+        return loss
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # the loader makes batches where they are needed
+
+
+def in_float32(output: ModelOutput) -> ModelOutput:
+    """The output with every tensor in float32: under autocast the network runs in half precision, losses do not."""
+
+    def lift(value: Any) -> Any:
+        if isinstance(value, list):
+            return [lift(item) for item in value]
+        return value.float() if isinstance(value, Tensor) else value
+
+    return replace(output, **{field.name: lift(getattr(output, field.name)) for field in fields(output)})

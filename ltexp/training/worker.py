@@ -1,0 +1,87 @@
+"""One process of a run: `python -m ltexp.training.worker FOLDER`, started by `ltexp train`.
+
+It knows nothing of Hydra's command line: it works on the frozen config in the folder.
+"""
+
+import ctypes
+import datetime
+import errno
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ltexp.config import load
+from ltexp.errors import LtexpError
+from ltexp.evaluation import record as records
+from ltexp.run_folder import CONFIG
+from ltexp.training.run import run
+from ltexp.training.session import pick_device
+
+# longer than any stage: while one process waits for the stage cache, the others wait for it
+COLLECTIVE_TIMEOUT = datetime.timedelta(days=7)
+
+
+def main() -> None:
+    """Runs the folder given on the command line; a user's mistake ends it with one line and status 1."""
+    folder = Path(sys.argv[1])
+    die_with_parent()
+    quieten()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ltexp: stopped by SIGTERM; resume=true continues the run"))
+    try:
+        config = load(folder / CONFIG)
+        device = pick_device(config.trainer.accelerator, int(os.environ.get("LOCAL_RANK", 0)))
+        join_processes(device)
+        run(config, folder, device)
+    except LtexpError as error:
+        fail(folder, str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fail(folder, f"the disk is full ({error.filename}): free some space and run the same command with resume=true")
+    except BaseException as error:
+        records.mark_failed(folder, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def fail(folder: Path, message: str) -> None:
+    """Notes the error in the record, prints it and ends this process with status 1."""
+    records.mark_failed(folder, message)
+    print(f"ltexp: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def join_processes(device: torch.device) -> None:
+    """Meets the other processes of this run, if torch's launcher has started any."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+
+
+def die_with_parent() -> None:
+    """Where Linux offers it: a killed `ltexp train` takes its worker along, so that none trains on unseen."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def quieten() -> None:
+    """Hides Lightning's notices that do not concern a user of ltexp."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*`isinstance.treespec, LeafSpec.` is deprecated.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message=text)
+
+
+
+
+if __name__ == "__main__":
+    main()

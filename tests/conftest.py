@@ -1,0 +1,33 @@
+"""Fixtures that the whole suite shares."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ranks import RankPool
+
+TIMEOUT = 60.0  # seconds; starting two workers takes a few
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
+    """`run_on_ranks(function, world_size, *arguments)` -> the results of `function(*arguments)`, in rank order.
+
+    It runs in `world_size` spawned processes that already form a gloo process group, so `ltexp.distributed` works in
+    them. `function` must be at the top level of its test module. A child's exception is raised here, with its
+    traceback as a note. The processes are kept for the session; after a failure they are replaced.
+    """
+    pools: dict[int, RankPool] = {}
+
+    def run(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
+        if world_size not in pools:
+            pools[world_size] = RankPool(world_size, tmp_path_factory.mktemp("ranks"), TIMEOUT)
+        try:
+            return pools[world_size].run(function, *arguments)
+        except BaseException:
+            pools.pop(world_size).close()  # the other ranks may hang in an exchange that the failed one left
+            raise
+
+    yield run
+    for pool in pools.values():
+        pool.close()

@@ -1,0 +1,151 @@
+"""The config: composition, precedence, freezing, and one clear line for each mistake, before torch is imported."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from choices import names
+from runs import composed
+
+from ltexp.config import to_config
+from ltexp.errors import ConfigError
+from ltexp.identity import config_hash, differing_keys, run_identity
+
+ROOT = Path(__file__).parents[1]
+
+
+def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ltexp.train", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=None, timeout=60)
+
+
+@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("dataset", names("dataset"))
+def test_every_method_composes_on_every_dataset(method: str, dataset: str) -> None:
+    plain = composed(f"method={method}", f"dataset={dataset}", small=False)
+    assert plain["choices"]["method"] == method
+    assert plain["dataset"]["name"] == dataset
+
+
+def test_method_wins_over_recipe_and_command_line_over_both() -> None:
+    assert composed("method=mislas", small=False)["stage2"]["batch_norm"] == "statistics"
+    assert composed("method=mislas", "stage2.batch_norm=frozen", small=False)["stage2"]["batch_norm"] == "frozen"
+    assert composed("dataset=cifar100_lt", small=False)["stage1"]["epochs"] == 200
+    assert composed("dataset=cifar100_lt", "stage1.epochs=7", small=False)["stage1"]["epochs"] == 7
+
+
+@pytest.mark.parametrize(
+    ("dataset", "ratio", "head", "tail", "factor", "batch_norm"),
+    [  # method-by-method settings of the authors' released configurations
+        ("cifar10_lt", 100, 0.3, 0.0, 0.5, "frozen"),
+        ("cifar10_lt", 50, 0.2, 0.0, 0.2, "frozen"),
+        ("cifar10_lt", 10, 0.1, 0.0, 0.2, "frozen"),
+        ("cifar100_lt", 100, 0.4, 0.1, 0.2, "statistics"),
+        ("cifar100_lt", 50, 0.3, 0.0, 0.1, "statistics"),
+        ("cifar100_lt", 10, 0.2, 0.0, 0.1, "statistics"),
+        ("cifar100_lt", 200, 0.4, 0.1, 0.2, "statistics"),  # not listed: the nearest ratio's
+    ],
+)
+def test_mislas_has_its_settings_for_each_ratio(
+    dataset: str, ratio: int, head: float, tail: float, factor: float, batch_norm: str
+) -> None:
+    stage = composed("method=mislas", f"dataset={dataset}", f"dataset.imbalance_ratio={ratio}", small=False)["stage2"]
+    assert (stage["loss"]["head_smoothing"], stage["loss"]["tail_smoothing"]) == (head, tail)
+    assert stage["lr_factors"] == {"classifier": {"shift": factor, "bias": factor}}
+    assert stage["batch_norm"] == batch_norm
+
+
+def test_a_replaced_choice_starts_from_its_own_file() -> None:
+    # conf/paper/mislas sets smoothing factors on stage2.loss, which mean nothing to cross-entropy
+    loss = composed("dataset=cifar10_lt", "loss@stage2.loss=cross_entropy", "stage2.loss.scale=2.0")["stage2"]["loss"]
+    assert loss == {"_target_": "ltexp.losses.cross_entropy.CrossEntropy", "scale": 2.0}
+    kept = composed("dataset=cifar10_lt", "loss@stage2.loss=label_aware_smoothing")["stage2"]["loss"]
+    assert kept["tail_smoothing"] == 0.0
+
+
+def test_mislas_modules_switch_off_one_by_one() -> None:
+    """Each ablation of MiSLAS Table 2 differs from the full method by the keys of the one module."""
+    full = to_config(composed("method=mislas", "dataset=cifar100_lt"))
+    for override, touched in (
+        ("mixing@stage1.mixing=none", "stage1.mixing"),
+        ("stage2.batch_norm=frozen", "stage2.batch_norm"),
+        ("loss@stage2.loss=cross_entropy", "stage2.loss"),
+    ):
+        other = to_config(composed("method=mislas", "dataset=cifar100_lt", override))
+        keys = differing_keys(full, other)
+        assert keys
+        assert all(key.startswith(touched) for key in keys), keys
+
+
+def test_crt_and_ce_share_their_stage_1() -> None:
+    assert composed("method=crt")["stage1"] == composed("method=ce")["stage1"]
+    assert composed("method=mislas")["stage1"] == composed("method=lws_mixup")["stage1"]
+
+
+def test_identity_ignores_places_and_the_hash_ignores_the_seed() -> None:
+    one, other = to_config(composed("seed=0")), to_config(composed("seed=1", "paths.outputs=elsewhere"))
+    assert differing_keys(one, other) == ["seed"]
+    assert config_hash(one) == config_hash(other)
+    assert run_identity(one) != run_identity(other)
+    assert run_identity(to_config(composed("paths.data=x"))) == run_identity(one)
+
+
+BAD = [
+    (("method=mislass",), "unknown method 'mislass': did you mean 'mislas'?"),
+    (("metod=ce",), "unknown key 'metod': did you mean 'method'?"),
+    (("stage1.epcohs=3",), "did you mean 'stage1.epochs'?"),
+    (("+stage2.epoch=3",), "did you mean 'stage2.epochs'?"),
+    (("+stage1.loss.scal=2",), "did you mean 'stage1.loss.scale'?"),
+    (("loss@stage2.los=cross_entropy",), "did you mean 'loss@stage2.loss'?"),
+    (("stage1.epochs=abc",), "stage1.epochs: value 'abc' of type 'str' could not be converted to Integer"),
+    (("backbone.depth=deep",), "backbone.depth=deep cannot be: expected int"),
+    (("stage1.loss=cross_entropy",), "loss@stage1.loss=NAME"),
+    (("method=ce", "stage2.epochs=3"), "stage2 is null here"),
+    (("dataset.imbalance_ratio=0.5",), "expected at least 1"),
+    (("trainer.precision=half",), "32-true | bf16-mixed | 16-mixed"),
+    (("trainer.devices=3",), "a multiple of the 3 devices"),
+    (("stage1=null",), "stage1 is null"),
+    (("method=[a",), "cannot read the override"),
+    (("method=5",), "must be a string"),
+    (("-m", "stage2.batch_norm=frozen,melted"), "job 1 of the sweep (stage2.batch_norm=melted)"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=[" ".join(overrides) for overrides, _ in BAD])
+def test_a_mistake_gets_one_line_at_once_and_leaves_nothing(
+    overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    places = (f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep")
+    answer = train(*overrides, *places, cwd=tmp_path)
+    assert answer.returncode != 0
+    assert message in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_answered_in_under_two_seconds_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom ltexp.train import main\ntry:\n    main()\nexcept SystemExit as end:\n"
+        "    print('torch' in sys.modules, end.code)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = subprocess.run([sys.executable, "-c", code, "seed=x"], capture_output=True, text=True, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # processor time: other work on the machine does not count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    assert answer.stdout.startswith("False ltexp: seed: value 'x'"), answer
+
+
+def test_help_names_the_choices() -> None:
+    answer = train("--help", cwd=ROOT)
+    assert answer.returncode == 0
+    for text in ("method:", "mislas", "loss", "label_aware_smoothing"):
+        assert text in answer.stdout
+
+
+def test_unknown_keys_inside_a_config_are_refused() -> None:
+    plain = composed()
+    with pytest.raises(ConfigError, match="did you mean 'evaluation.every'"):
+        to_config(plain | {"evaluation": plain["evaluation"] | {"evry": 1}})

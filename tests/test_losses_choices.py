@@ -1,0 +1,70 @@
+"""Every config file of these groups builds as it stands and lists exactly its class's keywords with their defaults."""
+
+import inspect
+
+import pytest
+import torch
+from choices import CONF, build, names
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+COUNTS = torch.tensor([3, 40, 12])
+LABELS = torch.arange(3).repeat_interleave(COUNTS)[torch.randperm(55, generator=torch.Generator().manual_seed(0))]
+GIVEN = {  # what code hands over; everything else is the config's
+    "loss": {"class_counts": COUNTS},
+    "sampler": {"class_counts": COUNTS, "labels": LABELS},
+    "mixing": {},
+    "schedule": {},
+}
+SAMPLERS = {
+    "instance_balanced",
+    "class_balanced",
+    "class_aware",
+    "square_root",
+    "progressively_balanced",
+    "effective_number",
+    "class_based_effective_number",
+    "reversed",
+}
+CHOICES = [(group, name) for group in GIVEN for name in names(group)]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_builds_from_its_config(group: str, name: str) -> None:
+    built = build(group, name, **GIVEN[group])
+    target = OmegaConf.load(CONF / group / f"{name}.yaml")._target_
+    assert type(built) is get_class(target)
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_config_is_the_signature(group: str, name: str) -> None:
+    """Hydra refuses a key that the file does not have, so a keyword that is missing there could not be set."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    target = get_class(config.pop("_target_"))
+    parameters = inspect.signature(target).parameters
+    defaults = {key: p.default for key, p in parameters.items() if key not in GIVEN[group]}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    assert config == plain
+
+
+def test_all_samplers_are_there() -> None:
+    assert set(names("sampler")) == SAMPLERS
+
+
+@pytest.mark.parametrize("name", names("loss"))
+def test_loss_takes_one_step(name: str) -> None:
+    """A scalar in float32, a finite gradient, progress accepted, and nothing to save: counts are the data's."""
+    from ltexp.outputs import ModelOutput
+
+    loss = build("loss", name, class_counts=COUNTS)
+    loss.set_progress(0, 10, step=3)
+    logits = torch.randn(8, 3, requires_grad=True)
+    value = loss(ModelOutput(logits=logits, features=torch.randn(8, 5)), torch.arange(8) % 3)
+    value.backward()
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert loss.state_dict() == {}
+    assert loss.logit_scale == 1.0
+    assert loss.classifier in {"any", "cosine"}

@@ -1,0 +1,111 @@
+"""Classifiers without training: tau-normalisation, nearest class mean, post-hoc logit adjustment."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltexp.errors import CheckpointError, ConfigError, DataError
+from ltexp.models import posthoc
+from ltexp.models.classifier import Cosine, Linear
+from ltexp.models.posthoc import LogitAdjusted, NearestClassMean, TauNormalized
+from ltexp.randomness import generator
+
+D, C = 6, 4
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator("draw", *shape))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.7, 1.0, 2.0])
+def test_tau_normalisation_divides_each_row_by_its_norm_to_the_tau_and_drops_the_bias(tau: float) -> None:
+    source, head = Linear(D, C), TauNormalized(D, C, tau=tau)
+    head.start_from(source)
+    features = draw(3, D)
+    expected = torch.empty(3, C)
+    for i in range(3):
+        for c in range(C):
+            row = source.weight[c].detach()
+            expected[i, c] = (features[i] @ row) / row.norm() ** tau
+    torch.testing.assert_close(head(features), expected)
+    assert not list(head.parameters())
+
+
+def test_tau_zero_with_the_bias_kept_is_the_previous_stage() -> None:
+    source, head = Linear(D, C), TauNormalized(D, C, tau=0.0, bias=True)
+    head.start_from(source)
+    assert torch.equal(head(draw(3, D)), source(draw(3, D)))
+
+
+def test_a_weight_of_zero_stays_finite() -> None:
+    source, head = Linear(D, C), TauNormalized(D, C, tau=2.0)
+    with torch.no_grad():
+        source.weight[1].zero_()
+    head.start_from(source)
+    assert torch.equal(head(draw(3, D))[:, 1], torch.zeros(3))
+
+
+def test_nearest_class_mean_is_the_squared_distance_to_means_of_centred_unit_features() -> None:
+    features, labels = draw(50, D) + 3, torch.arange(50) % C
+    head = NearestClassMean(D, C)
+    assert head(features).isnan().all()
+    head.fit(features, labels)
+    center = features.mean(0)
+    unit = [(f - center) / (f - center).norm() for f in features]
+    means = [torch.stack([u for u, y in zip(unit, labels, strict=True) if y == c]).mean(0) for c in range(C)]
+    queries = draw(5, D) + 3
+    expected = torch.empty(5, C)
+    for i, query in enumerate(queries):
+        for c in range(C):
+            expected[i, c] = -((query - center) / (query - center).norm() - means[c]).square().sum()
+    torch.testing.assert_close(head(queries), expected)
+
+
+def test_nearest_class_mean_does_not_depend_on_order_or_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = 1e3 + draw(500, D), torch.arange(500) % C
+    heads = [NearestClassMean(D, C) for _ in range(3)]
+    heads[0].fit(features, labels)
+    order = torch.randperm(500, generator=generator("order"))
+    heads[1].fit(features[order], labels[order])
+    monkeypatch.setattr(posthoc, "CHUNK", 7)
+    heads[2].fit(features, labels)
+    for head in heads[1:]:
+        assert torch.equal(head.center, heads[0].center)
+        assert torch.equal(head.means, heads[0].means)
+
+
+def test_nearest_class_mean_names_a_class_without_features() -> None:
+    with pytest.raises(DataError, match="1 of 4 classes have no training features, first class 2"):
+        NearestClassMean(D, C).fit(draw(3, D), torch.tensor([0, 1, 3]))
+
+
+def test_nearest_class_mean_follows_any_kind_of_classifier_of_its_shape() -> None:
+    head = NearestClassMean(D, C)
+    head.start_from(Cosine(D, C))
+    head.start_from(Linear(D, C))
+    with pytest.raises(CheckpointError, match="classes"):
+        head.start_from(Linear(D, C + 1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tau", [0.0, 1.0, 1.5])
+def test_logit_adjustment_takes_the_log_prior_off(tau: float, bias: bool) -> None:
+    counts = torch.tensor([5, 40, 10, 1])  # not sorted by frequency
+    source, head = Linear(D, C, bias=bias), LogitAdjusted(D, C, tau=tau, bias=bias)
+    head.start_from(source)
+    assert head(draw(3, D)).isnan().all()
+    head.set_class_counts(counts)
+    expected = source(draw(3, D)) - tau * torch.log(torch.tensor([5 / 56, 40 / 56, 10 / 56, 1 / 56]))
+    torch.testing.assert_close(head(draw(3, D)), expected)
+    torch.testing.assert_close(torch.nn.functional.linear(draw(3, D), *head.linear_form()), expected)
+
+
+def test_logit_adjustment_names_a_class_without_images() -> None:
+    with pytest.raises(DataError, match="class 1 has no training images"):
+        LogitAdjusted(D, C).set_class_counts(torch.tensor([5, 0, 10, 1]))
+
+
+@pytest.mark.parametrize("build", [TauNormalized, LogitAdjusted])
+def test_a_cosine_source_is_refused(build: type) -> None:
+    with pytest.raises(ConfigError, match="cannot continue a Cosine"):
+        build(D, C).start_from(Cosine(D, C))
