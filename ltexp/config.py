@@ -246,12 +246,17 @@ def _check_keywords(node: Any, path: str = "") -> None:
         return
     target = node.get("_target_")
     accepted = accepted_keywords(target) if isinstance(target, str) else None
-    for key, value in node.items() if accepted is not None else ():
-        if str(key).startswith("_"):
-            continue
-        if key not in accepted:
-            raise ConfigError(unknown_name("key", f"{path}.{key}", [f"{path}.{name}" for name in accepted]))
-        if not fits(value, accepted[key]):
-            raise ConfigError(f"{path}.{key}={value} cannot be: expected {accepted[key]}")
+    if accepted is not None:
+        for key, value in node.items():
+            _check_keyword(str(key), value, accepted, path)
     for key, child in node.items():
         _check_keywords(child, f"{path}.{key}".lstrip("."))
+
+
+def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: str) -> None:
+    if key.startswith("_"):
+        return
+    if key not in accepted:
+        raise ConfigError(unknown_name("key", f"{path}.{key}", [f"{path}.{name}" for name in accepted]))
+    if not fits(value, accepted[key]):
+        raise ConfigError(f"{path}.{key}={value} cannot be: expected {accepted[key]}")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ranks import RankPool
 
-TIMEOUT = 60.0  # seconds; starting two workers takes a few
+TIMEOUT = 120.0  # seconds; starting two workers takes a few, more on a busy machine
 
 
 @pytest.fixture(scope="session")

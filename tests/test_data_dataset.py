@@ -157,9 +157,13 @@ def test_digits_are_scikit_learns_with_fifty_test_images_a_class() -> None:
     assert data.class_counts.tolist() == [120, 86, 61, 44, 31, 22, 16, 11, 8, 6]
     assert np.bincount(data.test.labels).tolist() == [50] * 10
     assert data.train.images.shape[1:] == (8, 8, 3)
-    whole: LongTailedData = build(dataset_config("digits_lt") | {"imbalance": "balanced", "max_per_class": 124}, root=".")
+    whole: LongTailedData = build(
+        dataset_config("digits_lt") | {"imbalance": "balanced", "max_per_class": 124}, root="."
+    )
     known = {image.astype(int).tobytes() for image in load_digits().images}
-    back = [np.rint(image[..., 0] / (255 / 16)).astype(int).tobytes() for image in (*whole.train.images, *data.test.images)]
+    back = [
+        np.rint(image[..., 0] / (255 / 16)).astype(int).tobytes() for image in (*whole.train.images, *data.test.images)
+    ]
     assert set(back) <= known
     assert not {*back[: len(whole.train)]} & {*back[len(whole.train) :]}  # no test image is a training image
     assert np.array_equal(whole.train.images[..., 0], whole.train.images[..., 2])

@@ -1,7 +1,7 @@
 """Says in one line what was wrong with a command line, with the nearest name that exists."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -43,7 +43,7 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and "not in" not in str(cause):
         return f"{key}: {_first_line(cause)}"
-    return unknown_name("key", key, [*_keys(config), *groups])
+    return unknown_name("key", key, [*_keys(OmegaConf.to_container(config)), *groups])
 
 
 def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
@@ -65,19 +65,15 @@ def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, DictConfig) and not OmegaConf.is_missing(node, "") and not node._is_none():
-        for key in node:
+    if isinstance(node, Mapping):
+        for key, child in node.items():
             yield f"{prefix}{key}"
-            yield from _keys(node._get_node(key), f"{prefix}{key}.")
+            yield from _keys(child, f"{prefix}{key}.")
 
 
 def _null_parent(config: DictConfig, key: str) -> str | None:
-    parts = key.split(".")
-    for depth in range(1, len(parts)):
-        parent = ".".join(parts[:depth])
-        if depth == 1 and parts[0] in config and config._get_node(parts[0])._is_none():  # type: ignore[union-attr]
-            return parent
-    return None
+    parent = key.split(".")[0]
+    return parent if "." in key and parent in config and config[parent] is None else None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """The model of a stage: a backbone and a classifier, and which parts of them learn."""
 
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from ltexp.models.classifier import Classifier
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
 
-BatchNormMode = Literal["train", "statistics", "frozen"]
 BATCH_NORMS = ("train", "statistics", "frozen")
 
 
@@ -29,7 +28,7 @@ class Model(nn.Module):
         self.backbone = backbone
         self.classifier = classifier
         self._backbone_trains = True
-        self._batch_norm: BatchNormMode = "train"
+        self._batch_norm = "train"
 
     def forward(self, images: Tensor, maps: bool = False) -> ModelOutput:
         """Logits and features of images (B, 3, H, W), and the feature maps of each block if `maps`.
@@ -46,7 +45,7 @@ class Model(nn.Module):
         return ModelOutput(logits=self.classifier(features), features=features, feature_maps=feature_maps)
 
     def set_trainable(
-        self, backbone: bool = True, classifier: bool = True, batch_norm: BatchNormMode = "train"
+        self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train"
     ) -> None:
         """Says what learns, at once and after every later `train()`.
 

@@ -25,6 +25,10 @@ class Objective(nn.Module):
         self.weights = {name: term.weight for name, term in stage.terms.items()}
 
     @property
+    def _parts(self) -> list[Any]:
+        return [self.loss, *self.terms.values()]
+
+    @property
     def logit_scale(self) -> float:
         """What evaluation multiplies logits by before the softmax (the scale of a cosine loss)."""
         return float(self.loss.logit_scale)
@@ -32,12 +36,17 @@ class Objective(nn.Module):
     @property
     def needs_maps(self) -> bool:
         """Whether any part reads the backbone's feature maps."""
-        return any(getattr(part, "needs_maps", False) for part in [self.loss, *self.terms.values()])
+        return any(getattr(part, "needs_maps", False) for part in self._parts)
 
     def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
         """Tells every part how far training is; epoch and step count from 0."""
-        for part in [self.loss, *self.terms.values()]:
+        for part in self._parts:
             part.set_progress(epoch, max_epochs, step)
+
+    def set_share(self, share: float | None) -> None:
+        """Tells every part what this process's rows of the batch count for (`Batch.share`)."""
+        for part in self._parts:
+            part.share = share
 
     def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
         total: Tensor = self.loss(output, target)

@@ -54,14 +54,18 @@ def check_composition(config: Config) -> None:
         ConfigError: if a loss needs a cosine classifier and is given another.
     """
     for name, stage in config.stages.items():
-        kind = get_class(stage.classifier["_target_"]).kind
+        kind = _class_of(stage.classifier).kind
         for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
-            needed = get_class(node["_target_"]).classifier
+            needed = _class_of(node).classifier
             if needed not in ("any", kind):
                 raise ConfigError(
                     f"{name}: this loss ({node['_target_'].rpartition('.')[2]}) needs a {needed} classifier, not a {kind} "
                     f"one: add classifier@{name}.classifier={needed}"
                 )
+
+
+def _class_of(node: dict[str, Any]) -> Any:
+    return get_class(node["_target_"])
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def close_logger(logger: Logger | None) -> None:
     """Ends the logger's run: the next job starts one of its own."""
     if logger is not None:
         logger.finalize("success")
-        finish_run = getattr(logger.experiment, "finish", None)
+        finish_run = getattr(getattr(logger, "experiment", None), "finish", None)
         if finish_run is not None:
             finish_run()
 

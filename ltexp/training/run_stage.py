@@ -137,7 +137,7 @@ def _train(session: Session, name: str, stage: StageConfig, model: Model, folder
     monitor = Monitor(
         folder,
         name,
-        images_per_epoch=loader.length,
+        images_per_epoch=loader.rows,
         steps_per_epoch=len(loader),
         evaluate=lambda: _evaluate_splits(session, model, module.objective.logit_scale),
         evaluate_every=session.config.evaluation.every,
@@ -155,7 +155,7 @@ def _train(session: Session, name: str, stage: StageConfig, model: Model, folder
         sync_batchnorm=settings.sync_batch_norm and session.device.type == "cuda",
         callbacks=[monitor, ResumeCheckpoint(folder, settings.checkpoint_every)],
         logger=session.logger or False,
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=1,
         default_root_dir=session.folder,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

@@ -100,7 +100,7 @@ class Session:
     def place(self, model: Model) -> Model:
         """The model on this process's device, in the memory format that convolutions like best."""
         if self.config.trainer.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
 
 

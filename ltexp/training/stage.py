@@ -56,6 +56,7 @@ class Stage(pl.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
+        self.objective.set_share(batch.share)
         mixed = self.mixing(
             batch.images, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )

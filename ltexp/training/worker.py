@@ -77,7 +77,7 @@ def die_with_parent() -> None:
 def quieten() -> None:
     """Hides Lightning's notices that do not concern a user of ltexp."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*`isinstance.treespec, LeafSpec.` is deprecated.*", ".*exists and is not empty.*"):
+    for text in (".*does not have many workers.*", ".*`isinstance.treespec, LeafSpec.` is deprecated.*", ".*module(s) in eval mode at the start of training.*"):
         warnings.filterwarnings("ignore", message=text)
 
 

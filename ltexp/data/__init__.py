@@ -1,0 +1,1 @@
+"""Datasets, their long-tailed subsets, and the batches that stages train on."""

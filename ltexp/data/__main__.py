@@ -1,0 +1,179 @@
+"""`python -m ltexp.data prepare | check | show`; `--help` after each says more."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ltexp.data.arrays import default_root
+from ltexp.data.catalog import as_path, dataset_config, datasets, resolve
+from ltexp.data.options import parse_flag, parse_value, split_words
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.names import unknown_name
+
+# The functions import what they need themselves, so that each command starts at once; none imports torch except to
+# download.
+
+PREPARE = """\
+Makes <root>/<dataset>/{train,test}_{images,labels}.npy and classes.txt, in the published order of the images.
+
+  python -m ltexp.data prepare cifar100                      from what the data root holds, else by download
+  python -m ltexp.data prepare cifar100 source=~/Downloads   from cifar-100-python.tar.gz or cifar-100-binary.tar.gz,
+                                                             one of them unpacked, or prepared arrays
+
+datasets: cifar10, cifar100
+keys:
+  source=PATH           archive, folder of an unpacked one, folder of prepared arrays, or a folder with one of these
+  root=PATH             data root (default: the environment variable LTEXP_DATA, else data)
+  download=true|false   true: download anew; false: never (default: only if there is nothing to prepare from)
+"""
+
+CHECK = """\
+Says exactly what is missing or wrong with each dataset's files; exits with 1 if anything is.
+
+  python -m ltexp.data check                      every dataset
+  python -m ltexp.data check cifar10 cifar100_lt
+
+The prepared form of a dataset of small images is a folder of the data root with
+  train_images.npy, test_images.npy   uint8 (N, H, W, 3), RGB
+  train_labels.npy, test_labels.npy   int64 (N,), from 0
+  classes.txt                         one name a line, in label order
+
+datasets: {datasets}
+keys:
+  root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
+"""
+
+SHOW = """\
+Prints a long-tailed dataset's sizes, class counts, ratio and shots, and draws its class frequencies.
+
+  python -m ltexp.data show cifar100_lt
+  python -m ltexp.data show cifar10_lt imbalance=step imbalance_ratio=50 subset.seed=1 out=step.pdf
+
+datasets: {datasets}
+keys:
+  root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
+  out=PATH    the figure, .png, .pdf or .svg (default: outputs/data/<dataset>_<imbalance>_<ratio>.png)
+  and every key of conf/dataset/<dataset>.yaml, such as imbalance=, imbalance_ratio=, max_per_class=, num_classes=,
+  subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
+"""
+
+
+def run_prepare(words: Sequence[str]) -> int:
+    """Prepares one dataset."""
+    from ltexp.data.official import OFFICIAL
+    from ltexp.data.prepare import prepare
+
+    names, options = split_words(words, ("source", "root", "download"))
+    if len(names) != 1:
+        raise ConfigError(f"name one dataset: python -m ltexp.data prepare {' | '.join(OFFICIAL)}")
+    if names[0] not in OFFICIAL:
+        raise ConfigError(unknown_name("dataset", names[0], OFFICIAL))
+    source = as_path(options["source"]) if "source" in options else None
+    download = parse_flag("download", options["download"]) if "download" in options else None
+    if source is not None and download:
+        raise ConfigError("source=PATH and download=true exclude each other")
+    folder, origin = prepare(names[0], _root(options), source, download)
+    print(f"{folder}: {origin}")
+    return _report_check(names[0], resolve(names)[names[0]], folder.parent)
+
+
+def run_check(words: Sequence[str]) -> int:
+    """Checks some or all datasets; 1 if there are problems."""
+    names, options = split_words(words, ("root",))
+    root = _root(options)
+    return max(_report_check(name, dataset, root) for name, dataset in resolve(names).items())
+
+
+def run_show(words: Sequence[str]) -> int:
+    """Shows one dataset."""
+    from rich.console import Console
+
+    from ltexp.build import build
+    from ltexp.data.show import draw, print_summary
+
+    names = [word for word in words if "=" not in word]
+    if len(names) != 1:
+        raise ConfigError(f"name one dataset: python -m ltexp.data show {' | '.join(datasets())}")
+    config = dataset_config(names[0])
+    keys = [key for key in _leaves(config) if key != "name" and "_target_" not in key]
+    _, options = split_words([word.removeprefix("dataset.") for word in words], ["root", "out", *keys])
+    for key, text in options.items():
+        if key not in ("root", "out"):
+            _set(config, key, parse_value(key, text))
+    data = build(config, root=_root(options))
+    print_summary(data, Console())
+    default = f"outputs/data/{data.name}_{data.imbalance}_{data.imbalance_ratio:g}.png"
+    path = as_path(options.get("out", default))
+    draw(data, path)
+    print(path)
+    return 0
+
+
+def _report_check(name: str, dataset: str, root: Path) -> int:
+    from ltexp.data.check import check
+
+    problems, facts = check(dataset, root)
+    for number, line in enumerate(problems or facts):
+        print(f"{name}: {'' if problems else 'ok: '}{line}" if number == 0 else f"  {line}")
+    return 1 if problems else 0
+
+
+def _root(options: dict[str, str]) -> Path:
+    return as_path(options["root"]) if "root" in options else default_root()
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of a nested mapping."""
+    found = []
+    for key, value in node.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return found
+
+
+def _set(node: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+
+
+VERBS = {
+    "prepare": (run_prepare, PREPARE, "make the plain arrays of CIFAR-10 or CIFAR-100"),
+    "check": (run_check, CHECK, "say what is missing or wrong"),
+    "show": (run_show, SHOW, "print and draw a dataset's long tail"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m ltexp.data", description="Prepare, check and show datasets.", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (_, text, summary) in VERBS.items():
+        text = text.replace("{datasets}", ", ".join(datasets()))
+        formatter = argparse.RawDescriptionHelpFormatter
+        part = verbs.add_parser(verb, help=summary, description=text, formatter_class=formatter, allow_abbrev=False)
+        part.add_argument("words", nargs="*", metavar="DATASET | key=value")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; the exit code: 0, or 1 after one line that says what is wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and not words[0].startswith("-") and words[0] not in VERBS:
+            raise ConfigError(unknown_name("verb", words[0], VERBS))
+        parsed = _parser().parse_args(words)
+        return VERBS[parsed.verb][0](parsed.words)
+    except LtexpError as error:
+        print(f"ltexp data: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Augmentation of whole batches of small images on the device that holds them.
+
+All random draws of an epoch are made at its start, one for each position of the epoch's order; a step only gathers.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ltexp.errors import ConfigError
+
+
+class Augmentation(ABC):
+    """A random change of images, in two parts: the draws, made for a whole epoch, and their use on a batch.
+
+    Attributes:
+        padding: pixels of zeros that the loader puts around every image beforehand.
+    """
+
+    padding: int = 0
+
+    @abstractmethod
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random numbers for `count` images, as CPU tensors (count, ...) drawn from `generator` alone."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """The changed images.
+
+        Args:
+            images: uint8 (B, H + 2 padding, W + 2 padding, 3); not to be changed in place.
+            draws: the batch's rows of what `draws` gave, on the images' device.
+
+        Returns:
+            (B, H, W, 3), uint8, or float32 on the same scale of 0 to 255.
+        """
+
+
+class NoAugmentation(Augmentation):
+    """Images as they are."""
+
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {}
+
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        return images
+
+
+class CropFlip(Augmentation):
+    """A crop of the image's own size out of the zero-padded image, and a horizontal flip with probability 1/2.
+
+    Args:
+        padding: pixels on each side; CIFAR: 4 (Cao et al., NeurIPS 2019).
+        flip: whether to flip.
+
+    Raises:
+        ConfigError: for a padding below 0.
+    """
+
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        if not isinstance(padding, int) or padding < 0:
+            raise ConfigError(f"augmentation.padding={padding} cannot be: expected a whole number from 0")
+        self.padding = padding
+        self.flip = flip
+
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """`top` and `left` (count,), the crop's corner in the padded image, and `flip` (count,) of bool."""
+        corners = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
+        draws = {"top": corners[0], "left": corners[1]}
+        if self.flip:
+            draws["flip"] = torch.randint(2, (count,), generator=generator).bool()
+        return draws
+
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        batch, padded_height, padded_width, channels = images.shape
+        height, width = padded_height - 2 * self.padding, padded_width - 2 * self.padding
+        row = torch.arange(height, device=images.device) + draws["top"][:, None]
+        column = torch.arange(width, device=images.device)
+        if self.flip:
+            column = torch.where(draws["flip"][:, None], width - 1 - column, column)
+        column = column + draws["left"][:, None]
+        first = torch.arange(batch, device=images.device) * (padded_height * padded_width)
+        pixel = (first[:, None] + row * padded_width)[:, :, None] + column[:, None, :]
+        # one gather of whole pixels: several times faster than indexing by image, row and column
+        return images.reshape(-1, channels).index_select(0, pixel.flatten()).view(batch, height, width, channels)

@@ -1,0 +1,61 @@
+"""The datasets of conf/dataset/, for the commands that look at data without composing a run."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ltexp.conf_path import conf_dir
+from ltexp.data.arrays import PreparedArrays
+from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
+
+
+def datasets() -> list[str]:
+    """The names of all files in conf/dataset/."""
+    return sorted(path.stem for path in (conf_dir() / "dataset").glob("*.yaml"))
+
+
+def dataset_config(name: str) -> dict[str, Any]:
+    """The keys of a file in conf/dataset/, without its `defaults`.
+
+    Raises:
+        ConfigError: if there is none of this name.
+    """
+    if name not in datasets():
+        raise ConfigError(unknown_name("dataset", name, datasets()))
+    loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "dataset" / f"{name}.yaml"))
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items() if key != "defaults"}
+
+
+def datasets_of_folder(folder: str) -> list[str]:
+    """The datasets that read the prepared arrays of `<data root>/<folder>`."""
+    target = f"{PreparedArrays.__module__}.{PreparedArrays.__qualname__}"
+    sources = {name: dataset_config(name).get("source", {}) for name in datasets()}
+    return [name for name, node in sources.items() if node.get("_target_") == target and node.get("folder") == folder]
+
+
+def resolve(names: list[str]) -> dict[str, str]:
+    """What the user named, dataset or folder of prepared arrays, as names of conf/dataset/; nothing named: all.
+
+    Raises:
+        ConfigError: for a name that is neither.
+    """
+    known = datasets()
+    if not names:
+        return {name: name for name in known}
+    found = {}
+    for name in names:
+        readers = [name] if name in known else datasets_of_folder(name)
+        if not readers:
+            sources = [dataset_config(other)["source"] for other in known]
+            folders = [source["folder"] for source in sources if "folder" in source]
+            raise ConfigError(unknown_name("dataset", name, [*known, *folders]))
+        found[name] = readers[0]
+    return found
+
+
+def as_path(text: str) -> Path:
+    """A path that a user typed, with `~` expanded."""
+    return Path(text).expanduser()

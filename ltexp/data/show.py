@@ -1,0 +1,93 @@
+"""`python -m ltexp.data show`: the long tail of a dataset, in numbers and as a figure."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ltexp.data.longtail import compact_counts
+from ltexp.data.types import Ints, LongTailedData
+from ltexp.errors import ConfigError
+
+MANY_SHOT_ABOVE = 100  # training images; Liu et al. (OLTR, CVPR 2019)
+FEW_SHOT_BELOW = 20
+
+_BAR = "#0072B2"  # Okabe and Ito's blue: safe for the colour-blind, dark grey in print
+_BANDS = {"many": "#ffffff", "medium": "#ececec", "few": "#d4d4d4"}
+
+
+def shots(counts: Ints) -> dict[str, Ints]:
+    """The labels of the many-shot (over 100 images), medium-shot and few-shot (under 20) classes."""
+    many, few = counts > MANY_SHOT_ABOVE, counts < FEW_SHOT_BELOW
+    masks = {"many": many, "medium": ~many & ~few, "few": few}
+    return {name: np.flatnonzero(mask).astype(np.int64) for name, mask in masks.items()}
+
+
+def print_summary(data: LongTailedData, console: Console) -> None:
+    """Prints sizes, class counts, ratio, shots and hashes."""
+    counts = data.class_counts
+    held_out = f", {len(data.validation):,} validation images" if data.validation is not None else ""
+    height, width = data.train.images.shape[1:3]
+    lines = [
+        f"{data.name}: {data.imbalance}, imbalance ratio {data.imbalance_ratio:g} "
+        f"(largest class {counts.max():,}, smallest {counts.min():,}, so {counts.max() / counts.min():.4g})",
+        f"{len(data.train):,} train images{held_out}, {len(data.test):,} test images, "
+        f"{data.num_classes} classes, {height}x{width} pixels",
+        f"images of each class: {compact_counts(counts.tolist())}",
+        f"subset {data.subset_hash}, content {data.content_hash}",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)
+    table = Table("shots", "training images")
+    for column in ("classes", "images", "of all"):
+        table.add_column(column, justify="right")
+    rules = (f"> {MANY_SHOT_ABOVE}", f"{FEW_SHOT_BELOW} to {MANY_SHOT_ABOVE}", f"< {FEW_SHOT_BELOW}")
+    for rule, (name, labels) in zip(rules, shots(counts).items(), strict=True):
+        images = int(counts[labels].sum())
+        table.add_row(name, rule, str(len(labels)), f"{images:,}", f"{images / counts.sum():.1%}")
+    console.print(table)
+
+
+def draw(data: LongTailedData, path: Path) -> None:
+    """Draws the class-frequency plot: classes by falling count, counts on a log axis, shots shaded.
+
+    Raises:
+        ConfigError: if the figure cannot be written, or matplotlib does not know the ending of `path`.
+    """
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-data.class_counts, kind="stable")
+    counts = data.class_counts[order]
+    figure = Figure(figsize=(6.4, 3.6), dpi=200, layout="constrained")
+    axes = figure.subplots()
+    axes.bar(np.arange(len(counts)), counts, width=0.8 if len(counts) <= 30 else 1.0, color=_BAR, zorder=2)
+    start = -0.5
+    for name, labels in shots(data.class_counts).items():
+        if len(labels):
+            axes.axvspan(start, start + len(labels), color=_BANDS[name], zorder=0)
+            middle = start + len(labels) / 2
+            axes.text(middle, 1.02, f"{name} ({len(labels)})", ha="center", transform=axes.get_xaxis_transform())
+            start += len(labels)
+    for bound in (MANY_SHOT_ABOVE, FEW_SHOT_BELOW):
+        axes.axhline(bound, color="black", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.set(yscale="log", xlim=(-0.5, len(counts) - 0.5), ylim=(0.8, 1.6 * counts.max()))
+    axes.set(xlabel="class, by number of images", ylabel="training images")
+    ticks = _ticks(int(counts.min()), int(counts.max()))
+    axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_title(f"{data.name}: {data.imbalance}, imbalance ratio {data.imbalance_ratio:g}", pad=20)
+    if len(counts) <= 20:
+        axes.set_xticks(np.arange(len(counts)), [data.class_names[label] for label in order], rotation=30)
+    axes.spines[["top", "right"]].set_visible(False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot write the figure to {path}: {str(error).splitlines()[0]}") from None
+
+
+def _ticks(least: int, most: int) -> list[int]:
+    """Powers of ten, the shot bounds and the extremes where their labels do not touch."""
+    ticks = {FEW_SHOT_BELOW, MANY_SHOT_ABOVE, *(10**power for power in range(7))}
+    ticks |= {end for end in (least, most) if all(max(end / tick, tick / end) > 1.5 for tick in ticks)}
+    return sorted(tick for tick in ticks if tick <= 1.5 * most)

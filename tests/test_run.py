@@ -1,0 +1,187 @@
+"""A run from end to end: what lies in its folder, what its stages share, and what resuming it gives."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from choices import names
+from runs import assert_equal_weights, run_here, weights
+
+from ltexp.errors import CheckpointError, ConfigError, TrainingError
+from ltexp.training.stage import Stage
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "record.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def mislas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small run of the quickstart's method."""
+    folder = tmp_path_factory.mktemp("mislas") / "run"
+    run_here(folder, "method=mislas", "stage2.epochs=2", "evaluation.figures=true", "evaluation.every=1")
+    return folder
+
+
+def test_a_run_leaves_everything_its_folder_promises(mislas: Path) -> None:
+    content = record(mislas)
+    assert content["status"] == "finished"
+    assert content["selection"] == "last"
+    assert (content["method"], content["dataset"], content["backbone"]) == ("mislas", "digits_lt", "resnet8")
+    assert content["class_counts"] == [120, 86, 61, 44, 31, 22, 16, 11, 8, 6]  # int(120 * 20^(-c/9))
+    assert [stage["name"] for stage in content["stages"]] == ["stage1", "stage2"]
+    assert content["metrics"] == content["stages"][1]["metrics"]
+    predictions = np.load(mislas / "predictions.npz")
+    correct = predictions["logits"].argmax(1) == predictions["labels"]
+    assert content["metrics"]["all"] == pytest.approx(100 * correct.mean())
+    assert list(predictions["index"]) == list(range(500))
+    for path in ("config.yaml", "stage1/checkpoint.pt", "stage1/metrics.csv", "stage2/checkpoint.pt"):
+        assert (mislas / path).is_file(), path
+    assert list(mislas.glob("*.png"))
+    assert not (mislas / "stage1" / "resume.ckpt").exists()
+
+
+def test_stage_2_leaves_the_convolutions_as_stage_1_left_them_and_moves_the_statistics(mislas: Path) -> None:
+    one, two = weights(mislas, "stage1"), weights(mislas, "stage2")
+    for name in (name for name in one if name.startswith("backbone")):
+        moved = "running" in name or "num_batches" in name
+        assert torch.equal(one[name], two[name]) != moved, name
+
+
+@pytest.mark.parametrize("method", names("method"))
+def test_every_method_runs(method: str, tmp_path: Path) -> None:
+    run_here(tmp_path / "run", f"method={method}", "stage1.epochs=1")
+    metrics = record(tmp_path / "run")["metrics"]
+    assert 0 < metrics["all"] <= 100
+    assert np.isfinite(metrics["ece"])
+
+
+def test_methods_with_the_same_stage_1_train_it_once(tmp_path: Path) -> None:
+    run_here(tmp_path / "crt", "method=crt", "stage2.epochs=1")
+    run_here(tmp_path / "lws", "method=lws", "stage2.epochs=1")
+    assert [stage["cached"] for stage in record(tmp_path / "crt")["stages"]] == [False, False]
+    assert [stage["cached"] for stage in record(tmp_path / "lws")["stages"]] == [True, False]
+    assert_equal_weights(weights(tmp_path / "crt", "stage1"), weights(tmp_path / "lws", "stage1"))
+
+
+@pytest.mark.parametrize("override", ["seed=1", "stage1.epochs=3", "dataset.subset.seed=1", "backbone=resnet20"])
+def test_another_stage_1_is_not_taken_from_the_cache(override: str, tmp_path: Path) -> None:
+    run_here(tmp_path / "one", "method=ce", "stage1.epochs=1")
+    run_here(tmp_path / "two", "method=ce", "stage1.epochs=1", override)
+    assert not record(tmp_path / "two")["stages"][0]["cached"]
+
+
+def test_a_damaged_cache_entry_is_rebuilt_not_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(tmp_path / "one", "method=ce")
+    (entry,) = (tmp_path / "stage_cache").glob("*/checkpoint.pt")
+    entry.write_bytes(entry.read_bytes()[:-100])
+    run_here(tmp_path / "two", "method=ce")
+    assert "is damaged" in capsys.readouterr().out
+    assert not record(tmp_path / "two")["stages"][0]["cached"]
+    assert_equal_weights(weights(tmp_path / "one", "stage1"), weights(tmp_path / "two", "stage1"))
+    run_here(tmp_path / "three", "method=ce")
+    assert record(tmp_path / "three")["stages"][0]["cached"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, stage_epochs: int) -> None:
+    """Lets training of a stage with so many epochs die at its step number `steps` (from 0)."""
+    step = Stage.training_step
+    seen = {"steps": 0}
+
+    def dying(self: Stage, batch: Any, index: int) -> torch.Tensor:
+        if self.config.epochs == stage_epochs:
+            if seen["steps"] == steps:
+                raise Killed
+            seen["steps"] += 1
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Stage, "training_step", dying)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(4, 9), (3, 16)], ids=["in stage 1", "in stage 2"])
+def test_killed_and_resumed_equals_uninterrupted(
+    epochs: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("method=mislas", "stage1.epochs=4", "stage2.epochs=3", "stage_cache.enabled=false")
+    run_here(tmp_path / "whole", *overrides)
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        killed_after(steps, context, epochs)
+        run_here(tmp_path / "resumed", *overrides)
+    stage = "stage1" if epochs == 4 else "stage2"
+    assert (tmp_path / "resumed" / stage / "resume.ckpt").exists()
+    run_here(tmp_path / "resumed", *overrides, "resume=true")
+    for name in ("stage1", "stage2"):
+        assert_equal_weights(weights(tmp_path / "whole", name), weights(tmp_path / "resumed", name))
+    assert record(tmp_path / "whole")["metrics"] == record(tmp_path / "resumed")["metrics"]
+    rows = (tmp_path / "resumed" / stage / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", *map(str, range(epochs))]
+
+
+def test_a_run_leaves_the_global_generators_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    run_here(tmp_path / "run", "method=mixup", "stage1.epochs=1")
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+
+
+def test_a_stage_can_come_from_another_run(mislas: Path, tmp_path: Path) -> None:
+    run_here(tmp_path / "tau", "method=tau_norm", f"stage1.checkpoint={mislas}")
+    assert_equal_weights(weights(mislas, "stage1"), weights(tmp_path / "tau", "stage1"))
+    assert record(tmp_path / "tau")["stages"][0]["cached"]
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(mislas: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"backbone .* is of another model"):
+        run_here(tmp_path / "run", "method=crt", "backbone=resnet20", f"stage1.checkpoint={mislas}")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "stage.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is damaged or is not a checkpoint"):
+        run_here(tmp_path / "run", "method=crt", f"stage1.checkpoint={path}")
+
+
+def test_checkpoints_hold_plain_containers_only(mislas: Path) -> None:
+    for path in mislas.glob("stage*/checkpoint.pt"):
+        torch.load(path, weights_only=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"stage1: the loss is (nan|inf) in epoch 1 .*lower stage1.optimizer.lr"):
+        run_here(tmp_path / "run", "method=ce", "stage1.optimizer.lr=1e20")
+
+
+def test_a_cosine_classifier_learns_when_the_loss_has_a_scale(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", "method=ce", "classifier@stage1.classifier=cosine", "stage1.loss.scale=16")
+    assert np.abs(np.load(tmp_path / "run" / "predictions.npz")["logits"]).max() > 1  # the scale is in the predictions
+
+
+def test_a_fresh_classifier_cannot_stay_untrained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"learns nothing in 0 epochs"):
+        run_here(tmp_path / "run", "method=crt", "stage2.epochs=0")
+
+
+def test_a_validation_split_is_measured_beside_the_test_split(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", "method=ce", "dataset.validation.fraction=0.2", "evaluation.every=1")
+    content = record(tmp_path / "run")
+    assert content["class_counts"][0] == 120 - 24
+    assert set(content["stages"][0]["best_on_validation"]) == {"all", "epoch"}
+
+
+def test_a_deleted_stage_2_is_redone_from_the_stage_1_in_the_folder(mislas: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(mislas, copy)
+    shutil.rmtree(copy / "stage2")
+    overrides = ("method=mislas", "stage2.epochs=2", "evaluation.every=1", "stage_cache.enabled=false", "resume=true")
+    run_here(copy, *overrides)
+    assert_equal_weights(weights(mislas, "stage2"), weights(copy, "stage2"))
