@@ -6,8 +6,8 @@
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
-keys: classifier (a file of conf/classifier/ and that file's own keys), stage (stage1 | stage2), accelerator (auto | cpu |
-gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root).
+keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), accelerator (auto |
+cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root).
 """
 
 import json

@@ -48,5 +48,7 @@ def differing_keys(one: Config, other: Config) -> list[str]:
 def _differences(one: Any, other: Any, path: str) -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = one.keys() | other.keys()
-        return [line for key in keys for line in _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))]
+        return [
+            line for key in keys for line in _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+        ]
     return [] if one == other else [path]

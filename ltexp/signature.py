@@ -17,7 +17,7 @@ def accepted_keywords(target: str) -> dict[str, str] | None:
         target: a dotted path, e.g. `ltexp.losses.cross_entropy.CrossEntropy`.
 
     Returns:
-        Annotation by name, or None when the source does not tell: another package's target, or one that takes `**kwargs`.
+        Annotation by name, or None when the source does not tell: another package's target, or one with `**kwargs`.
     """
     module, _, name = target.rpartition(".")
     definition = _definition(module, name)

@@ -48,5 +48,4 @@ def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
 def assert_equal_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
     """Equal names and values, bit by bit unless a tolerance is given."""
     assert one.keys() == other.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)

@@ -109,6 +109,9 @@ BAD = [
     (("stage1=null",), "stage1 is null"),
     (("method=[a",), "cannot read the override"),
     (("method=5",), "must be a string"),
+    (("dataset.imbalance_ratio=500",), "leaves 3 of 10 classes without training images: 7, 8, 9"),
+    (("dataset.num_classes=11",), "has 10 classes"),
+    (("dataset=cifar100_lt", "paths.data=nowhere"), "python -m ltexp.data prepare cifar100"),
     (("-m", "stage2.batch_norm=frozen,melted"), "job 1 of the sweep (stage2.batch_norm=melted)"),
 ]
 
@@ -147,5 +150,5 @@ def test_help_names_the_choices() -> None:
 
 def test_unknown_keys_inside_a_config_are_refused() -> None:
     plain = composed()
-    with pytest.raises(ConfigError, match="did you mean 'evaluation.every'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'evaluation\.every'"):
         to_config(plain | {"evaluation": plain["evaluation"] | {"evry": 1}})

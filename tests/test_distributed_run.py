@@ -1,15 +1,26 @@
 """Two processes train what one process trains, in the sense that batch statistics allow."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from runs import assert_equal_weights, run_here, weights
 
 FROZEN = ("method=crt_mixup", "stage2.epochs=2", "stage_cache.enabled=false")
 
 
 def run_on_rank(folder: str, overrides: tuple[str, ...]) -> None:
+    """What one process of torch's launcher does; the pool of the tests has joined the processes already."""
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "RANK": str(dist.get_rank()),
+        "LOCAL_RANK": str(dist.get_rank()),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(dist.get_world_size()),
+        "LOCAL_WORLD_SIZE": str(dist.get_world_size()),
+    }
     run_here(Path(folder), *overrides)
 
 
@@ -32,7 +43,7 @@ def stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_equal_one_where_no_batch_statistics_are_taken(
     choice: tuple[str, ...], stage1: Path, tmp_path: Path, run_on_ranks: Any
 ) -> None:
-    # 405 training images in batches of 64: the last batch has 21, an odd share
+    # 321 training images in batches of 64: the last batch takes the one left over, and its 65 are an odd share
     overrides = (*FROZEN, f"stage1.checkpoint={stage1}", "stage2.batch_norm=frozen", *choice)
     run_here(tmp_path / "one", *overrides)
     run_on_ranks(run_on_rank, 2, str(tmp_path / "two"), (*overrides, "trainer.devices=2"))

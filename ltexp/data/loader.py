@@ -11,6 +11,8 @@ from ltexp.data.augmentation import Augmentation
 from ltexp.data.types import Split
 from ltexp.randomness import generator
 
+SMALL_REMAINDER = 8  # a last batch smaller than 1 / 8 of the others is not made
+
 
 class Batch(NamedTuple):
     """This process's rows of a global batch.
@@ -119,13 +121,16 @@ class BatchLoader:
 
     def __len__(self) -> int:
         """Steps of the epoch, the same on every process."""
-        return -(-self.rows // self.batch_size)
+        steps, remainder = divmod(self.rows, self.batch_size)
+        return steps + int(remainder >= self.batch_size / SMALL_REMAINDER or steps == 0)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
         order, draws = self._plan()
-        for step, start in enumerate(range(0, len(order), self.batch_size)):
-            stop = min(start + self.batch_size, len(order))
+        steps = len(self)
+        for step in range(steps):
+            start = step * self.batch_size
+            stop = len(order) if step == steps - 1 else start + self.batch_size
             size = stop - start
             own = len(range(start + self._rank, stop, self._world_size))
             rows = slice(start + self._rank, stop, self._world_size) if own else slice(stop - 1, stop)

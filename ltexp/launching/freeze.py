@@ -32,7 +32,7 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
         task.pop("hydra")
         _reset_replaced_nodes(task, overrides, choices)
         # a frozen config that is run again has no groups to choose from, but remembers its choices
-        task.choices = OmegaConf.select(task, "choices", default={}) | choices
+        task.choices = {**OmegaConf.select(task, "choices", default={}), **choices}
         task.overrides = overrides
     try:
         container = OmegaConf.to_container(task, resolve=True)
@@ -68,9 +68,7 @@ def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[
         if OmegaConf.select(task, package) is None or unreplaced.get(key) == choices.get(key):
             continue
         name = choices[key]
-        alone = loader.load_configuration(
-            None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN
-        ).node
+        alone = loader.load_configuration(None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN).node
         prefix = package + "."
         for part in parsed:
             if part.key_or_group.startswith(prefix) and not part.is_delete():

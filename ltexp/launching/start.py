@@ -17,19 +17,24 @@ from ltexp.identity import differing_keys, run_identity
 from ltexp.run_folder import CONFIG, read_status
 
 
-class JobFailed(LtexpError):
+class JobError(LtexpError):
     """A run's processes ended with an error, which they have printed themselves."""
 
 
-def run_in_folder(plain: dict[str, Any], folder: Path) -> None:
+def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> None:
     """Runs the frozen config `plain` in `folder`, in processes of its own, and waits for them.
+
+    Args:
+        plain: see `freeze`.
+        folder: of the run.
+        chosen: whether the user chose the folder; else `resume` looks for the latest unfinished run of this config.
 
     Raises:
         ConfigError: if the folder holds another run, a finished one, or an unfinished one and `resume` is off.
-        JobFailed: if the run failed.
+        JobError: if the run failed.
     """
     config = to_config(plain)
-    if plain["resume"] and not (folder / CONFIG).exists():
+    if plain["resume"] and not chosen:
         folder = _unfinished_twin(config, folder) or folder
     if (folder / CONFIG).exists():
         if _already_finished(config, folder):
@@ -38,7 +43,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path) -> None:
         write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
     status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
     if status != 0:
-        raise JobFailed(f"the run in {folder} failed (exit status {status})")
+        raise JobError(f"the run in {folder} failed (exit status {status})")
 
 
 def _already_finished(config: Config, folder: Path) -> bool:
@@ -76,11 +81,9 @@ def _unfinished_twin(config: Config, folder: Path) -> Path | None:
 
 
 def _command(config: Config, folder: Path) -> list[str]:
-    worker = ["-m", "ltexp.training.worker", str(folder)]
     if config.trainer.devices == 1 and config.trainer.num_nodes == 1:
-        return [sys.executable, *worker]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launcher, f"--nproc-per-node={config.trainer.devices}", *worker]
+        return [sys.executable, "-m", "ltexp.training.worker", str(folder)]
+    return [sys.executable, "-m", "ltexp.training.launch_ranks", str(config.trainer.devices), str(folder)]
 
 
 def _environment(config: Config) -> dict[str, str]:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from ltexp.build import build
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.launching.freeze import freeze
@@ -26,7 +27,7 @@ class ValidateAndFreeze(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
-            freeze(config)
+            check_data(freeze(config))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
@@ -38,14 +39,25 @@ class ValidateAndFreeze(Callback):
         loader = GlobalHydra.instance().config_loader()
         parsed = OverridesParser.create(loader).parse_overrides(list(config.hydra.overrides.task))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        frozen = []
+        frozen: list[dict[str, Any]] = []
         for number, overrides in enumerate(jobs):
             try:
                 frozen.append(freeze(loader.load_sweep_config(config, list(overrides))))
-            except ConfigError as error:
+                if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
+                    check_data(frozen[-1])
+            except LtexpError as error:
                 raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {error}") from None
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def check_data(frozen: dict[str, Any]) -> None:
+    """Opens the job's dataset, which needs no torch, so that missing or too little data is known at once.
+
+    Raises:
+        LtexpError: if the data is missing, damaged, or too little for what the config asks of it.
+    """
+    build(frozen["dataset"], root=frozen["paths"]["data"])
 
 
 @contextmanager

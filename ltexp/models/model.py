@@ -44,9 +44,7 @@ class Model(nn.Module):
                 features = cast(Tensor, self.backbone(images))
         return ModelOutput(logits=self.classifier(features), features=features, feature_maps=feature_maps)
 
-    def set_trainable(
-        self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train"
-    ) -> None:
+    def set_trainable(self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train") -> None:
         """Says what learns, at once and after every later `train()`.
 
         Args:

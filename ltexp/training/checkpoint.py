@@ -11,8 +11,8 @@ from torch import Tensor
 from ltexp.build import build
 from ltexp.errors import CheckpointError
 from ltexp.files import atomic_write
-from ltexp.models.classifier import Classifier
 from ltexp.models.checkpoint import load_part
+from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT
 
@@ -39,7 +39,9 @@ class Checkpoint:
 
     def build_classifier(self) -> Classifier:
         """The checkpoint's classifier, built and loaded."""
-        classifier: Classifier = build(self.classifier_config, feature_dim=self.feature_dim, num_classes=self.num_classes)
+        classifier: Classifier = build(
+            self.classifier_config, feature_dim=self.feature_dim, num_classes=self.num_classes
+        )
         load_part(classifier, self.classifier, "the classifier of the stage before")
         return classifier
 

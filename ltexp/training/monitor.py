@@ -85,7 +85,9 @@ class Monitor(Callback):
         if self.evaluate_every and (epoch + 1) % self.evaluate_every == 0:
             measured = self.evaluate()
             row |= measured
-            note += "".join(f"  {key.replace('_all', '')} {value:.1f}%" for key, value in measured.items() if "_all" in key)
+            note += "".join(
+                f"  {key.replace('_all', '')} {value:.1f}%" for key, value in measured.items() if "_all" in key
+            )
         self.rows.append(row)
         if trainer.is_global_zero:
             write_metrics(self.path, self.rows)

@@ -59,7 +59,9 @@ def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """{classifier: {shift: 0.2}} as {classifier.shift: 0.2}."""
     flat: dict[str, float] = {}
     for name, value in factors.items():
-        flat |= flat_factors(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": float(value)}
+        flat |= (
+            flat_factors(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": float(value)}
+        )
     return flat
 
 

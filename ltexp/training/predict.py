@@ -70,5 +70,5 @@ def _collect(model: Model, loader: BatchLoader, precision: str, features: bool) 
         torch.cat(labels).cpu().numpy() if labels else np.empty(0, np.int64),
     )
     parts = [part for part in gather_objects(own) if len(part[0])]
-    merged: Arrays = merge_predictions(parts)
+    merged: Arrays = merge_predictions(parts, loader.rows)
     return merged

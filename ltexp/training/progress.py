@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINES = 10  # in a log, about this many lines a stage
+LINES = 5  # in a log, about this many lines a stage
 
 
 class StageProgress:

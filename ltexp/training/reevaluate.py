@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ltexp.build import build
 from ltexp.config import Config
-from ltexp.evaluation.metrics import measure
 from ltexp.models.checkpoint import load_part
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.objective import Objective
-from ltexp.training.predict import extract_features, predict
+from ltexp.training.predict import predict
 from ltexp.training.session import Session, pick_device
 
 
@@ -42,12 +39,8 @@ def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, A
         model.classifier.set_class_counts(session.class_counts)
         model.classifier.start_from(source.build_classifier())
     model = session.place(model).eval()
-    if model.classifier.needs_features:
-        loader = session.evaluation_loader(data.train)
-        _, features, labels = extract_features(model, loader, config.trainer.precision)
-        model.classifier.fit(torch.from_numpy(features).to(session.device), torch.from_numpy(labels).to(session.device))
+    session.fit_classifier(model)
     _, logits, labels = predict(model, session.evaluation_loader(data.test), config.trainer.precision)
     scale = Objective(settings, session.class_counts).logit_scale
-    bins = config.evaluation.calibration_bins
-    metrics, _ = measure(logits, labels, data.class_counts, session.shot_rule, bins=bins, logit_scale=scale)
-    return dict(metrics)
+    metrics, _ = session.measure(logits, labels, scale)
+    return metrics

@@ -10,12 +10,13 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.build import build
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
-from ltexp.evaluation.metrics import measure
 from ltexp.identity import config_hash
+from ltexp.models.classifier import Classifier
+from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
@@ -32,9 +33,10 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     started = now()
     check_composition(config)
     data = build(config.dataset, root=config.paths.data)
-    logger = make_logger(config, folder)
+    identifier = records.run_id(folder)
+    logger = make_logger(config, folder, identifier)
     session = Session(config, folder, data, device, logger)
-    base = describe(session, started)
+    base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
     try:
@@ -51,21 +53,33 @@ def check_composition(config: Config) -> None:
     """Refuses what cannot work together, before any data is read.
 
     Raises:
-        ConfigError: if a loss needs a cosine classifier and is given another.
+        ConfigError: if a loss needs another classifier, or a stage's classifier cannot start as `init` says.
     """
+    previous: Classifier | None = None
     for name, stage in config.stages.items():
-        kind = _class_of(stage.classifier).kind
+        # of a size of no matter: only how the parts fit is tried
+        with default_generator("check"):
+            classifier: Classifier = build(stage.classifier, feature_dim=4, num_classes=3)
         for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
-            needed = _class_of(node).classifier
-            if needed not in ("any", kind):
+            needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
+            if needed not in ("any", classifier.kind):
+                loss = node["_target_"].rpartition(".")[2]
                 raise ConfigError(
-                    f"{name}: this loss ({node['_target_'].rpartition('.')[2]}) needs a {needed} classifier, not a {kind} "
-                    f"one: add classifier@{name}.classifier={needed}"
+                    f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
+                    f"add classifier@{name}.classifier={needed}"
                 )
+        if stage.init.classifier == "fresh" and stage.checkpoint is None:
+            _check_fresh(name, stage, classifier)
+        elif stage.init.classifier == "stage1" and previous is not None:
+            classifier.start_from(previous)
+        previous = classifier
 
 
-def _class_of(node: dict[str, Any]) -> Any:
-    return get_class(node["_target_"])
+def _check_fresh(name: str, stage: StageConfig, classifier: Classifier) -> None:
+    if classifier.needs_source:
+        raise ConfigError(f"{name}: this classifier continues another: set {name}.init.classifier=stage1")
+    if stage.epochs == 0 and any(True for _ in classifier.parameters()):
+        raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
@@ -102,14 +116,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> N
     folder, final = session.folder, outcomes[-1]
     index, logits, labels = final.predictions
     records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index)
-    metrics, details = measure(
-        logits,
-        labels,
-        session.data.class_counts,
-        session.shot_rule,
-        bins=session.config.evaluation.calibration_bins,
-        logit_scale=final.logit_scale,
-    )
+    metrics, details = session.measure(logits, labels, final.logit_scale)
     record = base | {
         "selection": "last",
         "metrics": metrics,
@@ -124,21 +131,25 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> N
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
     console = Console()
     console.print(run_table(record))
-    console.print(f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True)
+    console.print(
+        f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True
+    )
 
 
-def make_logger(config: Config, folder: Path) -> Logger | None:
+def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
     """The chosen logger, on rank 0; one for the whole run, so that stages follow each other in it."""
     settings = dict(config.logger)
     if not settings.get("_target_") or rank() != 0:
         return None
     if settings["_target_"].endswith("WandbLogger"):
-        # the folder's name tells jobs of a sweep apart, and a resumed run continues its own
-        settings |= {"id": records.run_id(folder), "name": folder.name, "resume": "allow"}
+        # jobs of a sweep never share a wandb run, and a resumed run continues its own
+        settings |= {"id": identifier, "name": f"{config.choices.get('method')}-{identifier}", "resume": "allow"}
     try:
         logger: Logger = build(settings, save_dir=str(folder))
     except ModuleNotFoundError as error:
-        raise ConfigError(f"this logger needs a package that is not installed ({error.name}): pip install {error.name}") from None
+        raise ConfigError(
+            f"this logger needs a package that is not installed ({error.name}): pip install {error.name}"
+        ) from None
     return logger
 
 

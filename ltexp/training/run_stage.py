@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 import ltexp
@@ -16,8 +15,7 @@ from ltexp.config import StageConfig
 from ltexp.data.loader import BatchLoader
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
-from ltexp.errors import CheckpointError, ConfigError
-from ltexp.evaluation.metrics import measure
+from ltexp.errors import CheckpointError
 from ltexp.identity import digest
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
@@ -26,7 +24,7 @@ from ltexp.training import checkpoint
 from ltexp.training.cache import StageCache, checksum
 from ltexp.training.monitor import Monitor, ResumeCheckpoint, read_metrics, write_metrics
 from ltexp.training.objective import Objective
-from ltexp.training.predict import extract_features, predict
+from ltexp.training.predict import predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 
@@ -53,7 +51,7 @@ class Outcome:
 
 
 def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> Outcome:
-    """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it on the test split."""
+    """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it."""
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = _fingerprint(session, name, stage, previous)
@@ -63,7 +61,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
     objective = Objective(stage, session.class_counts)
     loader = session.evaluation_loader(session.data.test)
     index, logits, labels = predict(model, loader, session.config.trainer.precision)
-    metrics, _ = _measure(session, logits, labels, objective.logit_scale)
+    metrics, _ = session.measure(logits, labels, objective.logit_scale)
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
@@ -87,7 +85,7 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
         _load(model, folder / CHECKPOINT)
         return False
     if stage.epochs == 0:
-        _fit_without_training(session, model)
+        session.fit_classifier(model)
         _save(session, stage, model, folder)
         return False
     cache = StageCache(Path(session.config.stage_cache.dir) if session.config.stage_cache.enabled else None)
@@ -95,7 +93,7 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
         if cache.fetch(fingerprint, folder):
             _load(model, folder / CHECKPOINT)
             return True
-        _train(session, name, stage, model, folder)
+        train(session, name, stage, model, folder)
         _save(session, stage, model, folder)
         cache.store(fingerprint, folder)
     return False
@@ -105,15 +103,9 @@ def _start(session: Session, name: str, stage: StageConfig, previous: Outcome | 
     """A model whose parts start as `stage.init` says.
 
     Raises:
-        ConfigError: if the classifier means nothing without a start, or would stay as it was drawn.
         CheckpointError: if what it starts from is missing, damaged or of another model.
     """
     model = session.fresh_model(name, stage)
-    if stage.init.classifier == "fresh" and stage.checkpoint is None:
-        learns = any(True for _ in model.classifier.parameters())
-        if model.classifier.needs_source or (stage.epochs == 0 and learns):
-            why = "continues another" if model.classifier.needs_source else "learns nothing in 0 epochs"
-            raise ConfigError(f"{name}: this classifier {why}: set {name}.init.classifier=stage1 or choose another")
     for part in ("backbone", "classifier"):
         where = getattr(stage.init, part)
         if where == "fresh":
@@ -130,7 +122,16 @@ def _start(session: Session, name: str, stage: StageConfig, previous: Outcome | 
     return model
 
 
-def _train(session: Session, name: str, stage: StageConfig, model: Model, folder: Path) -> None:
+def train(session: Session, name: str, stage: StageConfig, model: Model, folder: Path) -> None:
+    """Trains `model`, started and with its trainable parts set, for the stage's epochs.
+
+    Args:
+        folder: of the stage: metrics by epoch and the checkpoint to resume from; with `resume` it goes on from there.
+
+    Raises:
+        TrainingError: if the loss is no longer finite.
+        CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
+    """
     settings = session.config.trainer
     loader = session.train_loader(name, stage)
     module = Stage(model, stage, session.class_counts, session.stage_seed(name))
@@ -171,20 +172,13 @@ def _train(session: Session, name: str, stage: StageConfig, model: Model, folder
         if resume is not None and "PytorchStreamReader" in str(error):
             raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
         raise
-    (folder / RESUME).unlink(missing_ok=True) if rank() == 0 else None
+    if rank() == 0:
+        (folder / RESUME).unlink(missing_ok=True)
 
 
 def _strategy(session: Session) -> DDPStrategy:
     backend = "nccl" if session.device.type == "cuda" else "gloo"
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
-
-
-def _fit_without_training(session: Session, model: Model) -> None:
-    """A classifier that needs no training may still need the training features."""
-    if model.classifier.needs_features:
-        loader = session.evaluation_loader(session.data.train)
-        _, features, labels = extract_features(model, loader, session.config.trainer.precision)
-        model.classifier.fit(torch.from_numpy(features).to(session.device), torch.from_numpy(labels).to(session.device))
 
 
 def _load(model: Model, path: Path) -> None:
@@ -228,11 +222,6 @@ def _files_started_from(stage: StageConfig, name: str) -> list[str]:
     return [checksum(path) for path in paths]
 
 
-def _measure(session: Session, logits: Any, labels: Any, scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    bins = session.config.evaluation.calibration_bins
-    return measure(logits, labels, session.data.class_counts, session.shot_rule, bins=bins, logit_scale=scale)
-
-
 def _evaluate_splits(session: Session, model: Model, scale: float) -> Mapping[str, float | None]:
     """Columns such as `test_all` and `validation_few`, in percent."""
     columns: dict[str, float | None] = {}
@@ -241,7 +230,7 @@ def _evaluate_splits(session: Session, model: Model, scale: float) -> Mapping[st
         if split is not None:
             loader: BatchLoader = session.evaluation_loader(split)
             _, logits, labels = predict(model, loader, session.config.trainer.precision)
-            metrics, _ = _measure(session, logits, labels, scale)
+            metrics, _ = session.measure(logits, labels, scale)
             columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
     return columns
 
@@ -260,5 +249,3 @@ def _training_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         best = max(found, default=None)
         summary[f"best_on_{split}"] = {"all": best[0], "epoch": best[1]} if best else None
     return summary
-
-

@@ -14,11 +14,13 @@ from ltexp.data.loader import BatchLoader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
+from ltexp.evaluation.metrics import Floats, Ints, measure
 from ltexp.evaluation.shots import ShotRule
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.randomness import default_generator, key_to_seed
+from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
 
@@ -102,6 +104,18 @@ class Session:
         if self.config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
+
+    def fit_classifier(self, model: Model) -> None:
+        """Shows the training features to a classifier that is fitted to them without training."""
+        if model.classifier.needs_features:
+            loader = self.evaluation_loader(self.data.train)
+            _, features, labels = extract_features(model, loader, self.config.trainer.precision)
+            model.classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
+
+    def measure(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Metrics in percent and their details (see `evaluation.metrics.measure`) by this run's rules."""
+        bins = self.config.evaluation.calibration_bins
+        return measure(logits, labels, self.data.class_counts, self.shot_rule, bins, logit_scale)
 
 
 def pick_device(accelerator: str, local_rank: int) -> torch.device:

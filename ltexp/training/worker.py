@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from ltexp.config import load
+from ltexp.distributed import rank
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
 from ltexp.run_folder import CONFIG
@@ -32,7 +34,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     die_with_parent()
     quieten()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ltexp: stopped by SIGTERM; resume=true continues the run"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         config = load(folder / CONFIG)
         device = pick_device(config.trainer.accelerator, int(os.environ.get("LOCAL_RANK", 0)))
@@ -54,6 +56,8 @@ def main() -> None:
 
 def fail(folder: Path, message: str) -> None:
     """Notes the error in the record, prints it and ends this process with status 1."""
+    if rank() != 0:
+        time.sleep(2)  # where every process meets the error, the first one's end ends this one: one line is enough
     records.mark_failed(folder, message)
     print(f"ltexp: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
@@ -77,10 +81,12 @@ def die_with_parent() -> None:
 def quieten() -> None:
     """Hides Lightning's notices that do not concern a user of ltexp."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*`isinstance.treespec, LeafSpec.` is deprecated.*", ".*module(s) in eval mode at the start of training.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*is deprecated.*",
+        r".*module\(s\) in eval mode at the start of training.*",
+    ):
         warnings.filterwarnings("ignore", message=text)
-
-
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""Forward and backward of every loss at iNaturalist's size, (B, C) = (256, 8142), against cross-entropy."""
+
+import statistics
+import time
+
+import torch
+from omegaconf import OmegaConf
+
+from ltexp.build import build
+from ltexp.conf_path import conf_dir
+from ltexp.outputs import ModelOutput
+
+BATCH, CLASSES, ROUNDS = 256, 8142, 15
+
+
+def main() -> None:
+    """Prints the time of each loss over that of cross-entropy, medians of interleaved rounds."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(2, 1000, (CLASSES,), generator=generator)
+    logits = torch.randn(BATCH, CLASSES, generator=generator, requires_grad=True)
+    target = torch.randint(0, CLASSES, (BATCH,), generator=generator)
+    files = sorted((conf_dir() / "loss").glob("*.yaml"))
+    losses = {path.stem: build(OmegaConf.to_container(OmegaConf.load(path)), class_counts=counts) for path in files}
+    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(ROUNDS):
+        for name, loss in losses.items():
+            start = time.perf_counter()
+            loss(ModelOutput(logits=logits), target).backward()
+            seconds[name].append(time.perf_counter() - start)
+            logits.grad = None
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in sorted(medians.items(), key=lambda item: item[1]):
+        print(f"  {name:<28}{1000 * value:>8.2f} ms {value / medians['cross_entropy']:>7.2f} of cross_entropy")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Images per second of real training against a bare PyTorch loop, and of stage 2 against stage 1.
+
+ResNet-32, batch 128, CIFAR-100-LT at ratio 100 (or random images of its shape where it is not prepared). The bare loop
+is forward, loss, backward and step over ready-made batches: it neither augments nor reports. Both run in turn, in this
+process, at the same precision; the medians are compared.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from torch.nn import functional as F
+
+from ltexp.build import build
+from ltexp.conf_path import conf_dir
+from ltexp.config import Config, to_config
+from ltexp.data.types import LongTailedData, Split
+from ltexp.errors import DataError
+from ltexp.launching.freeze import freeze
+from ltexp.training.monitor import read_metrics
+from ltexp.training.predict import autocast
+from ltexp.training.run_stage import train
+from ltexp.training.session import Session, pick_device
+
+STEPS, ROUNDS, BATCH = 16, 5, 128
+PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")
+
+
+def configured(method: str) -> Config:
+    """The run whose stages are timed: short epochs of STEPS steps."""
+    length = STEPS * BATCH
+    overrides = [
+        f"method={method}",
+        "dataset=cifar100_lt",
+        f"trainer.precision={PRECISION}",
+        "trainer.progress=false",
+        "logger=none",
+        "evaluation.every=0",
+        "stage1.epochs=2",
+        f"stage1.sampler.epoch_length={length}",
+    ]
+    if method != "ce":
+        overrides += ["stage2.epochs=2", f"stage2.sampler.epoch_length={length}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return to_config(freeze(compose("config", overrides, return_hydra_config=True)))
+
+
+def data_for(config: Config) -> LongTailedData:
+    """CIFAR-100-LT, or random images in its place."""
+    try:
+        data: LongTailedData = build(config.dataset, root=config.paths.data)
+        return data
+    except DataError:
+        print("CIFAR-100 is not prepared (ltexp data prepare cifar100): random images of its shape instead")
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 109).astype(np.int64)
+    images = random.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
+    split = Split(images, labels, np.arange(len(labels)))
+    counts = np.bincount(labels)
+    names = tuple(map(str, range(100)))
+    return LongTailedData(
+        "random", "longtail", 1.0, split, None, split, names, counts, "", "", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    )
+
+
+def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
+    """Images per second of each epoch of the framework's own training of a stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(config, Path(folder), data, pick_device("auto", 0))
+        stage = config.stages[stage_name]
+        model = session.place(session.fresh_model("stage1", config.stage1))
+        model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
+        (Path(folder) / stage_name).mkdir()
+        train(session, stage_name, stage, model, Path(folder) / stage_name)
+        return [float(row["images_per_second"]) for row in read_metrics(Path(folder) / stage_name / "metrics.csv")]
+
+
+def bare(config: Config, data: LongTailedData) -> list[float]:
+    """Images per second of a loop of plain PyTorch over the same model and images, one figure for STEPS steps."""
+    session = Session(config, Path(), data, pick_device("auto", 0))
+    model = session.place(session.fresh_model("stage1", config.stage1)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+    batches = [(batch.images, batch.labels) for batch in session.train_loader("stage1", config.stage1)]
+    speeds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        for images, labels in batches:
+            with autocast(PRECISION, session.device):
+                logits = model.classifier(model.backbone(images))
+            loss = F.cross_entropy(logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()  # the device has finished
+        speeds.append(STEPS * BATCH / (time.perf_counter() - start))
+    return speeds
+
+
+def main() -> None:
+    """Prints the medians and the ratios."""
+    ce, crt, mislas = configured("ce"), configured("crt"), configured("mislas")
+    data = data_for(ce)
+    speeds: dict[str, list[float]] = {}
+    kinds: dict[str, Any] = {
+        "bare PyTorch": lambda: bare(ce, data),
+        "stage 1 (ce)": lambda: real(ce, data, "stage1"),
+        "stage 1 (mislas, with mixup)": lambda: real(mislas, data, "stage1"),
+        "stage 2 (crt, frozen)": lambda: real(crt, data, "stage2"),
+        "stage 2 (mislas, statistics)": lambda: real(mislas, data, "stage2"),
+    }
+    for _ in range(ROUNDS):
+        for name, run in kinds.items():
+            speeds.setdefault(name, []).extend(run()[1:])  # the first epoch warms up
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    print(f"ResNet-32, batch {BATCH}, {PRECISION}, {torch.get_num_threads()} threads, median of {ROUNDS} rounds")
+    for name, value in medians.items():
+        print(f"  {name:<30}{value:>9.0f} images/s")
+    first = medians["stage 1 (ce)"]
+    print(f"stage 1 / bare PyTorch              {first / medians['bare PyTorch']:.2f}  (wanted: at least 0.90)")
+    print(f"stage 2 frozen / stage 1            {medians['stage 2 (crt, frozen)'] / first:.2f}  (wanted: at least 2.5)")
+    print(f"stage 2 statistics / stage 1        {medians['stage 2 (mislas, statistics)'] / first:.2f}")
+
+
+if __name__ == "__main__":
+    main()

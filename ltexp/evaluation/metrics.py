@@ -1,0 +1,112 @@
+"""Accuracy overall, by shot and by class, calibration and confusion of a set of predictions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ltexp.errors import DataError
+from ltexp.evaluation.arrays import to_numpy
+from ltexp.evaluation.calibration import bin_confidences, check_predictions
+from ltexp.evaluation.shots import ShotRule
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+_CHUNK = 4096  # rows at a time: float64 copies of 8142 classes would fill the memory
+CONFUSION_LIMIT = 256  # classes; a larger matrix is left to predictions.npz
+
+
+def merge_predictions(parts: Sequence[tuple[Ints, Floats, Ints]], size: int | None = None) -> tuple[Ints, Floats, Ints]:
+    """(index, values, labels) of all processes in index order; a sample that came twice counts once.
+
+    Args:
+        parts: for each process index (n,) in the split, from 0, values (n, ...) and labels (n,).
+        size: samples of the split, N; None: one more than the highest index.
+
+    Raises:
+        DataError: without any sample.
+        RuntimeError: if a sample of 0..N-1 is missing, since a mean over the others would look like a result.
+    """
+    if not any(len(part[0]) for part in parts):
+        raise DataError("nothing to evaluate: the split has no samples")
+    index, values, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    unique, first = np.unique(index, return_index=True)
+    expected = np.arange(unique[-1] + 1 if size is None else size)
+    if not np.array_equal(unique, expected):
+        missing, foreign = np.setdiff1d(expected, unique), np.setdiff1d(unique, expected)
+        which = f"missing {missing[:5].tolist()}" if len(missing) else f"not of the split {foreign[:5].tolist()}"
+        raise RuntimeError(f"predictions for {len(unique)} of {len(expected)} samples; {which}")
+    return unique, values[first], labels[first]
+
+
+def _confidences(logits: npt.NDArray[Any], scale: float) -> npt.NDArray[np.float64]:
+    """(N,) the softmax's largest probability of each row, in float64."""
+    parts = []
+    for start in range(0, len(logits), _CHUNK):
+        values = logits[start : start + _CHUNK].astype(np.float64) * scale
+        with np.errstate(invalid="ignore"):  # infinite logits are reported below
+            parts.append(1 / np.exp(values - values.max(axis=1, keepdims=True)).sum(axis=1))
+    confidence: npt.NDArray[np.float64] = np.concatenate(parts)
+    if np.isnan(confidence).any():
+        raise DataError(f"the logits of {np.isnan(confidence).sum()} of {len(logits)} samples are not finite")
+    return confidence
+
+
+def confusion_matrix(labels: Any, predictions: Any, num_classes: int) -> Ints:
+    """(C, C) counts; row: the label, column: the prediction."""
+    flat = to_numpy(labels) * num_classes + to_numpy(predictions)
+    return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+
+
+def measure(
+    logits: Any,
+    labels: Any,
+    class_counts: Any,
+    rule: ShotRule,
+    bins: int = 15,
+    logit_scale: float = 1.0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that a record says of a set of predictions.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        class_counts: (C,), training images of each class.
+        rule: of the shot groups.
+        bins: of the calibration errors.
+        logit_scale: multiplies the logits before the softmax (the scale of a cosine loss).
+
+    Returns:
+        metrics, in percent: `all` (over samples), `many`, `medium`, `few` (means of the per-class accuracies; None for
+        an empty group), `ece`, `mce`, `per_class` (None for a class without samples); and details: `reliability`, by
+        bin, and `confusion`, (C, C) counts with a row for each label, or None above 256 classes.
+
+    Raises:
+        DataError: for shapes that do not fit, labels out of range, or logits that are not numbers.
+    """
+    counts, logits, labels = to_numpy(class_counts), to_numpy(logits), to_numpy(labels)
+    check_predictions(logits, labels, "logits")
+    if len(counts) != logits.shape[1]:
+        raise DataError(f"class_counts has {len(counts)} classes, the logits have {logits.shape[1]}")
+    predictions = logits.argmax(axis=1)
+    correct = predictions == labels
+    samples = np.bincount(labels, minlength=len(counts))
+    hits = np.bincount(labels, weights=correct, minlength=len(counts))
+    per_class = [float(100 * hit / n) if n else None for hit, n in zip(hits, samples, strict=True)]
+    bin_values = bin_confidences(_confidences(logits, logit_scale), correct, bins)
+    metrics: dict[str, Any] = {"all": float(100 * correct.mean())}
+    for group, members in rule.groups(counts).items():
+        known = [value for value, member in zip(per_class, members, strict=True) if member and value is not None]
+        metrics[group] = float(np.mean(known)) if known else None
+    metrics |= {"ece": bin_values.expected_error, "mce": bin_values.maximum_error, "per_class": per_class}
+    small = len(counts) <= CONFUSION_LIMIT
+    details = {
+        "reliability": {
+            "count": bin_values.count.tolist(),
+            "accuracy": bin_values.accuracy.tolist(),
+            "confidence": bin_values.confidence.tolist(),
+        },
+        "confusion": confusion_matrix(labels, predictions, len(counts)).tolist() if small else None,
+    }
+    return metrics, details

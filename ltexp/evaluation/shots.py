@@ -1,0 +1,42 @@
+"""Many-, medium- and few-shot classes, by how many training images a class has."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ltexp.evaluation.arrays import to_numpy
+
+GROUPS = ("many", "medium", "few")
+
+
+@dataclass(frozen=True)
+class ShotRule:
+    """The bounds of the three groups; the defaults are those of Liu et al. (CVPR 2019) and Kang et al. (ICLR 2020).
+
+    Args:
+        many_above: many-shot classes have more training images than this.
+        few_below: few-shot classes have fewer; the others are medium-shot.
+    """
+
+    many_above: int = 100
+    few_below: int = 20
+
+    @property
+    def text(self) -> str:
+        """The rule in words, for records and tables."""
+        return f"many > {self.many_above} >= medium >= {self.few_below} > few"
+
+    @classmethod
+    def from_text(cls, text: str) -> "ShotRule | None":
+        """The rule that a record names; None if it is not one of bounds."""
+        found = re.fullmatch(r"many > (\d+) >= medium >= (\d+) > few", text)
+        return cls(int(found[1]), int(found[2])) if found else None
+
+    def groups(self, class_counts: Any) -> dict[str, npt.NDArray[np.bool_]]:
+        """For each group which of the C classes belong to it, (C,) bool, by count and never by class index."""
+        counts = to_numpy(class_counts)
+        many, few = counts > self.many_above, counts < self.few_below
+        return {"many": many, "medium": ~many & ~few, "few": few}

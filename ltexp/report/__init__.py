@@ -1,0 +1,1 @@
+"""From records to tables and figures. Nothing here trains, and nothing here imports torch."""

@@ -1,0 +1,141 @@
+"""Tables and figures from any set of runs.
+
+    python -m ltexp.report outputs/                                  the table of every finished run below
+    python -m ltexp.report outputs/multirun format=latex out=table.tex
+    python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
+    python -m ltexp.report outputs/quickstart stages=true            a row for each stage
+    python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
+
+Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
+rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
+
+keys:
+  format=terminal|markdown|csv|latex   default: as the ending of out= says (.md, .csv, .tex), else terminal
+  out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
+  stages=true|false                    a row for each stage
+  columns=NAME,+NAME                   {columns}
+  figure=KIND                          {figures}
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.files import write_text
+from ltexp.names import unknown_name
+from ltexp.report.columns import COLUMNS
+from ltexp.report.figures import draw, kinds
+from ltexp.report.formats import ENDINGS, FORMATS, to_terminal
+from ltexp.report.groups import group_runs
+from ltexp.report.records import Run, find_runs
+from ltexp.report.results import results_table
+
+KEYS = ("format", "out", "stages", "columns", "figure")
+_UNLIMITED = 400  # columns of text where no window sets a limit
+
+
+def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """(folders, options) of a command line; a folder's name may hold a `=`, as those of sweeps do.
+
+    Raises:
+        ConfigError: for an unknown key or value, keys that exclude each other, or no folder.
+    """
+    folders, options = [], {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if key in KEYS and separator:
+            options[key] = value
+        elif not separator or Path(word).exists():
+            folders.append(Path(word))
+        else:
+            raise ConfigError(unknown_name("key", key, KEYS))
+    if not folders:
+        raise ConfigError("name at least one folder: python -m ltexp.report DIR [key=value ...]")
+    _check(options)
+    return folders, options
+
+
+def _check(options: dict[str, str]) -> None:
+    choices = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": kinds()}
+    for key, known in choices.items():
+        if key in options and options[key] not in known:
+            raise ConfigError(unknown_name(key, options[key], known))
+    for key in ("format", "stages", "columns"):
+        if "figure" in options and key in options:
+            raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
+    if options.get("out") == "":
+        raise ConfigError("out= names no file")
+    for name in options.get("columns", "").split(","):
+        if name.strip() and name.strip().removeprefix("+") not in COLUMNS:
+            raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), COLUMNS))
+
+
+def report(runs: Sequence[Run], options: dict[str, str]) -> None:
+    """Prints, writes or draws what the options ask for."""
+    if "figure" in options:
+        path = Path(options.get("out", f"outputs/figures/{options['figure']}.png"))
+        draw(options["figure"], runs, path)
+        print(path)
+        return
+    out = Path(options["out"]) if "out" in options else None
+    name = options.get("format", ENDINGS.get(out.suffix.lower(), "terminal") if out else "terminal")
+    stages = options.get("stages") == "true"
+    table = results_table(group_runs(runs), options.get("columns"), stages, full=name == "csv")
+    if name == "terminal" and out is None:
+        window = Console()
+        # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
+        (window if window.is_terminal else Console(width=_UNLIMITED)).print(to_terminal(table), soft_wrap=False)
+        return
+    text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        print(out)
+
+
+def as_text(content: RenderableType) -> str:
+    """What rich would show in a window as wide as needed, without colours."""
+    console = Console(width=_UNLIMITED, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(content)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def usage() -> str:
+    """The text of --help."""
+    assert __doc__ is not None
+    names = list(COLUMNS)
+    lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
+    return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures=" | ".join(kinds()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0; 1 with nothing to report or a file that cannot be written; 2 for a wrong command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(usage())
+        return 0
+    try:
+        folders, options = parse(words)
+    except ConfigError as error:
+        print(f"ltexp report: {error}", file=sys.stderr)
+        return 2
+    try:
+        runs, notes = find_runs(folders)
+        for note in notes:
+            print(f"ltexp report: {note}", file=sys.stderr)
+        if not runs:
+            raise ConfigError(f"no finished run below {', '.join(map(str, folders))}")
+        report(runs, options)
+    except LtexpError as error:
+        print(f"ltexp report: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

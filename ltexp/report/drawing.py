@@ -1,0 +1,130 @@
+"""What the figures share: colours, panels side by side, and files."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from ltexp.errors import ConfigError
+from ltexp.files import atomic_write
+from ltexp.report.records import Run
+from ltexp.report.table import dataset_text
+from ltexp.run_folder import PREDICTIONS
+
+# Okabe and Ito's palette: told apart by the colour-blind, and different greys in print
+BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
+MARKERS = (
+    (BLUE, "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    (ORANGE, "v"),
+    ("#56B4E9", "P"),
+    (BLACK, "X"),
+)
+SHADES = {"many": "#ffffff", "medium": "#efefef", "few": "#dddddd"}
+FORMATS = (".png", ".pdf", ".svg")
+MOST_PANELS = 16
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of `width` x `height` inches that needs no display and no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+
+
+def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[Any]]:
+    """(figure, axes): a panel of `width` x `height` inches for each run, at most four in a row.
+
+    Raises:
+        ConfigError: for more runs than a page can hold.
+    """
+    if len(runs) > MOST_PANELS:
+        raise ConfigError(f"{len(runs)} runs are too many for one figure: choose folders with at most {MOST_PANELS}")
+    columns = min(len(runs), 4)
+    rows = -(-len(runs) // columns)
+    figure = new_figure(width * columns, height * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in axes[len(runs) :]:
+        unused.set_visible(False)
+    return figure, axes[: len(runs)]
+
+
+def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
+    """A name for each run: its method, and whatever else (its seed only if `seeds`) tells it from the others."""
+    facts = [_facts(run) for run in runs]
+    for fact in facts if not seeds else ():
+        del fact["seed"]
+    differing = [key for key in facts[0] if len({fact[key] for fact in facts}) > 1]
+    shown = [key for key in facts[0] if key == "method" or key in differing]
+    return [", ".join(fact[key] for key in shown if fact[key]) for fact in facts]
+
+
+def common(runs: Sequence[Run]) -> str:
+    """What all runs share of dataset and backbone, for a figure's heading."""
+    facts = [_facts(run) for run in runs]
+    return ", ".join(facts[0][key] for key in ("dataset", "backbone") if len({fact[key] for fact in facts}) == 1)
+
+
+def _facts(run: Run) -> dict[str, str]:
+    record = run.record
+    return {
+        "method": str(record["method"] or "run"),
+        "dataset": dataset_text(record),
+        "backbone": str(record["backbone"]),
+        "overrides": " ".join(run.overrides),
+        "seed": f"seed {record['seed']}",
+    }
+
+
+def head(figure: Any, axes: Sequence[Any], runs: Sequence[Run], lines: Sequence[str] | None = None) -> None:
+    """Titles the panels of `runs`, with a further line each, and says above them what the runs share."""
+    for number, (axis, title) in enumerate(zip(axes, titles(runs), strict=True)):
+        above = [common(runs)] if len(runs) == 1 else []
+        axis.set_title("\n".join([*above, title, *([lines[number]] if lines else [])]), fontsize=9)
+    if len(runs) > 1 and common(runs):
+        figure.suptitle(common(runs), fontsize=9)
+
+
+def load_predictions(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """(logits (N, C), labels (N,)) of the run's test split.
+
+    Raises:
+        ConfigError: if predictions.npz is missing or damaged.
+    """
+    path = run.folder / PREDICTIONS
+    try:
+        with np.load(path) as arrays:
+            return arrays["logits"], arrays["labels"]
+    except OSError as error:
+        raise ConfigError(f"this figure needs {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, EOFError, BadZipFile):
+        raise ConfigError(f"{path} is damaged: write it anew with python -m ltexp.evaluate {run.folder}") from None
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes `figure` in one step, in the format that the ending of `path` names.
+
+    Raises:
+        ConfigError: for another ending than .png, .pdf or .svg.
+        LtexpError: if the file cannot be written.
+    """
+    check_ending(path)
+    content = io.BytesIO()
+    # without a date, the same run gives the same file
+    dates = {".pdf": "CreationDate", ".svg": "Date"}
+    metadata = {dates[path.suffix.lower()]: None} if path.suffix.lower() in dates else {}
+    figure.savefig(content, format=path.suffix.lower()[1:], metadata=metadata)
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
+
+
+def check_ending(path: Path) -> None:
+    """Raises a ConfigError if no figure can be written with the ending of `path`."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"a figure's file ends in {', '.join(FORMATS)}, not {path.suffix or path.name!r}: {path}")

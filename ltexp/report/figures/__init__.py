@@ -1,0 +1,44 @@
+"""Figures of runs: each module of this folder is a kind, with `draw(runs, path)`.
+
+To add a kind, add a file: `figure=<its name>` then works, and `draw_run_figures` leaves it alone unless it is in
+`AT_THE_END`.
+"""
+
+import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from ltexp.errors import ConfigError
+from ltexp.evaluation.record import read_record
+from ltexp.names import unknown_name
+from ltexp.report.records import Run
+
+AT_THE_END = ("reliability", "accuracy_by_class", "confusion")
+
+
+def kinds() -> list[str]:
+    """The names of all kinds of figures."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def draw(kind: str, runs: Sequence[Run], path: Path) -> None:
+    """Draws `runs` side by side to `path` (.png, .pdf or .svg).
+
+    Raises:
+        ConfigError: for an unknown kind, no runs, or a file that cannot be written.
+    """
+    if kind not in kinds():
+        raise ConfigError(unknown_name("figure", kind, kinds()))
+    if not runs:
+        raise ConfigError(f"no finished run to draw {kind} of")
+    import_module(f"{__name__}.{kind}").draw(runs, path)
+
+
+def draw_run_figures(run_dir: Path) -> list[Path]:
+    """Draws the figures of the finished run in `run_dir` into that folder, and returns their paths."""
+    runs = [Run(run_dir, read_record(run_dir))]
+    paths = [run_dir / f"{kind}.png" for kind in AT_THE_END]
+    for kind, path in zip(AT_THE_END, paths, strict=True):
+        draw(kind, runs, path)
+    return paths

@@ -1,0 +1,115 @@
+"""Accuracy of each class against how many training images it has."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ltexp.errors import ConfigError
+from ltexp.report.drawing import MARKERS, SHADES, common, new_figure, save, titles
+from ltexp.report.records import Run
+
+Floats = npt.NDArray[np.float64]
+
+MOST_VERTICES = 12  # of a line; more distinct class sizes are averaged in groups
+RULE = re.compile(r"many > (\d+) >= medium >= (\d+) > few")
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """Draws a point for each class and a line through their means to `path`; seeds of one experiment are averaged.
+
+    Raises:
+        ConfigError: for more experiments than there are colours to tell apart.
+    """
+    experiments: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        experiments.setdefault(run.identity, []).append(run)
+    groups = list(experiments.values())
+    if len(groups) > len(MARKERS):
+        raise ConfigError(f"{len(groups)} experiments are too many for one figure: choose at most {len(MARKERS)}")
+    figure = new_figure(6.0, 3.8)
+    axis = figure.subplots()
+    names = titles([group[0] for group in groups], seeds=False)
+    for group, name, (color, marker) in zip(groups, names, MARKERS, strict=False):
+        _draw_experiment(axis, group, name, color, marker)
+    counts = np.concatenate([run.record["class_counts"] for run in runs])
+    _limit(axis, counts[counts > 0].astype(np.float64))
+    if len(rules := {run.record["shot_rule"] for run in runs}) == 1:
+        _shade(axis, rules.pop())
+    axis.set(ylim=(-2, 102), xlabel="training images of the class", ylabel="test accuracy (%)")
+    axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(len(groups), 3), fontsize=8, frameon=False)
+    axis.set_title(common([group[0] for group in groups]), fontsize=9, pad=20)
+    save(figure, path)
+
+
+def _draw_experiment(axis: Any, runs: Sequence[Run], name: str, color: str, marker: str) -> None:
+    counts = np.asarray(runs[0].record["class_counts"], dtype=np.float64)
+    values = np.asarray([run.record["metrics"]["per_class"] for run in runs], dtype=np.float64)  # None becomes NaN
+    # a class without training images has no place on a log axis, and one without test images no accuracy
+    known = (counts > 0) & ~np.isnan(values).any(axis=0)
+    counts, accuracy = counts[known], values[:, known].mean(axis=0)
+    few_points = len(counts) <= 30
+    label = name if len(runs) == 1 else f"{name} (mean of {len(runs)} seeds)"
+    axis.plot(*_line(counts, accuracy), color=color, linewidth=1.8, zorder=4)
+    axis.plot(
+        counts,
+        accuracy,
+        linestyle="",
+        marker=marker,
+        markersize=5 if few_points else 3.5,
+        color=color,
+        alpha=0.9 if few_points else 0.45,
+        markeredgewidth=0,
+        zorder=3,
+    )
+    axis.plot([], [], color=color, marker=marker, markersize=5, linewidth=1.8, label=label)
+
+
+def _line(counts: Floats, accuracy: Floats) -> tuple[Floats, Floats]:
+    """The vertices of a line through the mean accuracy of each class size, or of neighbouring sizes if many.
+
+    Args:
+        counts: (C,) training images.
+        accuracy: (C,).
+    """
+    sizes = np.unique(counts)
+    groups = np.array_split(sizes, min(len(sizes), MOST_VERTICES))
+    members = [np.isin(counts, group) for group in groups if len(group)]
+    middles = [float(np.exp(np.log(counts[member]).mean())) for member in members]
+    return np.asarray(middles), np.asarray([float(accuracy[member].mean()) for member in members])
+
+
+def _limit(axis: Any, counts: Floats) -> None:
+    axis.set_xscale("log")
+    if len(counts) == 0:
+        return
+    low, high = counts.min() / 1.25, counts.max() * 1.25
+    axis.set_xlim(low, high)
+    ticks = [step * 10**power for power in range(8) for step in (1, 2, 5) if low <= step * 10**power <= high]
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+
+
+def _shade(axis: Any, rule: str) -> None:
+    """Marks the groups of classes as `rule` bounds them; nothing for a rule of another form."""
+    if not (match := RULE.fullmatch(rule)):
+        return
+    many_above, few_below = (float(bound) for bound in match.groups())
+    low, high = axis.get_xlim()
+    # class sizes are whole, so the bounds lie half an image off
+    spans = {
+        "few": (low, few_below - 0.5),
+        "medium": (few_below - 0.5, many_above + 0.5),
+        "many": (many_above + 0.5, high),
+    }
+    for name, (start, end) in spans.items():
+        start, end = max(start, low), min(end, high)
+        if start >= end:
+            continue
+        axis.axvspan(start, end, color=SHADES[name], linewidth=0, zorder=-1)
+        axis.text((start * end) ** 0.5, 1.02, name, ha="center", fontsize=8, transform=axis.get_xaxis_transform())

@@ -1,0 +1,133 @@
+"""The finished runs below some folders, and what is said about the others."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ltexp.errors import ConfigError
+from ltexp.evaluation.record import RecordError, read_record
+from ltexp.run_folder import RECORD
+
+SKIPPED = "stage_cache"  # stages that runs share, and no runs
+
+# what a table shows in columns of its own, or what does not change a result
+_SHOWN = ("method", "dataset", "backbone", "seed", "dataset.imbalance", "dataset.imbalance_ratio")
+_IMMATERIAL = ("resume", "logger", *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every")))
+_IMMATERIAL_SECTIONS = (
+    "paths.",
+    "stage_cache.",
+    "hydra.",
+    "hydra/",
+    "logger.",
+    "evaluation.figures",
+    "evaluation.every",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        record: its record, as `ltexp.evaluation.record.read_record` gives it.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for runs that may be averaged: the same experiment on the same data, read by the same rules."""
+        record = self.record
+        experiment = record.get("config_hash") or (
+            *(record.get(key) for key in ("method", "dataset", "imbalance", "imbalance_ratio", "backbone")),
+            *((stage["name"], stage.get("epochs")) for stage in record["stages"]),
+            *self.overrides,
+        )
+        return experiment, record.get("subset_hash"), record["shot_rule"], record["selection"]
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What the user typed that changes the experiment and has no column of its own, sorted."""
+        return tuple(sorted({text for text in self.record.get("overrides") or () if _is_material(text)}))
+
+    @property
+    def finished(self) -> float:
+        """When the run ended, in seconds since 1970; times without a zone are read as UTC."""
+        try:
+            time = datetime.fromisoformat(str(self.record.get("finished")))
+        except ValueError:
+            return 0.0
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _is_material(override: str) -> bool:
+    key = override.lstrip("+~").partition("=")[0]
+    return key not in (*_SHOWN, *_IMMATERIAL) and not key.startswith(_IMMATERIAL_SECTIONS)
+
+
+def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """(runs, notes): every finished run at or below `folders`, and one line for each thing left out.
+
+    A damaged or foreign record is left out, and so are unfinished runs. Of two runs of the same experiment and seed the
+    one that finished last stays.
+
+    Raises:
+        ConfigError: if a folder does not exist.
+    """
+    runs, notes, unfinished = [], [], Counter[str]()
+    for path in sorted({path.resolve(): path for folder in folders for path in _record_files(folder)}.values()):
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            notes.append(f"skipped: {error}")
+            continue
+        if record["status"] == "finished":
+            runs.append(Run(path.parent, record))
+        else:
+            unfinished[record["status"]] += 1
+    if unfinished:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
+        notes.append(f"left out: {counts_of(sum(unfinished.values()), 'run')} not finished ({counts})")
+    kept, repeated = _latest(runs)
+    return kept, notes + repeated
+
+
+def counts_of(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _record_files(folder: Path) -> Iterator[Path]:
+    if folder.is_file() and folder.name == RECORD:
+        yield folder
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"no such folder: {folder}")
+    for parent, children, files in os.walk(folder):
+        children[:] = sorted(name for name in children if name != SKIPPED and not name.startswith("."))
+        if RECORD in files:
+            yield Path(parent) / RECORD
+
+
+def _latest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs without repetitions of an experiment and seed, and a line for each repetition."""
+    same: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        same.setdefault((run.identity, run.record["seed"]), []).append(run)
+    kept, notes = [], []
+    for twins in same.values():
+        *others, latest = sorted(twins, key=lambda run: (run.finished, str(run.folder)))
+        kept.append(latest)
+        if others:
+            dropped = ", ".join(str(run.folder) for run in others)
+            notes.append(
+                f"the same config and seed {latest.record['seed']} {len(twins)} times: "
+                f"kept the latest, {latest.folder}; left out {dropped}"
+            )
+    return kept, notes

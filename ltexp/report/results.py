@@ -1,0 +1,83 @@
+"""The table of any set of runs, before it is written down in some format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
+from ltexp.report.columns import COLUMNS, IDENTITY, METRICS, Cell, Column, Row, default_columns
+from ltexp.report.groups import Group
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells and what is said about them; `ltexp.report.formats` writes it down.
+
+    Attributes:
+        columns: of the table.
+        rows: a cell for each column.
+        notes: the caption, a line each.
+        breaks: rows before which a new section begins.
+    """
+
+    columns: list[Column]
+    rows: list[list[Cell]]
+    notes: list[str]
+    breaks: frozenset[int]
+
+
+def results_table(
+    groups: Sequence[Group], columns: str | None = None, stages: bool = False, full: bool = False
+) -> Table:
+    """The table of some runs.
+
+    Args:
+        groups: at least one.
+        columns: names with commas between; `+name` adds to the usual ones. None: the usual ones.
+        stages: a row for each stage instead of one for each group.
+        full: usually every column that says what was run, for machines.
+
+    Raises:
+        ConfigError: for an unknown column.
+    """
+    rows = [row for group in groups for row in _rows(group, stages)]
+    everything = [*IDENTITY, *(["stage", "classifier"] if stages else []), "epochs", "seeds", *METRICS]
+    usual = [COLUMNS[name] for name in everything] if full else default_columns(rows, stages)
+    chosen = _choose(columns, usual)
+    sections = [row.group.runs[0].identity if stages else row.group.section for row in rows]
+    return Table(
+        columns=chosen,
+        rows=[[column.value(row) for column in chosen] for row in rows],
+        notes=_notes(groups, {column.name for column in chosen}),
+        breaks=frozenset(number for number in range(1, len(rows)) if sections[number] != sections[number - 1]),
+    )
+
+
+def _rows(group: Group, stages: bool) -> list[Row]:
+    return [Row(group, number) for number in range(len(group.record["stages"]))] if stages else [Row(group)]
+
+
+def _choose(columns: str | None, usual: list[Column]) -> list[Column]:
+    asked = [name.strip() for name in (columns or "").split(",") if name.strip()]
+    for name in asked:
+        if name.removeprefix("+") not in COLUMNS:
+            raise ConfigError(unknown_name("column", name.removeprefix("+"), COLUMNS))
+    only = [COLUMNS[name] for name in asked if not name.startswith("+")] or usual
+    names = {column.name for column in only}
+    added = {name[1:] for name in asked if name.startswith("+")} - names
+    return only + [COLUMNS[name] for name in COLUMNS if name in added]
+
+
+def _notes(groups: Sequence[Group], shown: set[str]) -> list[str]:
+    parts = ["accuracy and ECE on the test split in %"]
+    for column in ("selection", "shot_rule"):
+        if column not in shown:  # whatever the columns, the reader is told which epoch and which groups of classes
+            values = {str(COLUMNS[column].value(Row(group))) for group in groups}
+            parts.append(f"{COLUMNS[column].title}: {', '.join(sorted(values))}")
+    notes = ["; ".join(parts)]
+    if any(len(group.runs) > 1 for group in groups):
+        notes.append("mean ± sample standard deviation over n seeds")
+    common = set.intersection(*(set(group.overrides) for group in groups))
+    if common and "overrides" not in shown:
+        notes.append("every run with " + " ".join(sorted(common)))
+    return notes

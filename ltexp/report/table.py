@@ -1,0 +1,72 @@
+"""The table that a run prints at its end: a row for each stage."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+ABSENT = "–"
+
+
+def run_table(record: dict[str, Any]) -> Table:
+    """A rich table of the stages of one finished `record`, captioned with what the numbers mean."""
+    caption = protocol(record["selection"], record["shot_rule"])
+    table = Table(title=_title(record), caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    # in a narrow window the numbers stay whole and this name wraps
+    table.add_column("classifier", min_width=10, overflow="fold")
+    for name in ("epochs", "all", "many", "medium", "few", "ECE", "time", "img/s", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    last = len(record["stages"]) - 1
+    for position, stage in enumerate(record["stages"]):
+        table.add_row(*_cells(stage), style="bold" if position == last else None)
+    return table
+
+
+def protocol(selection: str, shot_rule: str) -> str:
+    """In words: which epoch is reported, and what the groups of classes are."""
+    return f"{selection} epoch; accuracy and ECE on the test split in %; {shot_rule} (training images)"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """`value` with two decimals; a dash where there is none, as for an empty group of classes."""
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def _title(record: dict[str, Any]) -> str:
+    parts = (record["method"], dataset_text(record), record["backbone"], f"seed {record['seed']}")
+    return escape(" · ".join(str(part) for part in parts if part is not None))
+
+
+def dataset_text(record: dict[str, Any]) -> str:
+    """Such as `cifar100_lt, ratio 100`; the imbalance is named unless it is the usual exponential tail."""
+    kind = "" if record["imbalance"] == "longtail" else f"{record['imbalance']} "
+    return f"{record['dataset']}, {kind}ratio {record['imbalance_ratio']:g}"
+
+
+def _cells(stage: dict[str, Any]) -> list[str]:
+    metrics = stage["metrics"]
+    rate = stage.get("images_per_second")
+    return [
+        escape(str(stage["name"])),
+        escape(str(stage.get("classifier") or ABSENT)),
+        str(stage.get("epochs", ABSENT)),
+        *(percent(metrics.get(key)) for key in ("all", "many", "medium", "few", "ece")),
+        duration(stage.get("seconds")),
+        f"{rate:,.0f}" if rate else ABSENT,
+        "cached" if stage.get("cached") else "",
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """`4.2 s`, `3 min 20 s`, `1 h 10 min`; a dash for None."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

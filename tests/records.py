@@ -1,0 +1,33 @@
+"""Synthetic records of finished runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """A finished record of three classes; `all=` sets its accuracy."""
+    accuracy = changes.pop("all", 50.0)
+    metrics = {"all": accuracy, "many": 60.0, "medium": 40.0, "few": None, "ece": 5.0, "mce": 9.0}
+    metrics |= {"per_class": [60.0, 40.0, None]}
+    best = {"all": accuracy + 1, "epoch": 3}
+    stage = {"metrics": metrics, "epochs": 2, "seconds": 65.0, "images_per_second": 1234.5, "cached": False}
+    stages = [
+        {"name": "stage1", "classifier": "linear", **stage, "cached": True},
+        {"name": "stage2", "classifier": "weight_shift", **stage, "best_on_test": best},
+    ]
+    base: dict[str, Any] = {"schema": 1, "method": "crt", "dataset": "cifar10_lt", "imbalance": "longtail"}
+    base |= {"imbalance_ratio": 100.0, "backbone": "resnet32", "seed": 0, "class_counts": [500, 50, 30]}
+    base |= {"class_names": ["a", "b", "c"], "shot_rule": "many > 100 >= medium >= 20 > few", "subset_hash": "s"}
+    base |= {"config_hash": "c", "overrides": [], "selection": "last", "metrics": metrics, "stages": stages}
+    base |= {"reliability": {"count": [0, 4], "accuracy": [0.0, 0.5], "confidence": [0.0, 0.75]}}
+    base |= {"confusion": [[6, 4, 0], [3, 4, 3], [0, 0, 0]], "environment": {}, "status": "finished"}
+    base |= {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T01:00:00+00:00"}
+    return base | changes
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """Writes a record into `folder`, which it makes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "record.json").write_text(json.dumps(record(**changes)))
+    return folder

@@ -1,0 +1,149 @@
+"""What a user's shell sees: processes of their own, killed, resumed, side by side, and several devices."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import assert_equal_weights, weights
+
+SMALL = ("trainer.accelerator=cpu", "evaluation.figures=false", "logger=none")
+
+
+def start(verb: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ltexp", verb, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def ltexp(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(verb, *arguments)
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return ltexp("train", *SMALL, f"paths.outputs={folder.parent}", f"hydra.run.dir={folder}", *overrides)
+
+
+def record(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "record.json").read_text())
+
+
+def wait_for(path: Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_path: Path) -> None:
+    settings = ("method=crt_mixup", "stage1.epochs=40", "stage2.epochs=1", "stage_cache.enabled=false")
+    process = start("train", *SMALL, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path / 'a'}", *settings)
+    wait_for(tmp_path / "a" / "stage1" / "resume.ckpt")
+    process.send_signal(signal.SIGKILL)  # the worker goes with it
+    process.communicate()
+    assert not (tmp_path / "a" / "stage1" / "checkpoint.pt").exists()
+
+    refused = train(tmp_path / "a", *settings)
+    assert refused.returncode == 1
+    assert "add resume=true" in refused.stderr
+
+    resumed = train(tmp_path / "a", *settings, "resume=true")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 40/40" in resumed.stdout
+    assert "epoch 1/40" not in resumed.stdout
+    whole = train(tmp_path / "b", *settings)
+    assert whole.returncode == 0, whole.stderr
+    for stage in ("stage1", "stage2"):
+        assert_equal_weights(weights(tmp_path / "a", stage), weights(tmp_path / "b", stage))
+
+    before = (tmp_path / "b" / "record.json").read_bytes()
+    again = train(tmp_path / "b", *settings)
+    assert again.returncode == 1
+    assert "holds a finished run" in again.stderr
+    assert train(tmp_path / "b", *settings, "resume=true").returncode == 0
+    other = train(tmp_path / "b", *settings, "resume=true", "seed=1")
+    assert other.returncode == 1
+    assert "another config (seed)" in other.stderr
+    assert (tmp_path / "b" / "record.json").read_bytes() == before
+
+
+def test_two_jobs_that_want_the_same_stage_1_train_it_once(tmp_path: Path) -> None:
+    jobs = {
+        name: start(
+            "train",
+            *SMALL,
+            f"method={name}",
+            "stage1.epochs=30",
+            "stage2.epochs=1",
+            f"paths.outputs={tmp_path}",
+            f"hydra.run.dir={tmp_path / name}",
+        )
+        for name in ("crt", "lws")
+    }
+    for process in jobs.values():
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    cached = sorted(record(tmp_path / name)["stages"][0]["cached"] for name in jobs)  # type: ignore[index]
+    assert cached == [False, True]
+    assert_equal_weights(weights(tmp_path / "crt", "stage1"), weights(tmp_path / "lws", "stage1"))
+
+
+def test_a_sweep_goes_on_after_a_failed_job_and_says_so(tmp_path: Path) -> None:
+    sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "method=ce", "stage1.epochs=1")
+    answer = ltexp("train", "-m", *SMALL, *sweep, "stage1.optimizer.lr=1e20,0.1")
+    assert answer.returncode == 1
+    assert "the loss is" in answer.stderr
+    assert "at least one job of the sweep failed" in answer.stderr
+    assert [record(tmp_path / "sweep" / job)["status"] for job in ("0", "1")] == ["failed", "finished"]
+    table = ltexp("report", str(tmp_path / "sweep"), "format=markdown")
+    assert table.returncode == 0
+    assert "digits_lt" in table.stdout
+
+
+@pytest.mark.slow
+def test_two_devices_through_torchs_launcher_equal_one(tmp_path: Path) -> None:
+    assert train(tmp_path / "one", "method=mixup", "stage1.epochs=3").returncode == 0
+    settings = ("method=crt", f"stage1.checkpoint={tmp_path / 'one'}", "stage2.epochs=3")
+    for folder, devices in (("alone", "1"), ("together", "2")):
+        answer = train(tmp_path / folder, *settings, f"trainer.devices={devices}")
+        assert answer.returncode == 0, answer.stderr
+    assert_equal_weights(weights(tmp_path / "alone", "stage2"), weights(tmp_path / "together", "stage2"), 1e-5)
+    assert record(tmp_path / "together")["environment"]["world_size"] == 2  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_failure_on_several_devices_is_one_line(tmp_path: Path) -> None:
+    answer = train(tmp_path / "run", "trainer.devices=2", "stage1.optimizer.lr=1e20")
+    assert answer.returncode == 1
+    assert len([line for line in answer.stderr.splitlines() if line.strip()]) == 1, answer.stderr
+    assert "the loss is" in answer.stderr
+
+
+def test_evaluate_repeats_the_record_and_tries_classifiers_without_training(tmp_path: Path) -> None:
+    assert train(tmp_path / "run", "method=crt", "stage1.epochs=3", "stage2.epochs=1").returncode == 0
+    assert ltexp("evaluate", str(tmp_path / "run")).returncode == 0
+    again = json.loads((tmp_path / "run" / "evaluations" / "stage2.json").read_text())["metrics"]
+    assert again == record(tmp_path / "run")["metrics"]
+    assert ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalized", "tau=0").returncode == 0
+    kept = json.loads(next((tmp_path / "run" / "evaluations").glob("stage1_tau*.json")).read_text())["metrics"]
+    without_bias = record(tmp_path / "run")["stages"][0]["metrics"]  # type: ignore[index]
+    assert abs(kept["all"] - without_bias["all"]) < 20  # tau = 0 is the classifier itself but for its bias
+    wrong = ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalised")
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip() == "ltexp: unknown classifier 'tau_normalised': did you mean 'tau_normalized'?"
+
+
+def test_a_finished_runs_config_runs_again(tmp_path: Path) -> None:
+    assert train(tmp_path / "one", "method=mixup", "stage1.epochs=1").returncode == 0
+    command = ("--config-path", str(tmp_path / "one"), "--config-name", "config", f"hydra.run.dir={tmp_path / 'two'}")
+    answer = ltexp("train", *command, "stage_cache.enabled=false")
+    assert answer.returncode == 0, answer.stderr
+    assert_equal_weights(weights(tmp_path / "one", "stage1"), weights(tmp_path / "two", "stage1"))
+    assert record(tmp_path / "two")["method"] == "mixup"
+    assert record(tmp_path / "two")["config_hash"] == record(tmp_path / "one")["config_hash"]

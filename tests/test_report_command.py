@@ -1,0 +1,85 @@
+"""`python -m ltexp.report`: its grammar, exit codes and files, and that it never waits for torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from records import write
+
+from ltexp.report.__main__ import main
+from ltexp.report.figures import draw_run_figures, kinds
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fomat=csv"], "unknown key 'fomat': did you mean 'format'?"),
+        (["format=marckdown"], "did you mean 'markdown'?"),
+        (["columns=al"], "unknown column 'al': did you mean 'all'?"),
+        (["figure=reliabilty"], "did you mean 'reliability'?"),
+        (["stages=yes"], "unknown stages 'yes'"),
+        (["figure=reliability", "format=csv"], "exclude each other"),
+        (["out="], "names no file"),
+    ],
+)
+def test_a_wrong_command_line_has_one_line_and_status_2(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(write(tmp_path)), *words]) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_nothing_to_report_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(write(tmp_path / "method=crt,seed=0"))]) == 0
+    assert "crt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("t.md", "| method"), ("t.csv", "method,"), ("t.tex", r"\begin"), ("t.txt", "┏")]
+)
+def test_the_ending_of_a_file_chooses_the_format(name: str, start: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    assert main([str(write(tmp_path / "run")), f"out={out}"]) == 0
+    assert out.read_text().startswith(start)
+
+
+def test_help_has_examples_columns_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for part in ("python -m ltexp.report", "best_on_test", *kinds()):
+        assert part in text
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_kind_of_figure_draws_one_and_several_runs(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "one")
+    write(tmp_path / "two", seed=1, method="ce", config_hash="d")
+    for folder, ending in ((tmp_path / "one", "png"), (tmp_path, "pdf")):
+        out = tmp_path / f"figure.{ending}"
+        assert main([str(folder), f"figure={kind}", f"out={out}"]) == 0
+        assert out.read_bytes()[:4] == {"png": b"\x89PNG", "pdf": b"%PDF"}[ending]
+
+
+def test_a_run_ends_with_its_figures(tmp_path: Path) -> None:
+    paths = draw_run_figures(write(tmp_path))
+    assert len(paths) == 3
+    assert all(path.parent == tmp_path and path.stat().st_size > 0 for path in paths)
+
+
+def test_neither_report_nor_evaluation_waits_for_torch() -> None:
+    code = (
+        "import sys, ltexp.report.__main__, ltexp.report.table, ltexp.evaluation.metrics, ltexp.evaluation.record;"
+        "print([name for name in ('torch', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
