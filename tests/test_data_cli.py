@@ -45,7 +45,7 @@ def test_show_takes_the_keys_as_train_does(root: Path, capsys: pytest.CaptureFix
     one = run(capsys, "show", "digits_lt", "dataset.imbalance=step", f"out={root / 'a.png'}")
     two = run(capsys, "show", "digits_lt", "imbalance=step", f"out={root / 'a.png'}")
     assert one == two
-    assert "120 x5, 6 x5" in one[1]
+    assert "120 x5, 2 x5" in one[1]
 
 
 def test_check_says_what_is_missing_and_what_there_is(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,8 +144,18 @@ def test_evaluation_over_processes_covers_every_row_once(split: Split) -> None:
         for row in batch.index.tolist()
     ]
     assert sorted(seen) == list(range(COUNT))
-    alone = [list(loader(split, batch_size=22, rank=rank, world_size=3)) for rank in range(3)]
-    assert [batches[1].share for batches in alone] == [3.0, 0.0, 0.0]  # one row in the last batch of 23 rows
+    # a last batch of one row, which two of four processes and more have no share of
+    alone = [list(loader(split, batch_size=2, rank=rank, world_size=4)) for rank in range(4)]
+    assert [batches[-1].share for batches in alone] == [4.0, 0.0, 0.0, 0.0]
+
+
+def test_a_handful_of_rows_left_over_joins_the_batch_before(split: Split) -> None:
+    """One image alone would give batch statistics without meaning."""
+    assert COUNT == 23
+    assert [batch.size for batch in loader(split, batch_size=22)] == [23]
+    assert [batch.size for batch in loader(split, batch_size=11)] == [11, 12]
+    assert [batch.size for batch in loader(split, batch_size=10)] == [10, 10, 3]  # at least an eighth: kept
+    assert [batch.size for batch in loader(split, batch_size=400)] == [23]
 
 
 def images_of(batches: BatchLoader) -> Tensor:

@@ -106,7 +106,7 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, stage_epochs: int)
     monkeypatch.setattr(Stage, "training_step", dying)
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(4, 9), (3, 16)], ids=["in stage 1", "in stage 2"])
+@pytest.mark.parametrize(("epochs", "steps"), [(4, 9), (3, 12)], ids=["in stage 1", "in stage 2"])
 def test_killed_and_resumed_equals_uninterrupted(
     epochs: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ltexp.errors import ConfigError
 from ltexp.files import atomic_write
 from ltexp.report.records import Run
-from ltexp.report.table import dataset_text
+from ltexp.report.table import ratio_text
 from ltexp.run_folder import PREDICTIONS
 
 # Okabe and Ito's palette: told apart by the colour-blind, and different greys in print
@@ -68,14 +68,16 @@ def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
 def common(runs: Sequence[Run]) -> str:
     """What all runs share of dataset and backbone, for a figure's heading."""
     facts = [_facts(run) for run in runs]
-    return ", ".join(facts[0][key] for key in ("dataset", "backbone") if len({fact[key] for fact in facts}) == 1)
+    shared = [key for key in ("dataset", "ratio", "backbone") if len({fact[key] for fact in facts}) == 1]
+    return ", ".join(facts[0][key] for key in shared)
 
 
 def _facts(run: Run) -> dict[str, str]:
     record = run.record
     return {
         "method": str(record["method"] or "run"),
-        "dataset": dataset_text(record),
+        "dataset": str(record["dataset"]),
+        "ratio": ratio_text(record),
         "backbone": str(record["backbone"]),
         "overrides": " ".join(run.overrides),
         "seed": f"seed {record['seed']}",
@@ -119,7 +121,8 @@ def save(figure: Any, path: Path) -> None:
     # without a date, the same run gives the same file
     dates = {".pdf": "CreationDate", ".svg": "Date"}
     metadata = {dates[path.suffix.lower()]: None} if path.suffix.lower() in dates else {}
-    figure.savefig(content, format=path.suffix.lower()[1:], metadata=metadata)
+    # tight: titles of any length stay on the page, and panels of equal sides leave no empty band
+    figure.savefig(content, format=path.suffix.lower()[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.06)
     with atomic_write(path) as file:
         file.write(content.getvalue())
 

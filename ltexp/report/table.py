@@ -12,7 +12,7 @@ ABSENT = "–"
 def run_table(record: dict[str, Any]) -> Table:
     """A rich table of the stages of one finished `record`, captioned with what the numbers mean."""
     caption = protocol(record["selection"], record["shot_rule"])
-    table = Table(title=_title(record), caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=_title(record), caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.add_column("stage", no_wrap=True)
     # in a narrow window the numbers stay whole and this name wraps
     table.add_column("classifier", min_width=10, overflow="fold")
@@ -35,14 +35,15 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def _title(record: dict[str, Any]) -> str:
-    parts = (record["method"], dataset_text(record), record["backbone"], f"seed {record['seed']}")
+    data = f"{record['dataset']}, {ratio_text(record)}"
+    parts = (record["method"], data, record["backbone"], f"seed {record['seed']}")
     return escape(" · ".join(str(part) for part in parts if part is not None))
 
 
-def dataset_text(record: dict[str, Any]) -> str:
-    """Such as `cifar100_lt, ratio 100`; the imbalance is named unless it is the usual exponential tail."""
+def ratio_text(record: dict[str, Any]) -> str:
+    """Such as `ratio 100`; the imbalance is named unless it is the usual exponential tail."""
     kind = "" if record["imbalance"] == "longtail" else f"{record['imbalance']} "
-    return f"{record['dataset']}, {kind}ratio {record['imbalance_ratio']:g}"
+    return f"{kind}ratio {record['imbalance_ratio']:g}"
 
 
 def _cells(stage: dict[str, Any]) -> list[str]:

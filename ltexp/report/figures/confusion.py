@@ -25,16 +25,20 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     images = [_matrix(axis, run) for axis, run in zip(axes, runs, strict=True)]
     colorbar = figure.colorbar(images[0], ax=axes, shrink=0.8, pad=0.02)
     colorbar.set_label("% of the true class", fontsize=8)
+    colorbar.set_ticks([0, 1, 5, 10, 20, 40, 60, 80, 100])
     colorbar.ax.tick_params(labelsize=8)
     head(figure, axes, runs)
     save(figure, path)
 
 
 def _matrix(axis: Any, run: Run) -> Any:
+    from matplotlib.colors import PowerNorm
+
     order = np.argsort(-np.asarray(run.record["class_counts"]), kind="stable")
     shares = _shares(run, order)
     # light to dark in one hue: large is dark in print as well
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    # and by its square root, or a few percent of confusion among a hundred classes would be invisible
+    image = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), interpolation="nearest")
     axis.set_facecolor("#bbbbbb")  # a class without test images
     axis.set_xlabel("predicted class, most to least frequent", fontsize=8)
     axis.set_ylabel("true class, most to least frequent", fontsize=8)
@@ -48,7 +52,7 @@ def _matrix(axis: Any, run: Run) -> Any:
     if len(order) <= MOST_NUMBERS:
         for row, column in np.argwhere(shares >= 0.5).tolist():
             value = shares[row, column]
-            color = "white" if value > 55 else "black"
+            color = "white" if value > 35 else "black"
             axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
     return image
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ltexp.errors import ConfigError
 from ltexp.report.drawing import BLACK, BLUE, head, panels, save
 from ltexp.report.records import Run
 
@@ -13,7 +14,14 @@ OVER, UNDER = "#F5C26B", "#A9D8F2"  # lighter than the accuracy bars in print as
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draws a diagram for each run to `path`, with its accuracy and ECE in percent."""
+    """Draws a diagram for each run to `path`, with its accuracy and ECE in percent.
+
+    Raises:
+        ConfigError: if a record holds no bins of confidence.
+    """
+    for run in runs:
+        if not run.record.get("reliability"):
+            raise ConfigError(f"the record in {run.folder} has no bins of confidence to draw")
     figure, axes = panels(runs, width=3.3, height=3.9)
     for axis, run in zip(axes, runs, strict=True):
         _diagram(axis, run.record["reliability"])
@@ -34,8 +42,8 @@ def _diagram(axis: Any, bins: dict[str, list[float]]) -> None:
     shared = {"align": "edge", "width": width, "edgecolor": BLACK, "linewidth": 0.5}
     axis.bar(left, accuracy, color=BLUE, label="accuracy", zorder=2, **shared)
     sides = (
-        ("overconfident by", OVER, "////", confidence > accuracy),
-        ("underconfident by", UNDER, "\\\\\\\\", confidence < accuracy),
+        ("gap, overconfident", OVER, "////", confidence > accuracy),
+        ("gap, underconfident", UNDER, "\\\\\\\\", confidence < accuracy),
     )
     for label, color, hatch, side in sides:
         gap, start = np.abs(confidence - accuracy)[side], np.minimum(confidence, accuracy)[side]

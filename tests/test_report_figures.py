@@ -1,0 +1,118 @@
+"""What the figures show: the right numbers in the right place, and one line where they cannot be drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from records import record, write
+
+from ltexp.errors import ConfigError
+from ltexp.evaluation.record import write_predictions
+from ltexp.evaluation.shots import ShotRule
+from ltexp.report.drawing import MOST_PANELS, common, titles
+from ltexp.report.figures import accuracy_by_class, confusion, draw
+from ltexp.report.records import Run
+from ltexp.report.table import duration
+
+
+def run(folder: Path = Path(), **changes: Any) -> Run:
+    return Run(folder, record(**changes))
+
+
+def test_confusion_is_by_row_with_the_most_frequent_class_first() -> None:
+    unsorted = run(class_counts=[30, 500, 50], confusion=[[1, 3, 0], [2, 6, 2], [0, 0, 0]])
+    order = np.array([1, 2, 0])
+    nan = np.nan
+    expected = [[60, 20, 20], [nan, nan, nan], [75, 0, 25]]
+    np.testing.assert_allclose(confusion._shares(unsorted, order), expected)
+
+
+def test_confusion_comes_from_the_predictions_when_the_record_has_none(tmp_path: Path) -> None:
+    logits = np.array([[2, 1, 0], [0, 3, 1], [0, 3, 1]], dtype=np.float32)  # predicts 0, 1, 1
+    write_predictions(tmp_path / "predictions.npz", logits, np.array([0, 0, 1]), np.arange(3))
+    shares = confusion._shares(run(tmp_path, confusion=None), np.arange(3))
+    np.testing.assert_allclose(shares, [[50, 50, 0], [0, 100, 0], [np.nan] * 3])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no arrays"])
+def test_predictions_that_cannot_be_read_have_one_line(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "predictions.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"predictions\.npz") as error:
+        draw("confusion", [run(tmp_path, confusion=None)], tmp_path / "out.png")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_the_line_goes_through_the_mean_of_each_class_size() -> None:
+    # a step imbalance: two sizes, means 30 and 80
+    counts, accuracy = accuracy_by_class._line(np.array([100.0, 10.0, 100.0, 10.0]), np.array([70.0, 20.0, 90.0, 40.0]))
+    np.testing.assert_allclose(counts, [10, 100])
+    np.testing.assert_allclose(accuracy, [30, 80])
+
+
+def test_many_class_sizes_are_averaged_in_groups_that_leave_none_out() -> None:
+    sizes = np.arange(1.0, 49.0)
+    counts, accuracy = accuracy_by_class._line(sizes, sizes)  # groups of four: 1..4 has the mean 2.5
+    assert len(counts) == accuracy_by_class.MOST_VERTICES
+    np.testing.assert_allclose(accuracy, np.arange(2.5, 48, 4))
+    assert counts[0] == pytest.approx(24 ** (1 / 4))  # in the middle of a log axis
+
+
+def test_the_shading_reads_the_rule_that_records_hold() -> None:
+    match = accuracy_by_class.RULE.fullmatch(ShotRule(many_above=200, few_below=30).text)
+    assert match is not None
+    assert match.groups() == ("200", "30")
+
+
+def test_seeds_are_averaged_and_absent_classes_left_out(tmp_path: Path) -> None:
+    seeds = [run(seed=seed, shot_rule="thirds", class_counts=[500, 0, 30]) for seed in range(3)]
+    draw("accuracy_by_class", seeds, tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_titles_say_what_differs_and_the_heading_what_does_not() -> None:
+    runs = [run(), run(seed=1), run(method="ce", imbalance="step", imbalance_ratio=10)]
+    assert titles(runs) == ["crt, ratio 100, seed 0", "crt, ratio 100, seed 1", "ce, step ratio 10, seed 0"]
+    assert common(runs) == "cifar10_lt, resnet32"
+    assert titles(runs[:1]) == ["crt"]
+
+
+def test_what_cannot_be_drawn_has_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ends in \.png, \.pdf, \.svg, not '\.jpg'"):
+        draw("reliability", [run()], tmp_path / "out.jpg")
+    with pytest.raises(ConfigError, match="too many for one figure"):
+        draw("reliability", [run()] * (MOST_PANELS + 1), tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="8 experiments are too many"):
+        draw("accuracy_by_class", [run(config_hash=str(number)) for number in range(8)], tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="no finished run"):
+        draw("reliability", [], tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="did you mean 'confusion'"):
+        draw("confusoin", [run()], tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="no bins of confidence"):
+        draw("reliability", [run(reliability=None)], tmp_path / "out.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
+    runs = [Run(write(tmp_path / "run"), record())]
+    for ending in ("png", "pdf"):
+        for name in ("one", "two"):
+            draw("reliability", runs, tmp_path / f"{name}.{ending}")
+        assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (4.21, "4.2 s"),
+        (59.97, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.6, "1 h 00 min"),
+        (4200, "1 h 10 min"),
+    ],
+)
+def test_durations_carry_over(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
