@@ -24,6 +24,12 @@ def world_size() -> int:
     return dist.get_world_size() if active() else 1
 
 
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    if active():
+        dist.barrier()
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """`tensor` summed over all processes (no gradient flows through the sum)."""
     if not active():

@@ -14,7 +14,7 @@ import ltexp
 from ltexp.config import StageConfig
 from ltexp.data.loader import BatchLoader
 from ltexp.data.types import Split
-from ltexp.distributed import rank, world_size
+from ltexp.distributed import rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError
 from ltexp.identity import digest
 from ltexp.models.checkpoint import load_part
@@ -96,6 +96,9 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
         train(session, name, stage, model, folder)
         _save(session, stage, model, folder)
         cache.store(fingerprint, folder)
+    # What is evaluated is what was written; and processes whose batch norms saw other shares agree again.
+    wait_for_all()
+    _load(model, folder / CHECKPOINT)
     return False
 
 
