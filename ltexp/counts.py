@@ -1,4 +1,4 @@
-"""The one check of class counts, shared by everything that is built from them."""
+"""The one check of class counts, and the effective number, shared by what is built from them."""
 
 import torch
 from torch import Tensor
@@ -31,3 +31,10 @@ def checked_class_counts(class_counts: Tensor) -> Tensor:
             f"class_counts: no training images for class {names}; lower the imbalance ratio or leave the class out"
         )
     return class_counts
+
+
+def inverse_effective_number(class_counts: Tensor, beta: float | Tensor) -> Tensor:
+    """(C,) float64 (1 - β) / (1 - β^n), one over the effective number of samples (Cui et al., CVPR 2019)."""
+    beta = torch.as_tensor(beta, dtype=torch.float64)
+    # expm1 keeps the digits that 1 - β^n loses when β is close to 1.
+    return (1 - beta) / -torch.expm1(class_counts * beta.log())

@@ -1,10 +1,12 @@
 """Builds a config choice as the command line would, for tests that ask for it by name."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -14,6 +16,16 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@cache
+def load(group: str, name: str) -> DictConfig:
+    """conf/<group>/<name>.yaml with the choices that it is made of."""
+    file = OmegaConf.load(CONF / group / f"{name}.yaml")
+    if "defaults" not in file:
+        return file
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose(overrides=[f"+{group}@node={name}"]).node
+
+
 def build(group: str, name: str, **keywords: Any) -> Any:
     """conf/<group>/<name>.yaml, instantiated with further keywords."""
-    return instantiate(OmegaConf.load(CONF / group / f"{name}.yaml"), **keywords)
+    return instantiate(load(group, name), **keywords)

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from choices import CONF, build, names
+from choices import build, load, names
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -15,6 +15,7 @@ GIVEN = {  # what code hands over; everything else is the config's
     "sampler": {"class_counts": COUNTS, "labels": LABELS},
     "mixing": {},
     "schedule": {},
+    "reweighting": {},
 }
 SAMPLERS = {
     "instance_balanced",
@@ -25,6 +26,7 @@ SAMPLERS = {
     "effective_number",
     "class_based_effective_number",
     "reversed",
+    "deferred",
 }
 CHOICES = [(group, name) for group in GIVEN for name in names(group)]
 
@@ -32,17 +34,21 @@ CHOICES = [(group, name) for group in GIVEN for name in names(group)]
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_builds_from_its_config(group: str, name: str) -> None:
     built = build(group, name, **GIVEN[group])
-    target = OmegaConf.load(CONF / group / f"{name}.yaml")._target_
-    assert type(built) is get_class(target)
+    assert type(built) is get_class(load(group, name)._target_)
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_config_is_the_signature(group: str, name: str) -> None:
     """Hydra refuses a key that the file does not have, so a keyword that is missing there could not be set."""
-    config = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
-    target = get_class(config.pop("_target_"))
+    config = OmegaConf.to_container(load(group, name))
+    target = get_class(config["_target_"])
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
     parameters = inspect.signature(target).parameters
     defaults = {key: p.default for key, p in parameters.items() if key not in GIVEN[group]}
+    # a part that is a choice itself has its class's own defaults, and no default here
+    parts = {key: value for key, value in config.items() if isinstance(value, dict)}
+    assert all(defaults.pop(key) is inspect.Parameter.empty for key in parts)
+    config = {key: value for key, value in config.items() if key not in parts}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
     assert config == plain
 
@@ -66,5 +72,5 @@ def test_loss_takes_one_step(name: str) -> None:
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert loss.state_dict() == {}
-    assert loss.logit_scale == 1.0
+    assert loss.logit_scale == load("loss", name).scale
     assert loss.classifier in {"any", "cosine"}

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ltexp.counts import checked_class_counts
+from ltexp.counts import checked_class_counts, inverse_effective_number
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
 
@@ -167,13 +167,6 @@ class ProgressivelyBalanced(Sampler):
         """(C,) the mixture of the two at t = epoch, T = max_epochs."""
         progress = epoch / max_epochs
         return (1 - progress) * _normalized(self.counts) + progress * _normalized(torch.ones_like(self.counts))
-
-
-def inverse_effective_number(class_counts: Tensor, beta: float | Tensor) -> Tensor:
-    """(C,) float64 (1 - β) / (1 - β^n), one over the effective number of samples (Cui et al., CVPR 2019)."""
-    beta = torch.as_tensor(beta, dtype=torch.float64)
-    # expm1 keeps the digits that 1 - β^n loses when β is close to 1.
-    return (1 - beta) / -torch.expm1(class_counts * beta.log())
 
 
 class EffectiveNumber(Sampler):

@@ -63,7 +63,7 @@ def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[
     loader = GlobalHydra.instance().config_loader()
     others = [part.input_line or "" for part in parsed if not _is_stage_choice(part) and _is_choice(part, choices)]
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
-    for key in typed:
+    for key in sorted(typed, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
         if OmegaConf.select(task, package) is None or unreplaced.get(key) == choices.get(key):
             continue

@@ -27,6 +27,8 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         classifier: the kind of classifier the loss is defined for, "any" or "cosine" (plain cosines as logits).
+        takes_class_weights: whether a stage may set `class_weights` (deferred re-weighting); False for a loss whose
+            `forward` has no use for them.
         class_weights: (C,) float32 summing to C when the loss weights its samples by class, else None.
         share: what the current batch of this process counts for, its rows over the mean number of rows a process; set
             by the stage when several processes train. None: every row that the loss is given counts.
@@ -36,6 +38,7 @@ class Loss(nn.Module, ABC):
     """
 
     classifier: ClassVar[str] = "any"
+    takes_class_weights: ClassVar[bool] = True
 
     class_counts: Tensor
     class_weights: Tensor | None

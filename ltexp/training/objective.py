@@ -7,20 +7,25 @@ from torch import Tensor, nn
 from ltexp.build import build
 from ltexp.config import StageConfig
 from ltexp.losses.base import Loss
+from ltexp.losses.reweighting import Reweighted
 from ltexp.outputs import ModelOutput
 
 
 class Objective(nn.Module):
-    """loss + sum of weight * term, each a `Loss`.
+    """loss + sum of weight * term, each a `Loss`; the stage's re-weighting is the loss's alone.
 
     Args:
-        stage: whose `loss` and `terms` to build.
+        stage: whose `loss`, `reweighting` and `terms` to build.
         class_counts: int64 (C,), the training images of each class.
+
+    Raises:
+        ConfigError: settings out of range, or a re-weighting of a loss that has or takes no further class weights.
     """
 
     def __init__(self, stage: StageConfig, class_counts: Tensor) -> None:
         super().__init__()
         self.loss: Loss = build(stage.loss, class_counts=class_counts)
+        self.reweighting = Reweighted(self.loss, build(stage.reweighting))
         self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
         self.weights = {name: term.weight for name, term in stage.terms.items()}
 
@@ -42,6 +47,7 @@ class Objective(nn.Module):
         """Tells every part how far training is; epoch and step count from 0."""
         for part in self._parts:
             part.set_progress(epoch, max_epochs, step)
+        self.reweighting.set_progress(self.loss, epoch, max_epochs)
 
     def set_share(self, share: float | None) -> None:
         """Tells every part what this process's rows of the batch count for (`Batch.share`)."""

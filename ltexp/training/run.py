@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ltexp.build import build
 from ltexp.config import Config, StageConfig
+from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
@@ -20,6 +21,7 @@ from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
+from ltexp.training.objective import Objective
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 
@@ -53,7 +55,8 @@ def check_composition(config: Config) -> None:
     """Refuses what cannot work together, before any data is read.
 
     Raises:
-        ConfigError: if a loss needs another classifier, or a stage's classifier cannot start as `init` says.
+        ConfigError: if a loss needs another classifier, a setting of a loss, re-weighting or sampler is out of range,
+            or a stage's classifier cannot start as `init` says.
     """
     previous: Classifier | None = None
     for name, stage in config.stages.items():
@@ -68,11 +71,22 @@ def check_composition(config: Config) -> None:
                     f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
                     f"add classifier@{name}.classifier={needed}"
                 )
+        _check_settings(stage)
         if stage.init.classifier == "fresh" and stage.checkpoint is None:
             _check_fresh(name, stage, classifier)
         elif stage.init.classifier == "stage1" and previous is not None:
             classifier.start_from(previous)
         previous = classifier
+
+
+def _check_settings(stage: StageConfig) -> None:
+    """Builds the stage's losses and sampler over a few made-up images: settings out of range raise here."""
+    counts = torch.tensor([3, 2, 1])
+    objective = Objective(stage, counts)
+    sampler: Sampler = build(stage.sampler, labels=torch.arange(3).repeat_interleave(counts), class_counts=counts)
+    if stage.epochs > 0:  # a schedule may refuse the number of epochs
+        objective.set_progress(0, stage.epochs)
+        sampler.class_probabilities(0, stage.epochs)
 
 
 def _check_fresh(name: str, stage: StageConfig, classifier: Classifier) -> None:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from ltexp.epochs import first_epoch
 from ltexp.errors import ConfigError
 
 
@@ -77,6 +78,4 @@ class MultiStep(Schedule):
 
     def curve(self, epoch: int, max_epochs: int) -> float:
         """`decay` to the power of the number of milestones reached."""
-        # Rounded up, but not by the last bit of a product such as 0.55 * 100.
-        reached = [m if m >= 1 else math.ceil(m * max_epochs - 1e-9) for m in self.milestones]
-        return self.decay ** sum(epoch >= start for start in reached)
+        return self.decay ** sum(epoch >= first_epoch(milestone, max_epochs) for milestone in self.milestones)

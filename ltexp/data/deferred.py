@@ -1,0 +1,65 @@
+"""Deferred re-sampling (DRS): one sampler until some epoch, another from then on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ltexp.build import build
+from ltexp.data.samplers import Sampler
+from ltexp.epochs import check_start, has_started
+from ltexp.errors import ConfigError
+
+
+class Deferred(Sampler):
+    """`before` up to the start, `after` from then on; which one is a function of the epoch alone.
+
+    Args:
+        labels: (N,) int64.
+        class_counts: (C,) int64.
+        before: config node of a sampler (`{_target_: ...}`). In conf/sampler/deferred.yaml: instance_balanced.
+        after: the same. In conf/sampler/deferred.yaml: class_balanced.
+        start: a fraction of the stage (below 1) or a whole epoch counted from 0. Default 0.8, epoch 160 of 200, with
+            the first drop of the learning rate (Cao et al., NeurIPS 2019). 0: `after` throughout.
+        epoch_length: images an epoch shows; null (default): as `before` and `after` say.
+
+    Raises:
+        ConfigError: a start that is neither, two samplers of different epoch lengths, and as they do.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        class_counts: Tensor,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        start: float = 0.8,
+        epoch_length: int | None = None,
+    ) -> None:
+        check_start("sampler.start", start)
+        length = {} if epoch_length is None else {"epoch_length": epoch_length}
+        self.before: Sampler = build(before, labels=labels, class_counts=class_counts, **length)
+        self.after: Sampler = build(after, labels=labels, class_counts=class_counts, **length)
+        if self.before.epoch_length != self.after.epoch_length:
+            raise ConfigError(
+                f"sampler.before shows {self.before.epoch_length} images an epoch and sampler.after "
+                f"{self.after.epoch_length}: all epochs of a stage are of one length, set sampler.epoch_length"
+            )
+        super().__init__(labels, class_counts, self.before.epoch_length)
+        self.start = start
+
+    def current(self, epoch: int, max_epochs: int) -> Sampler:
+        """The sampler of `epoch` (from 0) of `max_epochs`.
+
+        Raises:
+            ConfigError: a start that the stage never reaches.
+        """
+        return self.after if has_started("sampler.start", self.start, epoch, max_epochs) else self.before
+
+    def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
+        """(C,) those of the epoch's sampler."""
+        return self.current(epoch, max_epochs).class_probabilities(epoch, max_epochs)
+
+    def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
+        """The stream of the epoch's sampler."""
+        return self.current(epoch, max_epochs).indices(seed, epoch, max_epochs)

@@ -1,0 +1,83 @@
+"""Equalization loss (EQL; Tan et al., CVPR 2020), its softmax form: frequent samples do not push rare classes down."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.distributed import rank, world_size
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss
+from ltexp.outputs import ModelOutput
+from ltexp.randomness import generator
+
+
+class Equalization(Loss):
+    """Softmax cross-entropy whose denominator leaves out, at random, the rare classes that are not the target.
+
+    Class k weighs 1 - B [π_k < λ] (k not the target) in the denominator, with B ~ Bernoulli(γ) drawn for every sample
+    and class. The detection loss of the paper's main part is another, with sigmoids.
+
+    The draws are made on the device of the logits and keyed by (seed, epoch, step, call within the step); each process
+    takes its rows of the draws of the global batch.
+
+    Args:
+        class_counts: (C,) int64.
+        gamma: γ in [0, 1]. Default 0.9 (BagofTricks' code). 0: cross-entropy.
+        threshold: λ, the share of the training images below which a class is rare. Default 0.005 (the same). No class
+            of CIFAR-10 is below it up to ratio 50, one is at 100; of CIFAR-100, 29 are at ratio 10 and 52 at 100.
+        seed: of the draws.
+        scale: see `Loss`.
+
+    Raises:
+        ConfigError: γ out of [0, 1], or a negative λ.
+    """
+
+    rare: Tensor
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        gamma: float = 0.9,
+        threshold: float = 0.005,
+        seed: int = 0,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(class_counts, scale)
+        if not 0 <= gamma <= 1:
+            raise ConfigError(f"loss.gamma must lie in [0, 1], got {gamma}")
+        if not threshold >= 0:
+            raise ConfigError(f"loss.threshold must be 0 or more, got {threshold}")
+        self.gamma, self.seed = gamma, seed
+        rare = class_counts.double() / class_counts.sum() < threshold
+        self.register_buffer("rare", rare, persistent=False)
+        # of the 2^16 values of an int16, all up to `cut` are a share of γ, to 8e-6
+        self.cut = round(gamma * 2**16) - 1 - 2**15
+        self.draws_anything = self.cut >= -(2**15) and bool(rare.any())
+        self.calls = 0
+
+    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
+        """As `Loss.set_progress`; the calls of the new step count from 0."""
+        super().set_progress(epoch, max_epochs, step)
+        self.calls = 0
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses."""
+        logits = self.logits(output)
+        if self.draws_anything:
+            dropped = self.draws(logits).logical_and_(self.rare).scatter_(1, target[:, None], False)
+            # added, not filled in: the softmax of -inf has gradient 0 already
+            logits = torch.where(dropped, -torch.inf, 0.0).add_(logits)
+        self.calls += 1
+        return F.cross_entropy(logits, target, reduction="none")
+
+    def draws(self, logits: Tensor) -> Tensor:
+        """(B, C) bool, True with probability γ: this process's rows of the global batch's."""
+        rows, world = len(logits), world_size()
+        size = round(rows * world / self.share) if self.share else rows * world
+        key = ("equalization", self.seed, self.epoch, self.step, self.calls)
+        # 16 random bits an entry, four from each draw: half the time of a uniform number each
+        count = size * logits.shape[1]
+        bits = torch.empty(-(-count // 4), dtype=torch.int64, device=logits.device)
+        bits.random_(-(2**63), None, generator=generator(*key, device=logits.device))
+        drawn = (bits.view(torch.int16)[:count] <= self.cut).view(size, -1)
+        return drawn if world == 1 else drawn[rank() :: world][:rows]

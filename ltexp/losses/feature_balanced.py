@@ -1,0 +1,107 @@
+"""Feature-balanced loss (FBL): a growing stimulus towards larger feature norms for rare classes."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss, check_choice
+from ltexp.outputs import ModelOutput
+
+Growth = Literal["parabolic", "linear", "sine", "cosine", "linear_decrease"]
+GROWTHS = ("parabolic", "linear", "sine", "cosine", "linear_decrease")
+
+
+def log_rarity(class_counts: Tensor) -> Tensor:
+    """(C,) float64 (log n_max - log n_c) over its maximum: 0 at the largest class, 1 at the smallest, 0 if equal."""
+    rarity = class_counts.double().log()
+    rarity = rarity.max() - rarity
+    return rarity / rarity.max() if rarity.max() > 0 else rarity
+
+
+def growth_curve(growth: Growth, progress: float) -> float:
+    """α(t) up to its factor, at t / T = `progress` (Table 4.4); a decreasing curve stays at 0 once it is there."""
+    if growth == "parabolic":
+        return progress**2
+    if growth == "linear":
+        return progress
+    if growth == "sine":
+        return math.sin(progress * math.pi / 2)
+    if growth == "cosine":
+        return 1 - math.cos(progress * math.pi / 2)
+    return max(1 - progress, 0.0)
+
+
+def feature_balanced_logits(logits: Tensor, features: Tensor, rarity: Tensor, alpha: float) -> Tensor:
+    """(B, C) logits z_j - α λ_j / ||f|| (Eq. 4.6).
+
+    The gradient through the norm is the point of the loss: it is what makes the features of rare classes grow.
+
+    Args:
+        logits: (B, C) float32.
+        features: (B, D) float32.
+        rarity: (C,) λ.
+        alpha: α.
+    """
+    return torch.addr(logits, alpha / (features.norm(dim=1) + 1e-12), rarity, alpha=-1)
+
+
+class FeatureBalanced(Loss):
+    """FBL (Li Mengke's thesis, Ch. 4): cross-entropy of z_j - α(t) λ_j / ||f|| over all classes j (Eqs. 4.6-4.8).
+
+    λ_c is log n_max - log n_c (Eq. 4.4) divided by its maximum, as in the authors' code; the thesis omits the division.
+    α(t) = strength * g(t / T), with t the epoch from 0. Prediction uses the plain logits.
+
+    Args:
+        class_counts: (C,) int64. With equal counts the loss is cross-entropy.
+        strength: α's factor. Default 60 (the authors' code on CIFAR; 150 on ImageNet-LT, iNaturalist 2018, Places-LT).
+        growth: g, one of Table 4.4: "parabolic" (default, (t/T)^2), "linear" (t/T), "sine" (sin(π/2 t/T)),
+            "cosine" (1 - cos(π/2 t/T)) or "linear_decrease" (1 - t/T).
+        reach: T as a fraction of the stage's epochs. Default 0.95: of 200 epochs T is 190 (the authors' code, which
+            has 10 epochs less than the stage), so that g passes 1 in the last epochs. 1: the thesis's T.
+        scale: see `Loss`.
+
+    Raises:
+        ConfigError: a negative strength, an unknown growth, a reach outside (0, 1]; a stage without epochs, an output
+            without features.
+    """
+
+    rarity: Tensor
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        strength: float = 60.0,
+        growth: Growth = "parabolic",
+        reach: float = 0.95,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(class_counts, scale)
+        if not strength >= 0:
+            raise ConfigError(f"loss.strength must be 0 or more, got {strength}")
+        check_choice("loss.growth", growth, GROWTHS)
+        if not 0 < reach <= 1:
+            raise ConfigError(f"loss.reach must be a fraction of the stage above 0, at most 1, got {reach}")
+        self.strength, self.growth, self.reach = strength, growth, reach
+        self.register_buffer("rarity", log_rarity(class_counts).float(), persistent=False)
+
+    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
+        """As `Loss`."""
+        if max_epochs < 1:
+            raise ConfigError(f"loss feature_balanced grows over the epochs of its stage, and there are {max_epochs}")
+        super().set_progress(epoch, max_epochs, step)
+
+    @property
+    def alpha(self) -> float:
+        """α(t) in the current epoch."""
+        return self.strength * growth_curve(self.growth, self.epoch / (self.reach * self.max_epochs))
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses."""
+        if output.features is None:
+            raise ConfigError("loss feature_balanced reads the features, and this model hands over logits only")
+        logits = feature_balanced_logits(self.logits(output), output.features.float(), self.rarity, self.alpha)
+        return F.cross_entropy(logits, target, reduction="none")

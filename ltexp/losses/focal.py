@@ -1,0 +1,99 @@
+"""Focal loss (Lin et al., ICCV 2017): samples that are already recognised count less. Softmax and sigmoid forms."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss, check_choice
+from ltexp.outputs import ModelOutput
+
+Form = Literal["softmax", "sigmoid"]
+FORMS = ("softmax", "sigmoid")
+Probability = Literal["plain", "weighted"]
+PROBABILITIES = ("plain", "weighted")
+
+
+def focal_modulated(cross_entropy: Tensor, gamma: float) -> Tensor:
+    """(1 - exp(-l))^γ l of each l >= 0 in `cross_entropy`, of any shape; the gradient is finite at l = 0 for any γ."""
+    if gamma == 0:
+        return cross_entropy
+    missing = -torch.expm1(-cross_entropy)
+    return missing.clamp_min(torch.finfo(missing.dtype).tiny).pow(gamma) * cross_entropy
+
+
+def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """(B,) sums over classes of -(1 - p_t)^γ log p_t; p_t is σ(z) for the target class and 1 - σ(z) for the others.
+
+    Args:
+        logits: (B, C) float32.
+        target: (B,) int64.
+        gamma: γ; 0: binary cross-entropy.
+    """
+    # With s = -z for the target and z for the others, 1 - p_t = σ(s) and -log p_t = softplus(s) = s - log σ(s).
+    wrong = logits.scatter(1, target[:, None], -logits.gather(1, target[:, None]))
+    losses = F.softplus(wrong)
+    if gamma == 1:
+        losses = losses * wrong.sigmoid()
+    elif gamma != 0:  # the power by its logarithm: σ(s)^γ has no finite slope where σ(s) underflows
+        losses = losses * (gamma * (wrong - losses)).exp()
+    return losses.sum(dim=1)
+
+
+class Focal(Loss):
+    """(1 - p_y)^γ times cross-entropy, averaged over the batch; a weighted one is divided by the batch size too.
+
+    Args:
+        class_counts: (C,) int64.
+        gamma: γ >= 0. Default 1 (LDAM-DRW's code); {0.5, 1, 2} in Cui et al. (CVPR 2019), 2 in BagofTricks; 0:
+            cross-entropy.
+        form: "softmax" (default, the code of LDAM-DRW and its successors) or "sigmoid" (Lin et al. and Cui et al.: a
+            binary focal loss of every class, summed).
+        probability: what p is when there are class weights w. "plain" (default): the probability of the target.
+            "weighted": exp(-w * cross-entropy), what LDAM-DRW's code makes of it. Softmax form only.
+        prior_bias: sigmoid form: add -log(C - 1) to all logits, so that every class starts at probability 1 / C; it
+            takes the place of the classifier's bias that starts there (Cui et al.). Default true.
+        scale: see `Loss`.
+
+    Raises:
+        ConfigError: a negative γ, an unknown form or probability, or "weighted" with the sigmoid form.
+    """
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        gamma: float = 1.0,
+        form: Form = "softmax",
+        probability: Probability = "plain",
+        prior_bias: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(class_counts, scale)
+        if not gamma >= 0:
+            raise ConfigError(f"loss.gamma must be 0 or more, got {gamma}")
+        check_choice("loss.form", form, FORMS)
+        check_choice("loss.probability", probability, PROBABILITIES)
+        if form == "sigmoid" and probability == "weighted":
+            raise ConfigError("loss.probability=weighted is for loss.form=softmax; the sigmoid form has plain only")
+        self.gamma, self.form, self.probability = gamma, form, probability
+        self.bias = -math.log(self.num_classes - 1) if prior_bias else 0.0
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses."""
+        logits = self.logits(output)
+        if self.form == "sigmoid":
+            return sigmoid_focal(logits + self.bias, target, self.gamma)
+        return focal_modulated(F.cross_entropy(logits, target, reduction="none"), self.gamma)
+
+    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """The mean over the batch of weight times loss: the weights do not divide it."""
+        if self.class_weights is None:
+            return self.per_sample(output, target).mean()
+        weight = self.class_weights[target]
+        if self.probability == "weighted":
+            losses = weight * F.cross_entropy(self.logits(output), target, reduction="none")
+            return focal_modulated(losses, self.gamma).mean()
+        return (weight * self.per_sample(output, target)).mean()

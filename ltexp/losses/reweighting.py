@@ -1,0 +1,102 @@
+"""Re-weighting as a schedule of a stage: class weights for whatever loss the stage has, from some epoch on."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from ltexp.counts import checked_class_counts, inverse_effective_number
+from ltexp.epochs import check_start, has_started
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss, normalized_weights
+
+
+def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
+    """(C,) float32 weights proportional to (1 - β) / (1 - β^n_c) that sum to C (Cui et al., CVPR 2019); 0 <= β < 1."""
+    return normalized_weights(inverse_effective_number(checked_class_counts(class_counts), beta))
+
+
+class Reweighting(ABC):
+    """Base of the re-weightings."""
+
+    @abstractmethod
+    def weights(self, class_counts: Tensor) -> Tensor | None:
+        """(C,) float32 summing to C, the weights while they hold; None: there are none at any time."""
+
+    @abstractmethod
+    def holds(self, epoch: int, max_epochs: int) -> bool:
+        """Whether the weights hold in `epoch` (from 0) of `max_epochs`: of the epoch alone, so that resuming is exact.
+
+        Raises:
+            ConfigError: if they never would.
+        """
+
+
+class NoReweighting(Reweighting):
+    """The loss as it is."""
+
+    def weights(self, class_counts: Tensor) -> Tensor | None:
+        """None."""
+        return None
+
+    def holds(self, epoch: int, max_epochs: int) -> bool:
+        """Never."""
+        return False
+
+
+class DeferredReweighting(Reweighting):
+    """Deferred re-weighting (DRW; Cao et al., NeurIPS 2019): unweighted at first, then by the effective number.
+
+    Args:
+        start: when the weights begin to hold: a fraction of the stage (below 1) or a whole epoch counted from 0.
+            Default 0.8, epoch 160 of 200: that paper's, together with the first drop of the learning rate. 0: always.
+        beta: β of the weights (1 - β) / (1 - β^n_c). Default 0.9999 (the authors' code).
+
+    Raises:
+        ConfigError: a start that is neither, or β out of [0, 1).
+    """
+
+    def __init__(self, start: float = 0.8, beta: float = 0.9999) -> None:
+        check_start("reweighting.start", start)
+        if not 0 <= beta < 1:
+            raise ConfigError(f"reweighting.beta must lie in [0, 1), got {beta}")
+        self.start, self.beta = start, beta
+
+    def weights(self, class_counts: Tensor) -> Tensor:
+        """(C,) the effective-number weights; equal counts give ones."""
+        return effective_number_weights(class_counts, self.beta)
+
+    def holds(self, epoch: int, max_epochs: int) -> bool:
+        """From `start` on."""
+        return has_started("reweighting.start", self.start, epoch, max_epochs)
+
+
+class Reweighted(nn.Module):
+    """Holds a re-weighting's weights beside a loss and hands them to it while they hold.
+
+    Args:
+        loss: its `class_weights` are set, or set back to None, by `set_progress`.
+        reweighting: when and with what.
+
+    Raises:
+        ConfigError: if there are weights and the loss has its own or cannot take any.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, loss: Loss, reweighting: Reweighting) -> None:
+        super().__init__()
+        weights = reweighting.weights(loss.class_counts)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.reweighting = reweighting
+        if weights is None:
+            return
+        name = type(loss).__name__
+        if loss.class_weights is not None:
+            raise ConfigError(f"{name} has class weights of its own: choose reweighting none, or a loss without them")
+        if not loss.takes_class_weights:
+            raise ConfigError(f"{name} cannot take class weights: choose reweighting none, or another loss")
+
+    def set_progress(self, loss: Loss, epoch: int, max_epochs: int) -> None:
+        """Gives `loss` the weights of this epoch."""
+        if self.class_weights is not None:
+            loss.class_weights = self.class_weights if self.reweighting.holds(epoch, max_epochs) else None

@@ -1,0 +1,42 @@
+"""Vector scaling (VS; Kini et al., NeurIPS 2021): every logit has a factor and an offset of its class's own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss
+from ltexp.outputs import ModelOutput
+
+
+class VectorScaling(Loss):
+    """Cross-entropy of z_j / Δ_j + τ log π_j in training, with Δ_j = (n_max / n_j)^γ; plain logits at test.
+
+    Args:
+        class_counts: (C,) int64.
+        gamma: γ >= 0. Default 0.3 (the authors' code; their example for CIFAR-10 at ratio 100 has 0.2). 0: logit
+            adjustment.
+        tau: τ >= 0. Default 1 (the authors' code; 1.2 in that example). 0: class-dependent temperatures (CDT).
+        scale: see `Loss`.
+
+    Raises:
+        ConfigError: a negative γ or τ.
+    """
+
+    multiplier: Tensor
+    offset: Tensor
+
+    def __init__(self, class_counts: Tensor, gamma: float = 0.3, tau: float = 1.0, scale: float = 1.0) -> None:
+        super().__init__(class_counts, scale)
+        for key, value in (("gamma", gamma), ("tau", tau)):
+            if not value >= 0:
+                raise ConfigError(f"loss.{key} must be 0 or more, got {value}")
+        n = class_counts.double()
+        self.register_buffer("multiplier", (scale * (n / n.max()).pow(gamma)).float(), persistent=False)
+        self.register_buffer("offset", (tau * (n / n.sum()).log()).float(), persistent=False)
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses."""
+        # the scale is part of the multiplier
+        adjusted = torch.addcmul(self.offset, output.logits.float(), self.multiplier)
+        return F.cross_entropy(adjusted, target, reduction="none")
