@@ -41,6 +41,7 @@ def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, A
     model = session.place(model).eval()
     session.fit_classifier(model)
     _, logits, labels = predict(model, session.evaluation_loader(data.test), config.trainer.precision)
-    scale = Objective(settings, session.class_counts).logit_scale
+    # another classifier has logits of its own, which the stage's loss never scaled
+    scale = Objective(settings, session.class_counts).logit_scale if classifier is None else 1.0
     metrics, _ = session.measure(logits, labels, scale)
     return metrics

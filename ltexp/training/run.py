@@ -16,10 +16,12 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
 from ltexp.identity import config_hash
 from ltexp.models.classifier import Classifier
+from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
+from ltexp.training.objective import flat_factors
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 
@@ -39,14 +41,16 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
+    status = "failed"
     try:
         outcomes: list[Outcome] = []
         for name, stage in config.stages.items():
             outcomes.append(run_stage(session, name, stage, outcomes[-1] if outcomes else None))
         if rank() == 0:
             finish(session, base, outcomes)
+        status = "success"
     finally:
-        close_logger(logger)
+        close_logger(logger, status)
 
 
 def check_composition(config: Config) -> None:
@@ -68,11 +72,20 @@ def check_composition(config: Config) -> None:
                     f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
                     f"add classifier@{name}.classifier={needed}"
                 )
+        _check_factors(name, stage, classifier)
         if stage.init.classifier == "fresh" and stage.checkpoint is None:
             _check_fresh(name, stage, classifier)
         elif stage.init.classifier == "stage1" and previous is not None:
             classifier.start_from(previous)
         previous = classifier
+
+
+def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
+    own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
+    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
+    for prefix in flat_factors(stage.lr_factors):
+        if prefix not in known and not prefix.startswith("backbone."):
+            raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
 
 
 def _check_fresh(name: str, stage: StageConfig, classifier: Classifier) -> None:
@@ -144,6 +157,10 @@ def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
     if settings["_target_"].endswith("WandbLogger"):
         # jobs of a sweep never share a wandb run, and a resumed run continues its own
         settings |= {"id": identifier, "name": f"{config.choices.get('method')}-{identifier}", "resume": "allow"}
+    elif settings["_target_"].endswith("CSVLogger"):
+        # it empties a folder that it finds, and a resumed run's first half lies there
+        while (folder / settings["name"] / settings["version"]).exists():
+            settings["version"] += "-resumed"
     try:
         logger: Logger = build(settings, save_dir=str(folder))
     except ModuleNotFoundError as error:
@@ -153,10 +170,10 @@ def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
     return logger
 
 
-def close_logger(logger: Logger | None) -> None:
+def close_logger(logger: Logger | None, status: str) -> None:
     """Ends the logger's run: the next job starts one of its own."""
     if logger is not None:
-        logger.finalize("success")
+        logger.finalize(status)
         finish_run = getattr(getattr(logger, "experiment", None), "finish", None)
         if finish_run is not None:
             finish_run()
