@@ -161,8 +161,8 @@ def to_config(container: dict[str, Any]) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_wrong_value(error)) from None
     assert isinstance(config, Config)
+    check_keywords(container)
     check_values(config)
-    _check_keywords(container)
     return config
 
 
@@ -237,8 +237,14 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         stage.batch_size,
         f"a multiple of the {world_size} devices (it is the batch of all devices together)",
     )
+    for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
+        if not getattr(stage, group).get("_target_"):
+            raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
     lr = stage.optimizer.get("lr")
     _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
+    for key in ("momentum", "weight_decay"):
+        value = stage.optimizer.get(key, 0)
+        _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
     for part in ("backbone", "classifier"):
         start = getattr(stage.init, part)
@@ -252,8 +258,12 @@ def _require(holds: bool, key: str, value: object, expected: str) -> None:
         raise ConfigError(f"{key}={value} cannot be: expected {expected}")
 
 
-def _check_keywords(node: Any, path: str = "") -> None:
-    """Every node with an ltexp `_target_` may hold that class's keywords only."""
+def check_keywords(node: Any, path: str = "") -> None:
+    """Every node with an ltexp `_target_` may hold that class's keywords only, with values of their types.
+
+    Raises:
+        ConfigError: for the first key or value that does not fit.
+    """
     if not isinstance(node, Mapping | DictConfig):
         return
     target = node.get("_target_")
@@ -262,7 +272,7 @@ def _check_keywords(node: Any, path: str = "") -> None:
         for key, value in node.items():
             _check_keyword(str(key), value, accepted, path)
     for key, child in node.items():
-        _check_keywords(child, f"{path}.{key}".lstrip("."))
+        check_keywords(child, f"{path}.{key}".lstrip("."))
 
 
 def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ltexp.conf_path import conf_dir
-from ltexp.config import Config, check_values, load
+from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
@@ -52,6 +52,7 @@ def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | 
         if node is None or key not in known:
             raise ConfigError(unknown_name("key", key, [*KEYS, *known]))
         node[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+    check_keywords(node, "classifier")
     return Path(folders[0]), options, node
 
 

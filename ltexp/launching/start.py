@@ -45,6 +45,8 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         elif _already_finished(config, folder):
             return
         status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
+    if status < 0:
+        raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
     if status != 0:
         raise JobError(f"the run in {folder} failed (exit status {status})")
 
@@ -125,10 +127,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
     previous = signal.signal(signal.SIGTERM, forward)
     try:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:  # the terminal has sent it to the run as well
-                continue
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)  # the terminal has sent it as well; a second one does no harm
+        process.wait()
+        raise  # the other jobs of a sweep are not started
     finally:
         signal.signal(signal.SIGTERM, previous)

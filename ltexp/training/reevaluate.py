@@ -5,6 +5,7 @@ from typing import Any
 
 from ltexp.build import build
 from ltexp.config import Config
+from ltexp.errors import ConfigError
 from ltexp.models.checkpoint import load_part
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
@@ -37,6 +38,8 @@ def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, A
     else:
         model.classifier = build(classifier, feature_dim=source.feature_dim, num_classes=source.num_classes)
         model.classifier.set_class_counts(session.class_counts)
+        if any(True for _ in model.classifier.parameters()):
+            raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
         model.classifier.start_from(source.build_classifier())
     model = session.place(model).eval()
     session.fit_classifier(model)

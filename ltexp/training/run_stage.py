@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 import ltexp
+from ltexp.build import target_sources
 from ltexp.config import StageConfig
 from ltexp.data.loader import BatchLoader
 from ltexp.data.types import Split
@@ -223,6 +224,7 @@ def _fingerprint(session: Session, name: str, stage: StageConfig, previous: Outc
             "name": name,
             "stage": asdict(stage),
             "backbone": session.config.backbone,
+            "sources": target_sources([asdict(stage), session.config.backbone]),
             "seed": session.config.seed,
             "data": [data.content_hash, data.class_counts.tolist(), data.channel_mean, data.channel_std],
             "devices": [session.device.type, world_size(), trainer.sync_batch_norm],

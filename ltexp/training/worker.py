@@ -43,9 +43,9 @@ def main() -> None:
     except LtexpError as error:
         fail(folder, str(error))
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        fail(folder, f"the disk is full ({error.filename}): free some space and run the same command with resume=true")
+        full = error.errno == errno.ENOSPC
+        advice = ": the disk is full; free some space and run the same command with resume=true" if full else ""
+        fail(folder, f"{error.filename}: {error.strerror or error}{advice}")
     except (SIGTERMException, KeyboardInterrupt):
         records.mark_failed(folder, "stopped by a signal")
         sys.exit("ltexp: stopped; the same command with resume=true continues the run")
@@ -60,7 +60,7 @@ def main() -> None:
 def fail(folder: Path, message: str) -> None:
     """Notes the error in the record, prints it and ends this process with status 1."""
     if int(os.environ.get("RANK", 0)) != 0:
-        time.sleep(2)  # where every process meets the error, the first one's end ends this one: one line is enough
+        time.sleep(10)  # where every process meets the error, the first one's end ends this one: one line is enough
     records.mark_failed(folder, message)
     print(f"ltexp: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
