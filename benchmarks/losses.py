@@ -10,7 +10,7 @@ from ltexp.build import build
 from ltexp.conf_path import conf_dir
 from ltexp.outputs import ModelOutput
 
-BATCH, CLASSES, ROUNDS = 256, 8142, 15
+BATCH, CLASSES, FEATURES, ROUNDS = 256, 8142, 64, 15
 
 
 def main() -> None:
@@ -18,16 +18,19 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     counts = torch.randint(2, 1000, (CLASSES,), generator=generator)
     logits = torch.randn(BATCH, CLASSES, generator=generator, requires_grad=True)
+    cosines = (2 * torch.rand(BATCH, CLASSES, generator=generator) - 1).requires_grad_()
+    features = torch.randn(BATCH, FEATURES, generator=generator, requires_grad=True)
     target = torch.randint(0, CLASSES, (BATCH,), generator=generator)
     files = sorted((conf_dir() / "loss").glob("*.yaml"))
     losses = {path.stem: build(OmegaConf.to_container(OmegaConf.load(path)), class_counts=counts) for path in files}
     seconds: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(ROUNDS):
         for name, loss in losses.items():
+            output = ModelOutput(logits=cosines if loss.classifier == "cosine" else logits, features=features)
             start = time.perf_counter()
-            loss(ModelOutput(logits=logits), target).backward()
+            loss(output, target).backward()
             seconds[name].append(time.perf_counter() - start)
-            logits.grad = None
+            logits.grad = cosines.grad = features.grad = None
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in sorted(medians.items(), key=lambda item: item[1]):
         print(f"  {name:<28}{1000 * value:>8.2f} ms {value / medians['cross_entropy']:>7.2f} of cross_entropy")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -75,7 +76,6 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
-    num_nodes: int = 1
     precision: str = "32-true"
     channels_last: bool = True
     sync_batch_norm: bool = False
@@ -138,7 +138,8 @@ class Config:
 
 def by_imbalance_ratio(table: Mapping[int, Any], *, _root_: DictConfig) -> Any:
     """Resolver `${by_imbalance_ratio:{100:0.4, 50:0.3}}`: the entry of the listed ratio nearest in proportion."""
-    ratio = max(float(OmegaConf.select(_root_, "dataset.imbalance_ratio", default=1.0)), 1.0)
+    balanced = OmegaConf.select(_root_, "dataset.imbalance") == "balanced"
+    ratio = 1.0 if balanced else max(float(OmegaConf.select(_root_, "dataset.imbalance_ratio", default=1.0)), 1.0)
     return table[min(table, key=lambda listed: abs(math.log(listed / ratio)))]
 
 
@@ -161,8 +162,8 @@ def to_config(container: dict[str, Any]) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_wrong_value(error)) from None
     assert isinstance(config, Config)
-    _check_values(config)
-    _check_keywords(container)
+    check_keywords(container)
+    check_values(config)
     return config
 
 
@@ -176,6 +177,8 @@ def load(path: Path) -> Config:
         container = OmegaConf.to_container(OmegaConf.load(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; is this the folder of a run?") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(container, dict):
         raise ConfigError(f"{path} is not the config of a run")
     return to_config({str(key): value for key, value in container.items()})
@@ -200,21 +203,30 @@ def _unknown_key(error: ConfigKeyError, container: dict[str, Any]) -> str:
     return unknown_name("key", full_key, known)
 
 
-def _check_values(config: Config) -> None:
+def check_values(config: Config) -> None:
+    """Checks values against each other and their ranges.
+
+    Raises:
+        ConfigError: for the first that cannot be, with what is expected instead.
+    """
     _require(config.seed >= 0, "seed", config.seed, "a whole number from 0")
     trainer = config.trainer
     _require(trainer.accelerator in ACCELERATORS, "trainer.accelerator", trainer.accelerator, " | ".join(ACCELERATORS))
     _require(trainer.precision in PRECISIONS, "trainer.precision", trainer.precision, " | ".join(PRECISIONS))
-    for name in ("devices", "num_nodes", "checkpoint_every", "log_every"):
+    for name in ("devices", "checkpoint_every", "log_every"):
         _require(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
     _require(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (never) or more")
-    _require(config.evaluation.calibration_bins >= 1, "evaluation.calibration_bins", 0, "at least 1")
+    bins, clip = config.evaluation.calibration_bins, trainer.gradient_clip_val
+    _require(bins >= 1, "evaluation.calibration_bins", bins, "at least 1")
+    _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "a number above 0, or null")
+    synchronised = trainer.sync_batch_norm and (trainer.devices == 1 or trainer.accelerator == "cpu")
+    _require(not synchronised, "trainer.sync_batch_norm", True, "false: it needs several GPUs (trainer.devices)")
     few, many = config.evaluation.few_shot_below, config.evaluation.many_shot_above
     _require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
     ratio = config.dataset.get("imbalance_ratio")
     _require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")
     for name, stage in config.stages.items():
-        _check_stage(name, stage, trainer.devices * trainer.num_nodes)
+        _check_stage(name, stage, trainer.devices)
 
 
 def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
@@ -226,8 +238,14 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         stage.batch_size,
         f"a multiple of the {world_size} devices (it is the batch of all devices together)",
     )
+    for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
+        if not getattr(stage, group).get("_target_"):
+            raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
     lr = stage.optimizer.get("lr")
     _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
+    for key in ("momentum", "weight_decay"):
+        value = stage.optimizer.get(key, 0)
+        _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
     for part in ("backbone", "classifier"):
         start = getattr(stage.init, part)
@@ -241,8 +259,12 @@ def _require(holds: bool, key: str, value: object, expected: str) -> None:
         raise ConfigError(f"{key}={value} cannot be: expected {expected}")
 
 
-def _check_keywords(node: Any, path: str = "") -> None:
-    """Every node with an ltexp `_target_` may hold that class's keywords only."""
+def check_keywords(node: Any, path: str = "") -> None:
+    """Every node with an ltexp `_target_` may hold that class's keywords only, with values of their types.
+
+    Raises:
+        ConfigError: for the first key or value that does not fit.
+    """
     if not isinstance(node, Mapping | DictConfig):
         return
     target = node.get("_target_")
@@ -251,7 +273,7 @@ def _check_keywords(node: Any, path: str = "") -> None:
         for key, value in node.items():
             _check_keyword(str(key), value, accepted, path)
     for key, child in node.items():
-        _check_keywords(child, f"{path}.{key}".lstrip("."))
+        check_keywords(child, f"{path}.{key}".lstrip("."))
 
 
 def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ltexp.conf_path import conf_dir
-from ltexp.config import Config, load
+from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
@@ -52,6 +52,7 @@ def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | 
         if node is None or key not in known:
             raise ConfigError(unknown_name("key", key, [*KEYS, *known]))
         node[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+    check_keywords(node, "classifier")
     return Path(folders[0]), options, node
 
 
@@ -74,7 +75,9 @@ def chosen(folder: Path, options: dict[str, Any], node: dict[str, Any] | None) -
         precision=options.get("precision", config.trainer.precision),
     )
     paths = replace(config.paths, data=options.get("data", config.paths.data))
-    return replace(config, trainer=trainer, paths=paths), stage
+    replaced = replace(config, trainer=trainer, paths=paths)
+    check_values(replaced)
+    return replaced, stage
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` to `path` in one step (see `atomic_write`)."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies `source` to `target` in one step (see `atomic_write`)."""
+    with source.open("rb") as original, atomic_write(target) as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def _umask() -> int:

@@ -1,7 +1,7 @@
 """Random draws keyed by what they are for, so that nothing depends on what was drawn before.
 
 Every draw in ltexp comes from a private generator whose seed is a hash of a key such as
-`("order", seed, epoch)` or `("mixup", seed, epoch, step)`. A resumed run therefore draws what the
+`("order", seed, epoch)` or `("mixing", seed, epoch, step)`. A resumed run therefore draws what the
 uninterrupted run would have drawn, and no global generator is ever reseeded.
 """
 

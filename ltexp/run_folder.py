@@ -5,6 +5,7 @@ from pathlib import Path
 
 CONFIG = "config.yaml"
 RECORD = "record.json"
+LOCK = ".lock"  # held while the run is being worked on
 PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained

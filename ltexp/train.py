@@ -58,10 +58,14 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
     try:
         job()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except LtexpError:
         sys.exit("ltexp: at least one job of the sweep failed; the same command with resume=true continues it")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
+    except OSError as error:
+        sys.exit(f"ltexp: {error.filename}: {error.strerror or error}")
     except ValueError as error:
         if "Config group override" not in str(error):  # Hydra's word for method=5
             raise

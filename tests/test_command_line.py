@@ -130,10 +130,10 @@ def test_evaluate_repeats_the_record_and_tries_classifiers_without_training(tmp_
     assert ltexp("evaluate", str(tmp_path / "run")).returncode == 0
     again = json.loads((tmp_path / "run" / "evaluations" / "stage2.json").read_text())["metrics"]
     assert again == record(tmp_path / "run")["metrics"]
-    assert ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalized", "tau=0").returncode == 0
+    # tau = 0 with the bias kept is the classifier itself
+    assert ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalized", "tau=0", "bias=true").returncode == 0
     kept = json.loads(next((tmp_path / "run" / "evaluations").glob("stage1_tau*.json")).read_text())["metrics"]
-    without_bias = record(tmp_path / "run")["stages"][0]["metrics"]  # type: ignore[index]
-    assert abs(kept["all"] - without_bias["all"]) < 20  # tau = 0 is the classifier itself but for its bias
+    assert kept["per_class"] == record(tmp_path / "run")["stages"][0]["metrics"]["per_class"]  # type: ignore[index]
     wrong = ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalised")
     assert wrong.returncode == 1
     assert wrong.stderr.strip() == "ltexp: unknown classifier 'tau_normalised': did you mean 'tau_normalized'?"

@@ -1,6 +1,9 @@
 """Two processes train what one process trains, in the sense that batch statistics allow."""
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,10 @@ import pytest
 import torch.distributed as dist
 from runs import assert_equal_weights, run_here, weights
 
+from ltexp.training.monitor import read_metrics
+from ltexp.training.run_stage import StageCache
+
+RUNS = ("one", "two")
 FROZEN = ("method=crt_mixup", "stage2.epochs=2", "stage_cache.enabled=false")
 
 
@@ -48,11 +55,39 @@ def test_two_processes_equal_one_where_no_batch_statistics_are_taken(
     run_here(tmp_path / "one", *overrides)
     run_on_ranks(run_on_rank, 2, str(tmp_path / "two"), (*overrides, "trainer.devices=2"))
     assert_equal_weights(weights(tmp_path / "one", "stage2"), weights(tmp_path / "two", "stage2"), tolerance=1e-5)
+    losses = [[float(row["train_loss"]) for row in read_metrics(tmp_path / n / "stage2/metrics.csv")] for n in RUNS]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_the_comparison_notices_another_seed(stage1: Path, tmp_path: Path, run_on_ranks: Any) -> None:
-    overrides = (*FROZEN, f"stage1.checkpoint={stage1}", "stage2.batch_norm=frozen")
+def test_the_comparison_notices_batch_statistics(stage1: Path, tmp_path: Path, run_on_ranks: Any) -> None:
+    """The control: where each process normalises its own share of the batch, the weights do differ."""
+    overrides = (*FROZEN, f"stage1.checkpoint={stage1}", "stage2.batch_norm=statistics")
     run_here(tmp_path / "one", *overrides)
-    run_on_ranks(run_on_rank, 2, str(tmp_path / "two"), (*overrides, "trainer.devices=2", "seed=1"))
+    run_on_ranks(run_on_rank, 2, str(tmp_path / "two"), (*overrides, "trainer.devices=2"))
     with pytest.raises(AssertionError):
         assert_equal_weights(weights(tmp_path / "one", "stage2"), weights(tmp_path / "two", "stage2"), tolerance=1e-5)
+
+
+def run_on_a_slow_second_rank(folder: str, overrides: tuple[str, ...]) -> None:
+    """Rank 1 comes to the cache when rank 0 has already copied the stage into the folder."""
+    reserve = StageCache.reserve
+    if dist.get_rank() == 1:
+
+        @contextmanager
+        def late(self: StageCache, fingerprint: str) -> Iterator[None]:
+            time.sleep(1)
+            with reserve(self, fingerprint):
+                yield
+
+        StageCache.reserve = late  # type: ignore[method-assign]
+    try:
+        run_on_rank(folder, overrides)
+    finally:
+        StageCache.reserve = reserve  # type: ignore[method-assign]
+
+
+def test_processes_agree_on_a_cached_stage(tmp_path: Path, run_on_ranks: Any) -> None:
+    overrides = ("method=crt", "stage1.epochs=1", "stage2.epochs=1", "trainer.devices=2")
+    run_on_ranks(run_on_rank, 2, str(tmp_path / "one"), overrides)
+    run_on_ranks(run_on_a_slow_second_rank, 2, str(tmp_path / "two"), overrides)
+    assert_equal_weights(weights(tmp_path / "one", "stage2"), weights(tmp_path / "two", "stage2"))

@@ -1,7 +1,9 @@
 """A run from end to end: what lies in its folder, what its stages share, and what resuming it gives."""
 
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from choices import names
 from runs import assert_equal_weights, run_here, weights
 
+from ltexp import build as build_module
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.training.stage import Stage
 
@@ -124,6 +127,72 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert record(tmp_path / "whole")["metrics"] == record(tmp_path / "resumed")["metrics"]
     rows = (tmp_path / "resumed" / stage / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", *map(str, range(epochs))]
+
+
+def test_rows_past_the_last_checkpoint_are_dropped_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("method=ce", "stage1.epochs=5", "trainer.checkpoint_every=2", "stage_cache.enabled=false")
+    run_here(tmp_path / "whole", *overrides)
+    with monkeypatch.context() as context:
+        killed_after(17, context, 5)  # in the fourth epoch of 5 steps: the checkpoint is of the second
+        with pytest.raises(Killed):
+            run_here(tmp_path / "resumed", *overrides)
+    run_here(tmp_path / "resumed", *overrides, "resume=true")
+    assert_equal_weights(weights(tmp_path / "whole", "stage1"), weights(tmp_path / "resumed", "stage1"))
+    rows = (tmp_path / "resumed" / "stage1" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["0", "1", "2", "3", "4"]
+
+
+def test_bf16_trains_and_its_logits_are_not_rounded_to_bf16(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", "method=ce", "trainer.precision=bf16-mixed")
+    logits = torch.from_numpy(np.load(tmp_path / "run" / "predictions.npz")["logits"])
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_an_edited_loss_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of what a config names is part of a stage's fingerprint."""
+    module = tmp_path / "halved_loss.py"
+    source = (
+        "from ltexp.losses.cross_entropy import CrossEntropy\n\n\nclass Halved(CrossEntropy):\n"
+        "    def per_sample(self, output, target):\n        return super().per_sample(output, target) * FACTOR\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = ("method=ce", "stage1.epochs=1", "stage1.loss._target_=halved_loss.Halved")
+    for name, factor in (("one", "0.5"), ("two", "0.25")):
+        module.write_text(source.replace("FACTOR", factor))
+        sys.modules.pop("halved_loss", None)
+        importlib.invalidate_caches()
+        build_module._source.cache_clear()
+        run_here(tmp_path / "outputs" / name, *overrides)
+        assert not record(tmp_path / "outputs" / name)["stages"][0]["cached"]
+    run_here(tmp_path / "outputs" / "three", *overrides)
+    assert record(tmp_path / "outputs" / "three")["stages"][0]["cached"]
+
+
+def test_columns_of_another_evaluation_do_not_come_with_a_cached_stage(tmp_path: Path) -> None:
+    run_here(tmp_path / "one", "method=ce", "evaluation.every=1")
+    run_here(tmp_path / "two", "method=ce", "evaluation.every=1", "evaluation.many_shot_above=60")
+    assert record(tmp_path / "two")["stages"][0]["cached"]
+    assert record(tmp_path / "one")["stages"][0]["best_on_test"] is not None
+    assert record(tmp_path / "two")["stages"][0]["best_on_test"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("method=mislas", "classifier@stage2.classifier=tau_normalized"), r"stage2: its classifier is not trained"),
+        (("method=ce", "classifier@stage1.classifier=nearest_class_mean"), r"stage1: its classifier is not trained"),
+        (("method=ce", "classifier@stage1.classifier=weight_shift"), r"stage1: its classifier continues"),
+        (("method=crt", "stage2.init.backbone=nowhere"), r"no checkpoint at .*nowhere"),
+        (("method=mislas", "+stage2.lr_factors.clasifier=0.1"), r"did you mean 'classifier'"),
+        (("method=mislas", "classifier@stage1.classifier=cosine"), r"cannot continue"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_stage_1_trains(
+    overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        run_here(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run" / "stage1").exists()
 
 
 def test_a_run_leaves_the_global_generators_alone(tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ class Sampler(ABC):
     """
 
     def __init__(self, labels: Tensor, class_counts: Tensor, epoch_length: int | None = None) -> None:
-        self.counts = checked_class_counts(class_counts).cpu()
+        self.class_counts = checked_class_counts(class_counts).cpu()
         labels = labels.cpu()
         if labels.dtype != torch.int64 or labels.ndim != 1 or labels.min() < 0:
             raise ConfigError("sampler: labels must be an int64 tensor of shape (N,) without negative entries")
-        if not torch.equal(torch.bincount(labels, minlength=len(self.counts)), self.counts):
+        if not torch.equal(torch.bincount(labels, minlength=len(self.class_counts)), self.class_counts):
             raise ConfigError("sampler: class_counts are not the counts of the labels")
         if epoch_length is not None and epoch_length < 1:
             raise ConfigError(f"sampler.epoch_length must be null or at least 1, got {epoch_length}")
@@ -40,7 +40,7 @@ class Sampler(ABC):
         self.epoch_length = epoch_length if epoch_length is not None else self.size
         # Images of class c are by_class[starts[c] : starts[c] + counts[c]].
         self.by_class = labels.argsort(stable=True)
-        self.starts = self.counts.cumsum(0) - self.counts
+        self.starts = self.class_counts.cumsum(0) - self.class_counts
 
     @abstractmethod
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
@@ -54,7 +54,7 @@ class Sampler(ABC):
         shape = (2, self.epoch_length)
         which_class, which_image = torch.rand(shape, generator=draws, dtype=torch.float64)
         classes = torch.searchsorted(cumulative, which_class, right=True)
-        within = (which_image * self.counts[classes]).long()
+        within = (which_image * self.class_counts[classes]).long()
         return self.by_class[self.starts[classes] + within]
 
 
@@ -69,7 +69,7 @@ class InstanceBalanced(Sampler):
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) n / N."""
-        return _normalized(self.counts)
+        return _normalized(self.class_counts)
 
     def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
         """A permutation of all images; a longer epoch goes through further permutations."""
@@ -83,7 +83,7 @@ class ClassBalanced(Sampler):
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) 1 / C."""
-        return _normalized(torch.ones_like(self.counts))
+        return _normalized(torch.ones_like(self.class_counts))
 
 
 class ClassAware(Sampler):
@@ -113,12 +113,12 @@ class ClassAware(Sampler):
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) 1 / C."""
-        return _normalized(torch.ones_like(self.counts))
+        return _normalized(torch.ones_like(self.class_counts))
 
     def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
         """The stream of class visits, `images_per_class` images each, cut at the epoch's length."""
         draws = generator("order", seed, epoch)
-        num_classes, take = len(self.counts), self.images_per_class
+        num_classes, take = len(self.class_counts), self.images_per_class
         visits = -(-self.epoch_length // take)
         cycles = -(-visits // num_classes)
         # A row is one cycle over the classes; within it each class occurs once, so cycle q is a class's visit q.
@@ -134,12 +134,12 @@ class ClassAware(Sampler):
 
         Sorting by (class, round, random number) shuffles each round of each class in one go.
         """
-        rounds = (length + self.counts - 1) // self.counts
-        sizes = rounds * self.counts
+        rounds = (length + self.class_counts - 1) // self.class_counts
+        sizes = rounds * self.class_counts
         starts = sizes.cumsum(0) - sizes
         classes = torch.repeat_interleave(sizes)
         offset = torch.arange(len(classes)) - starts[classes]
-        counts = self.counts[classes]
+        counts = self.class_counts[classes]
         block = (rounds.cumsum(0) - rounds)[classes] + offset // counts
         # Integer keys: with floats a draw close to 1 could round into the next round.
         keys = (block << 32) + torch.randint(1 << 32, (len(classes),), generator=draws)
@@ -153,7 +153,7 @@ class SquareRoot(Sampler):
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) sqrt(n) / sum sqrt(n)."""
-        return _normalized(self.counts.double().sqrt())
+        return _normalized(self.class_counts.double().sqrt())
 
 
 class ProgressivelyBalanced(Sampler):
@@ -166,7 +166,9 @@ class ProgressivelyBalanced(Sampler):
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) the mixture of the two at t = epoch, T = max_epochs."""
         progress = epoch / max_epochs
-        return (1 - progress) * _normalized(self.counts) + progress * _normalized(torch.ones_like(self.counts))
+        return (1 - progress) * _normalized(self.class_counts) + progress * _normalized(
+            torch.ones_like(self.class_counts)
+        )
 
 
 class EffectiveNumber(Sampler):
@@ -190,7 +192,7 @@ class EffectiveNumber(Sampler):
         super().__init__(labels, class_counts, epoch_length)
         if not 0 <= beta < 1:
             raise ConfigError(f"sampler.beta must lie in [0, 1), got {beta}")
-        self.probabilities = _normalized(self.counts * inverse_effective_number(self.counts, beta))
+        self.probabilities = _normalized(self.class_counts * inverse_effective_number(self.class_counts, beta))
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) proportional to n (1 - β) / (1 - β^n)."""
@@ -225,10 +227,10 @@ class ClassBasedEffectiveNumber(Sampler):
         super().__init__(labels, class_counts, epoch_length)
         if not 0 <= base <= base + slope < 1:
             raise ConfigError(f"sampler needs 0 <= base <= base + slope < 1, got base={base}, slope={slope}")
-        rarity = self.counts.max().double().log() - self.counts.double().log()
+        rarity = self.class_counts.max().double().log() - self.class_counts.double().log()
         rarity = rarity / rarity.max() if rarity.max() > 0 else rarity
         beta = base + slope * rarity
-        self.probabilities = _normalized(self.counts * inverse_effective_number(self.counts, beta))
+        self.probabilities = _normalized(self.class_counts * inverse_effective_number(self.class_counts, beta))
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) proportional to n (1 - β_c) / (1 - β_c^n)."""
@@ -240,4 +242,4 @@ class Reversed(Sampler):
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) (1/n) / sum(1/n)."""
-        return _normalized(1 / self.counts.double())
+        return _normalized(1 / self.class_counts.double())

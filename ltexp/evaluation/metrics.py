@@ -49,7 +49,8 @@ def _confidences(logits: npt.NDArray[Any], scale: float) -> npt.NDArray[np.float
             parts.append(1 / np.exp(values - values.max(axis=1, keepdims=True)).sum(axis=1))
     confidence: npt.NDArray[np.float64] = np.concatenate(parts)
     if np.isnan(confidence).any():
-        raise DataError(f"the logits of {np.isnan(confidence).sum()} of {len(logits)} samples are not finite")
+        bad = f"the logits of {np.isnan(confidence).sum()} of {len(logits)} samples are not finite"
+        raise DataError(f"{bad}: has training diverged? Lower the learning rate")
     return confidence
 
 

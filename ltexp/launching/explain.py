@@ -43,7 +43,11 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and "not in" not in str(cause):
         return f"{key}: {_first_line(cause)}"
-    return unknown_name("key", key, [*_keys(OmegaConf.to_container(config)), *groups])
+    known = [*_keys(OmegaConf.to_container(config)), *groups]
+    if key in known:
+        return f"'{key}' cannot be set together with the rest of this command line"
+    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    return unknown_name("key", key, siblings if "." in key and siblings else known)
 
 
 def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:

@@ -46,8 +46,17 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
 
 
 def _make_absolute(plain: dict[str, Any]) -> None:
-    for section, key in (("paths", "data"), ("paths", "outputs"), ("stage_cache", "dir")):
-        plain[section][key] = str(Path(plain[section][key]).expanduser().absolute())
+    """Paths as seen from where the command was typed, so that the config means the same from anywhere."""
+    places = [(plain["paths"], "data"), (plain["paths"], "outputs"), (plain["stage_cache"], "dir")]
+    for stage in (plain["stage1"], plain.get("stage2")):
+        if stage is not None:
+            places += [(stage, "checkpoint"), (stage["init"], "backbone"), (stage["init"], "classifier")]
+    for node, key in places:
+        if node[key] not in (None, "fresh", "stage1"):
+            node[key] = str(Path(node[key]).expanduser().absolute())
+    weights = plain["backbone"].get("weights")
+    if weights and Path(weights).exists():  # else it names weights of torchvision's
+        plain["backbone"]["weights"] = str(Path(weights).absolute())
 
 
 def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[str, str]) -> None:
@@ -74,6 +83,8 @@ def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[
             if part.key_or_group.startswith(prefix) and not part.is_delete():
                 OmegaConf.update(alone, part.key_or_group.removeprefix(prefix), part.value(), force_add=True)
         OmegaConf.update(task, package, alone, merge=False)
+        if package.endswith(".classifier") and not any("lr_factors" in part.key_or_group for part in parsed):
+            OmegaConf.update(task, f"{package}".replace(".classifier", ".lr_factors"), {}, merge=False)
 
 
 def _is_stage_choice(part: Override) -> bool:

@@ -4,17 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.identity import differing_keys, run_identity
-from ltexp.run_folder import CONFIG, read_status
+from ltexp.run_folder import CONFIG, LOCK, read_status
 
 
 class JobError(LtexpError):
@@ -36,14 +39,35 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
     config = to_config(plain)
     if plain["resume"] and not chosen:
         folder = _unfinished_twin(config, folder) or folder
-    if (folder / CONFIG).exists():
-        if _already_finished(config, folder):
+    with _only_here(folder):
+        if not (folder / CONFIG).exists():
+            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
+        elif _already_finished(config, folder):
             return
-    else:
-        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
-    status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
+        status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
+    if status < 0:
+        raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
     if status != 0:
         raise JobError(f"the run in {folder} failed (exit status {status})")
+
+
+@contextmanager
+def _only_here(folder: Path) -> Iterator[None]:
+    """Within the block no other process runs in the folder; its lock ends with this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder} is being run by another process: wait for it, or choose another hydra.run.dir"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write in {folder}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _already_finished(config: Config, folder: Path) -> bool:
@@ -81,7 +105,7 @@ def _unfinished_twin(config: Config, folder: Path) -> Path | None:
 
 
 def _command(config: Config, folder: Path) -> list[str]:
-    if config.trainer.devices == 1 and config.trainer.num_nodes == 1:
+    if config.trainer.devices == 1:
         return [sys.executable, "-m", "ltexp.training.worker", str(folder)]
     return [sys.executable, "-m", "ltexp.training.launch_ranks", str(config.trainer.devices), str(folder)]
 
@@ -103,10 +127,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
     previous = signal.signal(signal.SIGTERM, forward)
     try:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:  # the terminal has sent it to the run as well
-                continue
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)  # the terminal has sent it as well; a second one does no harm
+        process.wait()
+        raise  # the other jobs of a sweep are not started
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -9,12 +9,15 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.build import build
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
+from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 
 
@@ -65,8 +68,8 @@ def _ending_at_errors() -> Iterator[None]:
     # Hydra only warns of an exception in a callback; it lets an exit through.
     try:
         yield
-    except LtexpError as error:
-        sys.exit(f"ltexp: {error}")
+    except (LtexpError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
 
 
 def frozen_path(sweep_dir: Path, number: int) -> Path:

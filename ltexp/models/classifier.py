@@ -120,22 +120,16 @@ def fresh_linear(feature_dim: int, num_classes: int, bias: bool, init: str) -> t
     return weight, torch.empty(num_classes).uniform_(-bound, bound) if bias else None
 
 
-class Linear(Classifier):
-    """Logits W f + b.
+class Affine(Classifier):
+    """Base of the classifiers that keep a map W f + b.
 
-    Args:
-        bias: whether there is a b.
-        init: see `fresh_linear`.
+    Attributes:
+        weight: (C, D), a parameter or a buffer.
+        bias: (C,), likewise, or None.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-
-    def __init__(self, feature_dim: int, num_classes: int, bias: bool = True, init: str = "kaiming") -> None:
-        super().__init__(feature_dim, num_classes)
-        weight, start = fresh_linear(feature_dim, num_classes, bias, init)
-        self.weight = nn.Parameter(weight)
-        self.register_parameter("bias", None if start is None else nn.Parameter(start))
+    weight: Tensor
+    bias: Tensor | None
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
@@ -153,6 +147,24 @@ class Linear(Classifier):
         self.weight.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+
+class Linear(Affine):
+    """Logits W f + b.
+
+    Args:
+        bias: whether there is a b.
+        init: see `fresh_linear`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, feature_dim: int, num_classes: int, bias: bool = True, init: str = "kaiming") -> None:
+        super().__init__(feature_dim, num_classes)
+        weight, start = fresh_linear(feature_dim, num_classes, bias, init)
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", None if start is None else nn.Parameter(start))
 
 
 class Cosine(Classifier):

@@ -28,6 +28,7 @@ class Model(nn.Module):
         self.backbone = backbone
         self.classifier = classifier
         self._backbone_trains = True
+        self._backbone_learns = any(parameter.requires_grad for parameter in backbone.parameters())
         self._batch_norm = "train"
 
     def forward(self, images: Tensor, maps: bool = False) -> ModelOutput:
@@ -35,14 +36,16 @@ class Model(nn.Module):
 
         A backbone without anything to learn runs without a graph.
         """
-        learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
         feature_maps = None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
             if maps:
                 features, feature_maps = self.backbone.forward_maps(images)
             else:
                 features = cast(Tensor, self.backbone(images))
-        return ModelOutput(logits=self.classifier(features), features=features, feature_maps=feature_maps)
+        # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.classifier(features.float())
+        return ModelOutput(logits=logits, features=features, feature_maps=feature_maps)
 
     def set_trainable(self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train") -> None:
         """Says what learns, at once and after every later `train()`.
@@ -65,6 +68,7 @@ class Model(nn.Module):
         for module in self._batch_norms():
             module.requires_grad_(batch_norm == "train")
         self._backbone_trains = backbone
+        self._backbone_learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
         self._batch_norm = batch_norm
         self.train(self.training)
 

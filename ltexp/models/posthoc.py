@@ -5,12 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.errors import DataError
-from ltexp.models.classifier import Classifier
+from ltexp.models.classifier import Affine, Classifier
 
 CHUNK = 8192  # rows turned to float64 at a time, so that a large set's features are never held twice
 
 
-class TauNormalized(Classifier):
+class TauNormalized(Affine):
     """Logits f . w_c / ||w_c||^tau: the previous stage's weights with their norms evened out.
 
     Kang et al., "Decoupling Representation and Classifier", ICLR 2020, Sec. 4. tau = 0 leaves the weights alone,
@@ -34,15 +34,6 @@ class TauNormalized(Classifier):
     def needs_source(self) -> bool:
         """True: the weights are the previous stage's."""
         return True
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C) of features (B, D)."""
-        return F.linear(features, self.weight, self.bias)
-
-    @torch.no_grad()
-    def linear_form(self) -> tuple[Tensor, Tensor | None]:
-        """The normalised weights (C, D), and the bias (C,) where it is kept."""
-        return self.weight.clone(), None if self.bias is None else self.bias.clone()
 
     @torch.no_grad()
     def start_from(self, source: Classifier) -> None:
@@ -113,7 +104,7 @@ class NearestClassMean(Classifier):
         self.means.copy_(sums / counts[:, None])
 
 
-class LogitAdjusted(Classifier):
+class LogitAdjusted(Affine):
     """Logits W f + b - tau log pi, with W and b of the previous stage and pi the share of each class in training.
 
     Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, post-hoc form. Until `set_class_counts` has
@@ -149,14 +140,6 @@ class LogitAdjusted(Classifier):
     def linear_form(self) -> tuple[Tensor, Tensor | None]:
         """W (C, D), and b - tau log pi (C,)."""
         return self.weight.clone(), -self.adjustment if self.bias is None else self.bias - self.adjustment
-
-    @torch.no_grad()
-    def start_from(self, source: Classifier) -> None:
-        """Takes W and b of a linear `source`; see `Classifier.start_from`."""
-        weight, bias = self._linear_source(source, bias=self.bias is not None)
-        self.weight.copy_(weight)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
 
     @torch.no_grad()
     def set_class_counts(self, class_counts: Tensor) -> None:

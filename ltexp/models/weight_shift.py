@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltexp.errors import ConfigError
-from ltexp.models.classifier import Classifier, fresh_linear
+from ltexp.models.classifier import Affine, Classifier, fresh_linear
 from ltexp.names import unknown_name
 
 
-class LearnableWeightScaling(Classifier):
+class LearnableWeightScaling(Affine):
     """Logits s * (W f + b) with one learned factor a class; W and b are the previous stage's and stay fixed.
 
     Kang et al., "Decoupling Representation and Classifier", ICLR 2020, Sec. 4. The authors' code scales the finished
@@ -43,14 +43,6 @@ class LearnableWeightScaling(Classifier):
     def linear_form(self) -> tuple[Tensor, Tensor | None]:
         """diag(s) W (C, D), and s * b (C,) or None."""
         return _scaled(self.scale, self.weight, self.bias)
-
-    @torch.no_grad()
-    def start_from(self, source: Classifier) -> None:
-        """Fixes W and b to those of a linear `source`; see `Classifier.start_from`."""
-        weight, bias = self._linear_source(source, bias=self.bias is not None)
-        self.weight.copy_(weight)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
 
 
 class WeightShift(Classifier):

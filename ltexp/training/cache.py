@@ -4,16 +4,18 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ltexp.distributed import broadcast_object, rank
-from ltexp.files import write_text
+from ltexp.errors import LtexpError
+from ltexp.files import copy_file, write_text
 from ltexp.run_folder import CHECKPOINT, METRICS
+from ltexp.training.monitor import read_metrics, write_metrics
 
 _ENTRY = "entry.json"
 
@@ -49,44 +51,51 @@ class StageCache:
         finally:
             lock.release()
 
-    def fetch(self, fingerprint: str, stage_folder: Path) -> bool:
-        """Copies the stage into a run's `stage_folder` if it is here and whole; a damaged entry is removed."""
+    def fetch(self, fingerprint: str, stage_folder: Path, evaluation: dict[str, Any]) -> bool:
+        """Copies the stage into a run's `stage_folder` if it is here and whole; a damaged entry is removed.
+
+        Args:
+            evaluation: how this run evaluates while training; columns of an entry that did it otherwise are left out.
+        """
         found = False
         if self.folder is not None and rank() == 0:
-            found = self._fetch(self.folder / fingerprint, stage_folder)
+            found = self._fetch(self.folder / fingerprint, stage_folder, evaluation)
         return broadcast_object(found)
 
-    def store(self, fingerprint: str, stage_folder: Path) -> None:
-        """Keeps a copy of a run's trained stage; it appears in one step."""
-        if self.folder is None or rank() != 0:
+    def store(self, fingerprint: str, stage_folder: Path, evaluation: dict[str, Any]) -> None:
+        """Keeps a copy of a run's trained stage, unless it is here; it appears in one step."""
+        if self.folder is None or rank() != 0 or (self.folder / fingerprint).exists():
             return
-        temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{fingerprint}."))
+        temporary = self.folder / f".{fingerprint}.{os.getpid()}"
         try:
             for name in (CHECKPOINT, METRICS):
-                shutil.copyfile(stage_folder / name, temporary / name)
-            entry = {name: checksum(temporary / name) for name in (CHECKPOINT, METRICS)}
-            write_text(temporary / _ENTRY, json.dumps(entry))
-            shutil.rmtree(self.folder / fingerprint, ignore_errors=True)
+                copy_file(stage_folder / name, temporary / name)
+            checksums = {name: checksum(temporary / name) for name in (CHECKPOINT, METRICS)}
+            write_text(temporary / _ENTRY, json.dumps({"checksums": checksums, "evaluation": evaluation}))
             os.rename(temporary, self.folder / fingerprint)
-        except OSError as error:  # the run itself has its stage; only sharing it failed
+        except (OSError, LtexpError) as error:  # the run itself has its stage; only sharing it failed
+            print(f"stage cache: this stage was not stored ({error})", flush=True)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            print(f"stage cache: this stage was not stored ({error.strerror or error})", flush=True)
 
-    def _fetch(self, entry: Path, stage_folder: Path) -> bool:
+    def _fetch(self, entry: Path, stage_folder: Path, evaluation: dict[str, Any]) -> bool:
         if not entry.is_dir():
             return False
         try:
-            checksums = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
-            whole = all(checksum(entry / name) == checksums[name] for name in (CHECKPOINT, METRICS))
+            kept = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
+            whole = all(checksum(entry / name) == kept["checksums"][name] for name in (CHECKPOINT, METRICS))
+            same_evaluation = kept["evaluation"] == evaluation
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
             print(f"stage cache: {entry} is damaged; it is removed and the stage trained again", flush=True)
             shutil.rmtree(entry, ignore_errors=True)
             return False
-        stage_folder.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS, CHECKPOINT):
-            shutil.copyfile(entry / name, stage_folder / name)
+        rows = read_metrics(entry / METRICS)
+        if not same_evaluation:
+            rows = [{key: row[key] for key in row if not key.startswith(("test_", "validation_"))} for row in rows]
+        write_metrics(stage_folder / METRICS, rows)
+        copy_file(entry / CHECKPOINT, stage_folder / CHECKPOINT)  # last: it says that the stage is done
         return True
 
 

@@ -1,5 +1,6 @@
 """A trained stage on disk: the states of its backbone and classifier, and the configs that build them."""
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,11 @@ def save(path: Path, model: Model, backbone_config: dict[str, Any], classifier_c
         "num_classes": model.classifier.num_classes,
         "feature_dim": model.backbone.feature_dim,
     }
+    # torch reports a full disk in words of its own; a plain write says what happened
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic_write(path) as file:
-        torch.save(content, file)
+        file.write(buffer.getbuffer())
 
 
 def read(path: Path) -> Checkpoint:

@@ -56,7 +56,6 @@ class Monitor(Callback):
         # a killed run may have written a row for an epoch that its last checkpoint does not know
         self.rows = [row for row in read_metrics(self.path) if int(row["epoch"]) < trainer.current_epoch]
         self.progress = StageProgress(self.name, trainer.max_epochs or 0, self.steps, self.shown)
-        self.progress.__enter__()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
@@ -96,9 +95,12 @@ class Monitor(Callback):
             logger.log_metrics(numbers, step=trainer.global_step)
         self.progress.epoch(epoch, note)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if hasattr(self, "progress"):
-            self.progress.__exit__(None, None, None)
+            self.progress.stop()
 
     def _check_loss(self, module: pl.LightningModule, epoch: int, step: int) -> None:
         assert isinstance(module, Stage)

@@ -19,8 +19,8 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     """The autocast context that Lightning uses for `precision` (32-true, bf16-mixed or 16-mixed)."""
     if precision == "32-true":
         return nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
+    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    return torch.autocast(device.type, dtype=dtypes[precision])
 
 
 @contextmanager

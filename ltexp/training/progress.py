@@ -1,8 +1,6 @@
 """How a stage's training is shown: a bar in a terminal, a line now and then in a log."""
 
 import sys
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,13 +31,10 @@ class StageProgress:
                 transient=True,
             )
             self.task = self.bar.add_task(stage, total=epochs * steps, note="")
-
-    def __enter__(self) -> Self:
-        if self.bar:
             self.bar.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """Takes the bar away."""
         if self.bar:
             self.bar.stop()
 

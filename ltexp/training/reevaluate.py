@@ -5,6 +5,7 @@ from typing import Any
 
 from ltexp.build import build
 from ltexp.config import Config
+from ltexp.errors import ConfigError
 from ltexp.models.checkpoint import load_part
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
@@ -37,10 +38,13 @@ def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, A
     else:
         model.classifier = build(classifier, feature_dim=source.feature_dim, num_classes=source.num_classes)
         model.classifier.set_class_counts(session.class_counts)
+        if any(True for _ in model.classifier.parameters()):
+            raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
         model.classifier.start_from(source.build_classifier())
     model = session.place(model).eval()
     session.fit_classifier(model)
     _, logits, labels = predict(model, session.evaluation_loader(data.test), config.trainer.precision)
-    scale = Objective(settings, session.class_counts).logit_scale
+    # another classifier has logits of its own, which the stage's loss never scaled
+    scale = Objective(settings, session.class_counts).logit_scale if classifier is None else 1.0
     metrics, _ = session.measure(logits, labels, scale)
     return metrics

@@ -17,11 +17,13 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
 from ltexp.identity import config_hash
 from ltexp.models.classifier import Classifier
+from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
-from ltexp.training.objective import Objective
+from ltexp.training import checkpoint
+from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 
@@ -41,14 +43,16 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
+    status = "failed"
     try:
         outcomes: list[Outcome] = []
         for name, stage in config.stages.items():
             outcomes.append(run_stage(session, name, stage, outcomes[-1] if outcomes else None))
         if rank() == 0:
             finish(session, base, outcomes)
+        status = "success"
     finally:
-        close_logger(logger)
+        close_logger(logger, status)
 
 
 def check_composition(config: Config) -> None:
@@ -72,9 +76,9 @@ def check_composition(config: Config) -> None:
                     f"add classifier@{name}.classifier={needed}"
                 )
         _check_settings(stage)
-        if stage.init.classifier == "fresh" and stage.checkpoint is None:
-            _check_fresh(name, stage, classifier)
-        elif stage.init.classifier == "stage1" and previous is not None:
+        _check_factors(name, stage, classifier)
+        _check_start(name, stage, classifier)
+        if stage.init.classifier == "stage1" and previous is not None:
             classifier.start_from(previous)
         previous = classifier
 
@@ -89,11 +93,31 @@ def _check_settings(stage: StageConfig) -> None:
         sampler.class_probabilities(0, stage.epochs)
 
 
-def _check_fresh(name: str, stage: StageConfig, classifier: Classifier) -> None:
-    if classifier.needs_source:
-        raise ConfigError(f"{name}: this classifier continues another: set {name}.init.classifier=stage1")
-    if stage.epochs == 0 and any(True for _ in classifier.parameters()):
+def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
+    own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
+    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
+    for prefix in flat_factors(stage.lr_factors):
+        if prefix not in known and not prefix.startswith("backbone."):
+            raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
+
+
+def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
+    """What the stage starts from is there, and something in it learns or needs no learning."""
+    for where in (stage.init.backbone, stage.init.classifier):
+        if where not in ("fresh", "stage1"):
+            checkpoint.locate(where)
+    if stage.checkpoint is not None:
+        checkpoint.locate(stage.checkpoint, name)
+        return
+    learns = any(True for _ in classifier.parameters())
+    if stage.init.classifier == "fresh" and classifier.needs_source:
+        hint = "choose another for it" if name == "stage1" else f"set {name}.init.classifier=stage1"
+        raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
+    if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
         raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
+    idle = not stage.trainable.backbone and stage.batch_norm != "train" and not (learns and stage.trainable.classifier)
+    if stage.epochs > 0 and (idle or classifier.needs_features):
+        raise ConfigError(f"{name}: its classifier is not trained by epochs: set {name}.epochs=0, or choose another")
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
@@ -137,12 +161,14 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> N
         **details,
         "stages": [outcome.record for outcome in outcomes],
         "finished": now(),
-        "status": "finished",
+        "status": "running",
     }
     records.write_record(folder, record)
     if session.logger is not None:
         session.logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
+    # last: a run without its figures is not finished, and resume=true draws them
+    records.write_record(folder, record | {"status": "finished"})
     console = Console()
     console.print(run_table(record))
     console.print(
@@ -158,19 +184,27 @@ def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
     if settings["_target_"].endswith("WandbLogger"):
         # jobs of a sweep never share a wandb run, and a resumed run continues its own
         settings |= {"id": identifier, "name": f"{config.choices.get('method')}-{identifier}", "resume": "allow"}
+    elif settings["_target_"].endswith("CSVLogger"):
+        # it empties a folder that it finds, and a resumed run's first half lies there
+        while (folder / settings["name"] / settings["version"]).exists():
+            settings["version"] += "-resumed"
     try:
         logger: Logger = build(settings, save_dir=str(folder))
-    except ModuleNotFoundError as error:
+    except Exception as error:
+        if not isinstance(error, ModuleNotFoundError):
+            if type(error).__module__.startswith("wandb"):
+                raise ConfigError(f"wandb: {error}; logger.offline=true needs no account") from None
+            raise
         raise ConfigError(
             f"this logger needs a package that is not installed ({error.name}): pip install {error.name}"
         ) from None
     return logger
 
 
-def close_logger(logger: Logger | None) -> None:
+def close_logger(logger: Logger | None, status: str) -> None:
     """Ends the logger's run: the next job starts one of its own."""
     if logger is not None:
-        logger.finalize("success")
+        logger.finalize(status)
         finish_run = getattr(getattr(logger, "experiment", None), "finish", None)
         if finish_run is not None:
             finish_run()

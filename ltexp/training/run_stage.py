@@ -1,5 +1,6 @@
 """Runs one stage: starts its model, takes it from the cache or trains it, and evaluates the result."""
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 import ltexp
+from ltexp.build import target_sources
 from ltexp.config import StageConfig
 from ltexp.data.loader import BatchLoader
 from ltexp.data.types import Split
-from ltexp.distributed import rank, wait_for_all, world_size
-from ltexp.errors import CheckpointError
+from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
+from ltexp.errors import CheckpointError, TrainingError
 from ltexp.identity import digest
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
@@ -28,7 +30,7 @@ from ltexp.training.predict import predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 
-FINGERPRINT_SCHEMA = 1  # raise it when a change of the code changes what a stage trains to
+FINGERPRINT_SCHEMA = 2  # raise it when a change of the code changes what a stage trains to
 
 
 @dataclass
@@ -80,25 +82,35 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
     if stage.checkpoint is not None:
         _load(model, checkpoint.locate(stage.checkpoint, name))
         _save(session, stage, model, folder)
-        return True
-    if (folder / CHECKPOINT).exists():  # this run finished the stage before it was killed
-        _load(model, folder / CHECKPOINT)
-        return False
-    if stage.epochs == 0:
+        elsewhere = True
+    elif stage.epochs == 0:
         session.fit_classifier(model)
         _save(session, stage, model, folder)
-        return False
-    cache = StageCache(Path(session.config.stage_cache.dir) if session.config.stage_cache.enabled else None)
-    with cache.reserve(fingerprint):
-        if cache.fetch(fingerprint, folder):
-            _load(model, folder / CHECKPOINT)
-            return True
-        train(session, name, stage, model, folder)
-        _save(session, stage, model, folder)
-        cache.store(fingerprint, folder)
-    # What is evaluated is what was written; and processes whose batch norms saw other shares agree again.
+        elsewhere = False
+    else:
+        elsewhere = _train_or_fetch(session, name, stage, model, fingerprint)
+    # What is evaluated is what was written; processes whose batch norms saw other shares agree again, and Lightning
+    # leaves a model that it trained on the CPU.
     wait_for_all()
     _load(model, folder / CHECKPOINT)
+    session.place(model)
+    return elsewhere
+
+
+def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
+    """Leaves the trained stage in the run's folder; whether it came from the cache."""
+    folder, config = session.folder / name, session.config
+    cache = StageCache(Path(config.stage_cache.dir) if config.stage_cache.enabled else None)
+    evaluation = asdict(config.evaluation) | {"validation": session.data.validation is not None}
+    with cache.reserve(fingerprint):
+        # rank 0 decides for all: another process may look after rank 0 has begun to write
+        finished = broadcast_object((folder / CHECKPOINT).exists())  # by this run, before it was killed
+        if not finished and cache.fetch(fingerprint, folder, evaluation):
+            return True
+        if not finished:
+            train(session, name, stage, model, folder)
+            _save(session, stage, model, folder)
+        cache.store(fingerprint, folder, evaluation)
     return False
 
 
@@ -135,7 +147,6 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         TrainingError: if the loss is no longer finite.
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
-    settings = session.config.trainer
     loader = session.train_loader(name, stage)
     module = Stage(model, stage, session.class_counts, session.stage_seed(name))
     monitor = Monitor(
@@ -145,19 +156,33 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         steps_per_epoch=len(loader),
         evaluate=lambda: _evaluate_splits(session, model, module.objective.logit_scale),
         evaluate_every=session.config.evaluation.every,
-        check_every=settings.log_every,
-        shown=settings.progress and rank() == 0,
+        check_every=session.config.trainer.log_every,
+        shown=session.config.trainer.progress and rank() == 0,
     )
-    trainer = pl.Trainer(
+    callbacks = [monitor, ResumeCheckpoint(folder, session.config.trainer.checkpoint_every)]
+    resume = folder / RESUME if broadcast_object(session.config.resume and (folder / RESUME).exists()) else None
+    module.train()
+    try:
+        _trainer(session, stage, callbacks).fit(module, loader, ckpt_path=resume, weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        if resume is not None and ("PytorchStreamReader" in str(error) or not isinstance(error, RuntimeError)):
+            raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
+        raise
+    if rank() == 0:
+        (folder / RESUME).unlink(missing_ok=True)
+
+
+def _trainer(session: Session, stage: StageConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+    settings = session.config.trainer
+    return pl.Trainer(
         accelerator="gpu" if session.device.type == "cuda" else "cpu",
-        devices=settings.devices if world_size() > 1 else ([session.device.index] if session.device.index else 1),
-        num_nodes=settings.num_nodes,
+        devices=settings.devices,
         strategy=_strategy(session) if world_size() > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=stage.epochs,
         gradient_clip_val=settings.gradient_clip_val,
-        sync_batchnorm=settings.sync_batch_norm and session.device.type == "cuda",
-        callbacks=[monitor, ResumeCheckpoint(folder, settings.checkpoint_every)],
+        sync_batchnorm=settings.sync_batch_norm,
+        callbacks=callbacks,
         logger=session.logger or False,
         log_every_n_steps=1,
         default_root_dir=session.folder,
@@ -165,18 +190,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=True,
     )
-    resume = folder / RESUME if session.config.resume and (folder / RESUME).exists() else None
-    module.train()
-    try:
-        trainer.fit(module, train_dataloaders=loader, ckpt_path=resume)
-    except (EOFError, RuntimeError) as error:
-        if resume is not None and "PytorchStreamReader" in str(error):
-            raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
-        raise
-    if rank() == 0:
-        (folder / RESUME).unlink(missing_ok=True)
 
 
 def _strategy(session: Session) -> DDPStrategy:
@@ -191,6 +205,8 @@ def _load(model: Model, path: Path) -> None:
 
 
 def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise TrainingError(f"{folder.name}: its last step left weights that are not finite: lower the learning rate")
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
@@ -208,20 +224,23 @@ def _fingerprint(session: Session, name: str, stage: StageConfig, previous: Outc
             "name": name,
             "stage": asdict(stage),
             "backbone": session.config.backbone,
+            "sources": target_sources([asdict(stage), session.config.backbone]),
             "seed": session.config.seed,
             "data": [data.content_hash, data.class_counts.tolist(), data.channel_mean, data.channel_std],
             "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
             "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
-            "files": _files_started_from(stage, name),
+            "files": _files_started_from(stage, name, session.config.backbone),
             "previous": previous.fingerprint if previous and "stage1" in asdict(stage.init).values() else None,
         }
     )
 
 
-def _files_started_from(stage: StageConfig, name: str) -> list[str]:
+def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
     """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
     places = [(stage.init.backbone, "stage1"), (stage.init.classifier, "stage1"), (stage.checkpoint, name)]
     paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
+    if (weights := backbone.get("weights")) and Path(weights).is_file():
+        paths.append(Path(weights))
     return [checksum(path) for path in paths]
 
 

@@ -126,9 +126,11 @@ def pick_device(accelerator: str, local_rank: int) -> torch.device:
     """
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if torch.cuda.device_count() == 0:
+        raise ConfigError("torch sees no GPU here: set trainer.accelerator=cpu")
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"trainer.devices asks for GPU number {local_rank}, but torch sees {torch.cuda.device_count()}: "
-            "lower trainer.devices or set trainer.accelerator=cpu"
+            "lower trainer.devices"
         )
     return torch.device("cuda", local_rank)

@@ -34,9 +34,9 @@ class Stage(pl.LightningModule):
         self.objective = Objective(config, class_counts)
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
-        # summed on the device: reading every step's loss would make the host wait for it
-        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
-        self.loss_sum: Tensor
+        # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
+        # processes would all be given that of the first.
+        self.loss_sum = torch.zeros(())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         settings = dict(self.config.optimizer)
@@ -52,7 +52,7 @@ class Stage(pl.LightningModule):
         factor = self.schedule.factor(self.current_epoch, self.config.epochs)
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = group["base_lr"] * factor
-        self.loss_sum.zero_()
+        self.loss_sum = torch.zeros((), device=self.device)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)

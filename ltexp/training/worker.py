@@ -3,7 +3,6 @@
 It knows nothing of Hydra's command line: it works on the frozen config in the folder.
 """
 
-import ctypes
 import datetime
 import errno
 import logging
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from ltexp.config import load
-from ltexp.distributed import rank
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
+from ltexp.launching.processes import die_with_parent
 from ltexp.run_folder import CONFIG
 from ltexp.training.run import run
 from ltexp.training.session import pick_device
@@ -43,9 +43,12 @@ def main() -> None:
     except LtexpError as error:
         fail(folder, str(error))
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        fail(folder, f"the disk is full ({error.filename}): free some space and run the same command with resume=true")
+        full = error.errno == errno.ENOSPC
+        advice = ": the disk is full; free some space and run the same command with resume=true" if full else ""
+        fail(folder, f"{error.filename}: {error.strerror or error}{advice}")
+    except (SIGTERMException, KeyboardInterrupt):
+        records.mark_failed(folder, "stopped by a signal")
+        sys.exit("ltexp: stopped; the same command with resume=true continues the run")
     except BaseException as error:
         records.mark_failed(folder, f"{type(error).__name__}: {error}")
         raise
@@ -56,8 +59,8 @@ def main() -> None:
 
 def fail(folder: Path, message: str) -> None:
     """Notes the error in the record, prints it and ends this process with status 1."""
-    if rank() != 0:
-        time.sleep(2)  # where every process meets the error, the first one's end ends this one: one line is enough
+    if int(os.environ.get("RANK", 0)) != 0:
+        time.sleep(10)  # where every process meets the error, the first one's end ends this one: one line is enough
     records.mark_failed(folder, message)
     print(f"ltexp: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
@@ -69,13 +72,6 @@ def join_processes(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
-
-
-def die_with_parent() -> None:
-    """Where Linux offers it: a killed `ltexp train` takes its worker along, so that none trains on unseen."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def quieten() -> None:
