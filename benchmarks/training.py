@@ -27,6 +27,7 @@ from ltexp.training.monitor import read_metrics
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
+from ltexp.training.worker import quieten
 
 STEPS, ROUNDS, BATCH = 16, 5, 128
 PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")
@@ -104,6 +105,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
 
 def main() -> None:
     """Prints the medians and the ratios."""
+    quieten()
     ce, crt, mislas = configured("ce"), configured("crt"), configured("mislas")
     data = data_for(ce)
     speeds: dict[str, list[float]] = {}

@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from ranks import RankPool
+
+torch.set_num_threads(1)  # the tensors of the tests are small: more threads would only wait for each other
 
 TIMEOUT = 120.0  # seconds; starting two workers takes a few, more on a busy machine
 

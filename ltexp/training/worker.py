@@ -46,7 +46,7 @@ def main() -> None:
         full = error.errno == errno.ENOSPC
         advice = ": the disk is full; free some space and run the same command with resume=true" if full else ""
         fail(folder, f"{error.filename}: {error.strerror or error}{advice}")
-    except (SIGTERMException, KeyboardInterrupt):
+    except (SIGTERMException, KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
         records.mark_failed(folder, "stopped by a signal")
         sys.exit("ltexp: stopped; the same command with resume=true continues the run")
     except BaseException as error:
