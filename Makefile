@@ -26,10 +26,10 @@ quickstart: install ## train ce, crt and mislas on long-tailed digits and compar
 	@echo "  ltexp data prepare cifar100                             then: ltexp train dataset=cifar100_lt method=mislas"
 
 test: install ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: install ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 lint: install ## check style (ruff)
 	$(BIN)/ruff check .
