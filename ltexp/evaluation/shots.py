@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from ltexp.evaluation.arrays import to_numpy
 
-GROUPS = ("many", "medium", "few")
-
 
 @dataclass(frozen=True)
 class ShotRule:

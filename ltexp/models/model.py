@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ltexp.config import BATCH_NORMS
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
-
-BATCH_NORMS = ("train", "statistics", "frozen")
 
 
 class Model(nn.Module):

@@ -154,11 +154,11 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> N
     folder, final = session.folder, outcomes[-1]
     index, logits, labels = final.predictions
     records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index)
-    metrics, details = session.measure(logits, labels, final.logit_scale)
+    metrics = final.record["metrics"]
     record = base | {
         "selection": "last",
         "metrics": metrics,
-        **details,
+        **final.details,
         "stages": [outcome.record for outcome in outcomes],
         "finished": now(),
         "status": "running",

@@ -40,7 +40,8 @@ class Outcome:
     Attributes:
         model: trained, on the run's device, in eval mode.
         fingerprint: of everything that determined it.
-        record: the stage's entry of the run's record.
+        record: the stage's entry of the run's record, its metrics included.
+        details: the reliability bins and the confusion matrix behind them.
         predictions: (index, logits, labels) on the test split.
         logit_scale: what turns its logits into those of the softmax.
     """
@@ -48,6 +49,7 @@ class Outcome:
     model: Model
     fingerprint: str
     record: dict[str, Any]
+    details: dict[str, Any]
     predictions: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
     logit_scale: float
 
@@ -63,7 +65,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
     objective = Objective(stage, session.class_counts)
     loader = session.evaluation_loader(session.data.test)
     index, logits, labels = predict(model, loader, session.config.trainer.precision)
-    metrics, _ = session.measure(logits, labels, objective.logit_scale)
+    metrics, details = session.measure(logits, labels, objective.logit_scale)
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
@@ -73,7 +75,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
         "fingerprint": fingerprint,
         **_training_summary(read_metrics(folder / METRICS)),
     }
-    return Outcome(model.eval(), fingerprint, record, (index, logits, labels), objective.logit_scale)
+    return Outcome(model.eval(), fingerprint, record, details, (index, logits, labels), objective.logit_scale)
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
