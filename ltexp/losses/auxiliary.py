@@ -82,9 +82,9 @@ def attention(maps: Tensor, power: float) -> Tensor:
 class AttentionDistillation(Loss):
     """Brings the attention of the backbone's maps to that of the auxiliary network's, level by level (Eq. 7).
 
-    The sum over levels of the mean squared difference of normalised attentions. Eq. 7 prints the difference's norm; with
-    the paper's factor of 100 only the mean square is of the order of a cross-entropy. The labels have no part in it. The
-    term's weight is the paper's β.
+    The sum over levels of the mean squared difference of normalised attentions. Eq. 7 prints the difference's norm;
+    with the paper's factor of 100 only the mean square is of the order of a cross-entropy. The labels have no part in
+    it. The term's weight is the paper's β.
 
     Args:
         class_counts: (C,) int64.

@@ -18,10 +18,10 @@ STARTS = ("uniform", "zero")
 class OnlineLabelSmoothing(Loss):
     """(1 - λ) cross-entropy + λ cross-entropy against the mean prediction of the label's class (DaSL, Eqs. 2-3).
 
-    Row y of `soft_labels` is the mean softmax of the last epoch's correctly predicted samples of class y, each predicted
-    in the step that trained on it (the authors' code; DaSL's text runs the last epoch's model once more). A class
-    without a correct prediction gets the uniform distribution. Under mixup, whose loss is of two labels, a mixed image
-    counts for the one that it is predicted as.
+    Row y of `soft_labels` is the mean softmax of the last epoch's correctly predicted samples of class y, each
+    predicted in the step that trained on it (the authors' code; DaSL's text runs the last epoch's model once more). A
+    class without a correct prediction gets the uniform distribution. Under mixup, whose loss is of two labels, a mixed
+    image counts for the one that it is predicted as.
 
     Every process counts its own samples; at an epoch's end the counts are summed over all, so that the rows are those
     of a single process. Only the rows are kept in a checkpoint, since one is written between epochs.

@@ -6,6 +6,7 @@ open follows FRSKD (Ji et al., CVPR 2021), whose auxiliary network is the closes
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -62,7 +63,7 @@ class SingleWay(AuxiliaryNetwork):
         initialise(self)
 
     def fuse(self, levels: list[Tensor]) -> list[Tensor]:
-        return self.up(self.first(levels[0]), [[level] for level in levels[1:]])
+        return cast(list[Tensor], self.up(self.first(levels[0]), [[level] for level in levels[1:]]))
 
 
 class TwoWay(AuxiliaryNetwork):
@@ -91,14 +92,14 @@ class TwoWay(AuxiliaryNetwork):
         down = self.down(levels[-1], [[level] for level in levels[-2::-1]])[::-1]
         last = len(levels) - 1
         beside = [self._beside(levels[b], down[b], b == last) for b in range(1, len(levels))]
-        return self.up(down[0], beside)
+        return cast(list[Tensor], self.up(down[0], beside))
 
 
 class ComplexTwoWay(TwoWay):
     """`TwoWay` with cross-scale skips from L1 to L3 and learnable non-negative fusion weights (Fig. 3c, Eqs. 13-14).
 
-    L2_b = Conv(w_1 L1_b + w_2 Resize(L2_{b+1})) and L3_b = Conv(w_1 L1_b + w_2 L2_b + w_3 Resize(L3_{b-1})), the weights
-    of a fusion summing to one. The coarsest L3, whose L2 is L1, fuses two inputs (FRSKD).
+    L2_b = Conv(w_1 L1_b + w_2 Resize(L2_{b+1})) and L3_b = Conv(w_1 L1_b + w_2 L2_b + w_3 Resize(L3_{b-1})), the
+    weights of a fusion summing to one. The coarsest L3, whose L2 is L1, fuses two inputs (FRSKD).
     """
 
     weighted = True
@@ -121,7 +122,7 @@ class Path(nn.Module):
 
     def __init__(self, widths: Sequence[int], inputs: Sequence[int], weighted: bool) -> None:
         super().__init__()
-        self.resizes = nn.ModuleList(pointwise(before, after) for before, after in zip(widths, widths[1:], strict=False))
+        self.resizes = nn.ModuleList(pointwise(before, after) for before, after in pairwise(widths))
         self.convolutions = nn.ModuleList(separable(width) for width in widths[1:])
         self.fusions = nn.ModuleList(WeightedSum(count) for count in inputs) if weighted else None
 
