@@ -24,8 +24,8 @@ from ltexp.losses.lade import LADE
 from ltexp.losses.reweighting import DeferredReweighting, effective_number_weights
 from ltexp.losses.vector_scaling import VectorScaling
 from ltexp.outputs import ModelOutput
+from ltexp.training.composition import check_composition
 from ltexp.training.objective import Objective
-from ltexp.training.run import check_composition
 from ltexp.training.stage import Stage
 
 CIFAR10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # imbalance ratio 100

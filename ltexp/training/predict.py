@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ltexp.data.loader import BatchLoader
+from ltexp.data.loader import Loader
 from ltexp.distributed import gather_objects
 from ltexp.evaluation.metrics import merge_predictions
 from ltexp.models.model import Model
@@ -35,7 +36,7 @@ def evaluating(model: Model) -> Iterator[None]:
         model.train(training)
 
 
-def predict(model: Model, loader: BatchLoader, precision: str) -> Arrays:
+def predict(model: Model, loader: Loader[Any], precision: str) -> Arrays:
     """(index, logits, labels) of every sample of the loader's split, in index order, on every process.
 
     Args:
@@ -49,17 +50,17 @@ def predict(model: Model, loader: BatchLoader, precision: str) -> Arrays:
     return _collect(model, loader, precision, features=False)
 
 
-def extract_features(model: Model, loader: BatchLoader, precision: str) -> Arrays:
+def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:
     """(index, features (N, D), labels) of every sample, as `predict` gives logits."""
     return _collect(model, loader, precision, features=True)
 
 
-def _collect(model: Model, loader: BatchLoader, precision: str, features: bool) -> Arrays:
+def _collect(model: Model, loader: Loader[Any], precision: str, features: bool) -> Arrays:
     index, values, labels = [], [], []
     with evaluating(model), autocast(precision, loader.device):
         for batch in loader:
             if batch.share > 0:
-                found = model.backbone(batch.images) if features else model(batch.images).logits
+                found = model.backbone(batch.inputs) if features else model(batch.inputs).logits
                 index.append(batch.index)
                 values.append(found.float())
                 labels.append(batch.labels)
