@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ltexp.run_folder import write_metrics
+
 
 def record(**changes: Any) -> dict[str, Any]:
     """A finished record of three classes; `all=` sets its accuracy."""
@@ -27,7 +29,9 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """Writes a record into `folder`, which it makes."""
+    """Writes a record, and the stages' metrics by epoch, into `folder`, which it makes."""
     folder.mkdir(parents=True, exist_ok=True)
+    for stage in ("stage1", "stage2"):
+        write_metrics(folder / stage / "metrics.csv", [{"epoch": epoch, "train_loss": 1.5} for epoch in range(2)])
     (folder / "record.json").write_text(json.dumps(record(**changes)))
     return folder

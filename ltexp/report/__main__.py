@@ -5,6 +5,7 @@
     python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
     python -m ltexp.report outputs/quickstart stages=true            a row for each stage
     python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
+    python -m ltexp.report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
 
 Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
@@ -15,6 +16,7 @@ keys:
   stages=true|false                    a row for each stage
   columns=NAME,+NAME                   {columns}
   figure=KIND                          {figures}
+  metric=NAME                          of figure=sweep: {metrics}
 """
 
 import sys
@@ -28,12 +30,13 @@ from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report.columns import COLUMNS
 from ltexp.report.figures import draw, kinds
+from ltexp.report.figures.sweep import METRICS as SWEEP_METRICS
 from ltexp.report.formats import ENDINGS, FORMATS, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
 
-KEYS = ("format", "out", "stages", "columns", "figure")
+KEYS = ("format", "out", "stages", "columns", "figure", "metric")
 _UNLIMITED = 400  # columns of text where no window sets a limit
 
 
@@ -59,13 +62,16 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _check(options: dict[str, str]) -> None:
-    choices = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": kinds()}
+    choices: dict[str, list[str]] = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": kinds()}
+    choices["metric"] = list(SWEEP_METRICS)
     for key, known in choices.items():
         if key in options and options[key] not in known:
             raise ConfigError(unknown_name(key, options[key], known))
     for key in ("format", "stages", "columns"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
+    if "metric" in options and options.get("figure") != "sweep":
+        raise ConfigError("metric= belongs to figure=sweep")
     if options.get("out") == "":
         raise ConfigError("out= names no file")
     for name in options.get("columns", "").split(","):
@@ -77,7 +83,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     """Prints, writes or draws what the options ask for."""
     if "figure" in options:
         path = Path(options.get("out", f"outputs/figures/{options['figure']}.png"))
-        draw(options["figure"], runs, path)
+        draw(options["figure"], runs, path, **{key: options[key] for key in ("metric",) if key in options})
         print(path)
         return
     out = Path(options["out"]) if "out" in options else None
@@ -110,7 +116,9 @@ def usage() -> str:
     assert __doc__ is not None
     names = list(COLUMNS)
     lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
-    return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures=" | ".join(kinds()))
+    return __doc__.format(
+        columns=(",\n" + " " * 39).join(lines), figures=" | ".join(kinds()), metrics=" | ".join(SWEEP_METRICS)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,11 +17,11 @@ from ltexp.data.types import Split
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, TrainingError
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, METRICS, RESUME
+from ltexp.run_folder import CHECKPOINT, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
 from ltexp.training.cache import StageCache
 from ltexp.training.fingerprint import fingerprint_of
-from ltexp.training.monitor import Monitor, ResumeCheckpoint, read_metrics, write_metrics
+from ltexp.training.monitor import Monitor, ResumeCheckpoint
 from ltexp.training.objective import Objective
 from ltexp.training.predict import predict
 from ltexp.training.session import Session

@@ -22,8 +22,14 @@ def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def draw(kind: str, runs: Sequence[Run], path: Path) -> None:
+def draw(kind: str, runs: Sequence[Run], path: Path, **options: str) -> None:
     """Draws `runs` side by side to `path` (.png, .pdf or .svg).
+
+    Args:
+        kind: see `kinds`.
+        runs: at least one.
+        path: of the figure.
+        options: keywords of that kind's `draw`, such as `metric` of `sweep`.
 
     Raises:
         ConfigError: for an unknown kind, no runs, or a file that cannot be written.
@@ -32,7 +38,7 @@ def draw(kind: str, runs: Sequence[Run], path: Path) -> None:
         raise ConfigError(unknown_name("figure", kind, kinds()))
     if not runs:
         raise ConfigError(f"no finished run to draw {kind} of")
-    import_module(f"{__name__}.{kind}").draw(runs, path)
+    import_module(f"{__name__}.{kind}").draw(runs, path, **options)
 
 
 def draw_run_figures(run_dir: Path) -> list[Path]:
