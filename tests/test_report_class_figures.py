@@ -129,7 +129,7 @@ MISSING = [
 @pytest.mark.parametrize(("kind", "options", "message"), MISSING)
 def test_what_cannot_be_drawn_has_one_line(kind: str, options: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        draw(kind, [run(write(tmp_path / "run"))], tmp_path / "out.png", options)
+        draw(kind, [run(write(tmp_path / "run"))], tmp_path / "out.png", **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out.png").exists()
 

@@ -5,6 +5,7 @@
     python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
     python -m ltexp.report outputs/quickstart stages=true            a row for each stage
     python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
+    python -m ltexp.report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
 
 Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
@@ -81,7 +82,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     if "figure" in options:
         kind = options["figure"]
         path = Path(options.get("out", f"outputs/figures/{kind}.png"))
-        figures.draw(kind, runs, path, {key: options[key] for key in figures.options(kind) if key in options})
+        figures.draw(kind, runs, path, **{key: options[key] for key in figures.options(kind) if key in options})
         print(path)
         return
     out = Path(options["out"]) if "out" in options else None
@@ -116,8 +117,8 @@ def usage() -> str:
     lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
     drawn = []
     for kind in figures.kinds():
-        keys = "".join(f"  {key}=" for key in figures.options(kind))
-        drawn.append(f"    {kind:<18} {figures.summary(kind)}" + (f"\n{'':<23}{keys.lstrip()}" if keys else ""))
+        drawn.append(f"    {kind:<19}{figures.summary(kind)}")
+        drawn += [f"{'':<25}{key}=  {meaning}" for key, meaning in figures.options(kind).items()]
     return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures="\n".join(drawn))
 
 

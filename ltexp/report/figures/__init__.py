@@ -6,7 +6,8 @@ To add a kind, add a file: `figure=<its name>` then works, and `draw_run_figures
 
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -23,9 +24,15 @@ def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def options(kind: str) -> list[str]:
-    """The options that the figure `kind` takes besides runs and path."""
-    return list(inspect.signature(import_module(f"{__name__}.{kind}").draw).parameters)[2:]
+def options(kind: str) -> dict[str, str]:
+    """The options that the figure `kind` takes besides runs and path, each with what its `draw` says of it."""
+    function = import_module(f"{__name__}.{kind}").draw
+    arguments = (inspect.getdoc(function) or "").partition("Args:")[2].partition("\n\n")[0]
+    found = {}
+    for name in list(inspect.signature(function).parameters)[2:]:
+        meaning = re.search(rf"^    {name}: (.*(?:\n {{8}}.*)*)", arguments, re.MULTILINE)
+        found[name] = " ".join(meaning[1].split()) if meaning else ""
+    return found
 
 
 def summary(kind: str) -> str:
@@ -33,8 +40,14 @@ def summary(kind: str) -> str:
     return (import_module(f"{__name__}.{kind}").__doc__ or "").partition("\n")[0]
 
 
-def draw(kind: str, runs: Sequence[Run], path: Path, chosen: Mapping[str, str] | None = None) -> None:
-    """Draws `runs` side by side to `path` (.png, .pdf or .svg), with the options `chosen`.
+def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:
+    """Draws `runs` side by side to `path` (.png, .pdf or .svg).
+
+    Args:
+        kind: see `kinds`.
+        runs: at least one.
+        path: of the figure.
+        chosen: `options` of that kind, such as `metric` of `sweep`.
 
     Raises:
         ConfigError: for an unknown kind or option, no runs, or a file that cannot be written.
@@ -43,10 +56,10 @@ def draw(kind: str, runs: Sequence[Run], path: Path, chosen: Mapping[str, str] |
         raise ConfigError(unknown_name("figure", kind, kinds()))
     if not runs:
         raise ConfigError(f"no finished run to draw {kind} of")
-    for name in chosen or {}:
+    for name in chosen:
         if name not in options(kind):
             raise ConfigError(unknown_name(f"option of figure={kind}", name, options(kind)))
-    import_module(f"{__name__}.{kind}").draw(runs, path, **(chosen or {}))
+    import_module(f"{__name__}.{kind}").draw(runs, path, **chosen)
 
 
 def draw_run_figures(run_dir: Path) -> list[Path]:

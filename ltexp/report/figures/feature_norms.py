@@ -29,9 +29,9 @@ def draw(
     more than 20. Seeds of one experiment are put together.
 
     Args:
-        classes: labels or names of the classes with a panel; None: four, from the most to the least frequent.
-        stage: whose training the curves show.
-        groups: of the distribution, as `ltexp.report.classes.frequency_groups`.
+        classes: labels or names, 0,1,8,9; default: four, from the most to the least frequent.
+        stage: whose training the curves show; default: stage1.
+        how many groups of equally many classes, or none: each class; default: each class up to 20, else ten groups.
 
     Raises:
         ConfigError: for runs of other class counts, too many experiments, or runs whose norms were not kept.

@@ -30,9 +30,9 @@ def draw(
     panel.
 
     Args:
-        classes: labels or names of the classes; None: all up to ten, else ten spread over the frequencies.
-        samples: images of each class at most, evenly from all that it has.
-        split: "train" or "test"; None: both.
+        classes: labels or names, 0,1,8,9; default: all up to ten, else ten spread over the frequencies.
+        samples: images of each class at most, evenly from all that it has; default: 200.
+        split: train or test; default: both.
 
     Raises:
         ConfigError: for a run whose features were not kept, unknown classes, or too many of anything.

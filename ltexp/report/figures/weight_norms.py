@@ -23,7 +23,7 @@ def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:
     use: with learnable weight scaling its factor counts, and of a cosine classifier every norm is 1.
 
     Args:
-        stage: whose classifier: "stage1" or "stage2"; None: the last one of each run.
+        stage: whose classifier, stage1 or stage2; default: the last one of each run.
 
     Raises:
         ConfigError: for runs of other class counts, too many experiments, or a run without such a stage or norms.
