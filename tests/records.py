@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ltexp.run_folder import write_metrics
+
 
 def record(**changes: Any) -> dict[str, Any]:
     """A finished record of three classes; `all=` sets its accuracy."""
@@ -36,8 +38,10 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """Writes a record into `folder`, which it makes."""
+    """Writes a record, and the stages' metrics by epoch, into `folder`, which it makes."""
     folder.mkdir(parents=True, exist_ok=True)
+    for stage in ("stage1", "stage2"):
+        write_metrics(folder / stage / "metrics.csv", [{"epoch": epoch, "train_loss": 1.5} for epoch in range(2)])
     (folder / "record.json").write_text(json.dumps(record(**changes)))
     return folder
 
@@ -51,5 +55,4 @@ def write_measured(folder: Path) -> None:
     arrays = {"train_features": draws.normal(size=(6, 5)), "train_labels": np.array([0, 0, 0, 1, 1, 2])}
     arrays |= {"test_features": draws.normal(size=(8, 5)), "test_labels": labels}
     np.savez(folder / "features.npz", **arrays)
-    (folder / "stage1").mkdir()
     (folder / "stage1" / "feature_norms.csv").write_text("epoch,0,1,2\n0,1.0,2.0,\n1,1.5,2.5,\n")

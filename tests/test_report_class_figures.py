@@ -117,7 +117,7 @@ def test_tsne_takes_classes_evenly_and_keeps_clusters_apart() -> None:
 
 MISSING = [
     ("tsne", {}, r"features\.npz .*make it with python -m ltexp\.evaluate .*run features=true"),
-    ("feature_norms", {}, r"feature_norms\.csv, written while training: train with evaluation\.every"),
+    ("feature_norms", {}, r"needs .*feature_norms\.csv, written while training: train with evaluation\.every"),
     ("tsne", {"split": "tset"}, "did you mean 'test'"),
     ("tsne", {"samples": "0"}, "samples=0 cannot be"),
     ("tsne", {"classes": "9"}, "unknown class '9'"),

@@ -14,8 +14,7 @@ from filelock import FileLock, Timeout
 from ltexp.distributed import broadcast_object, rank
 from ltexp.errors import LtexpError
 from ltexp.files import copy_file, write_text
-from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS
-from ltexp.training.monitor import read_metrics, write_metrics
+from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, read_metrics, write_metrics
 
 _ENTRY = "entry.json"
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ltexp.models.classifier import Classifier
-from ltexp.training.monitor import read_metrics, write_metrics
+from ltexp.run_folder import read_metrics, write_metrics
 from ltexp.training.predict import Predictions
 
 

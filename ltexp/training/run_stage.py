@@ -19,10 +19,10 @@ from ltexp.errors import CheckpointError, TrainingError
 from ltexp.identity import digest
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME
+from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
 from ltexp.training.cache import StageCache, checksum
-from ltexp.training.monitor import Monitor, ResumeCheckpoint, read_metrics, write_metrics
+from ltexp.training.monitor import Monitor, ResumeCheckpoint
 from ltexp.training.norms import append_norms, weight_norms
 from ltexp.training.objective import Objective
 from ltexp.training.predict import Predictions, predict
