@@ -37,6 +37,7 @@ class Stage(pl.LightningModule):
         self.seed = seed
         self.objective = Objective(config, class_counts)
         self.needs = self.objective.needs
+        self.objective.set_seed(seed)
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
         self.teacher = teacher
