@@ -65,7 +65,8 @@ def test_loss_takes_one_step(name: str) -> None:
     loss = build("loss", name, class_counts=COUNTS)
     loss.set_progress(0, 10, step=3)
     logits = torch.randn(8, 3, requires_grad=True)
-    value = loss(ModelOutput(logits=logits, features=torch.randn(8, 5)), torch.arange(8) % 3)
+    output = ModelOutput(logits=logits, features=torch.randn(8, 5), teacher_logits=torch.randn(8, 3))
+    value = loss(output, torch.arange(8) % 3)
     value.backward()
     assert value.shape == ()
     assert value.dtype == torch.float32
