@@ -5,6 +5,7 @@
     python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
     python -m ltexp.report outputs/quickstart stages=true            a row for each stage
     python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
+    python -m ltexp.report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
 
 Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
@@ -14,7 +15,8 @@ keys:
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
   columns=NAME,+NAME                   {columns}
-  figure=KIND                          {figures}
+  figure=KIND                          one of these, with its own keys:
+{figures}
 """
 
 import sys
@@ -26,8 +28,8 @@ from rich.console import Console, RenderableType
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
+from ltexp.report import figures
 from ltexp.report.columns import COLUMNS
-from ltexp.report.figures import draw, kinds
 from ltexp.report.formats import ENDINGS, FORMATS, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
@@ -44,14 +46,16 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         ConfigError: for an unknown key or value, keys that exclude each other, or no folder.
     """
     folders, options = [], {}
+    chosen = next((word.partition("=")[2] for word in words if word.startswith("figure=")), None)
+    known = [*KEYS, *(figures.options(chosen) if chosen in figures.kinds() else ())]
     for word in words:
         key, separator, value = word.partition("=")
-        if key in KEYS and separator:
+        if key in known and separator:
             options[key] = value
         elif not separator or Path(word).exists():
             folders.append(Path(word))
         else:
-            raise ConfigError(unknown_name("key", key, KEYS))
+            raise ConfigError(unknown_name("key", key, known))
     if not folders:
         raise ConfigError("name at least one folder: python -m ltexp.report DIR [key=value ...]")
     _check(options)
@@ -59,7 +63,7 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _check(options: dict[str, str]) -> None:
-    choices = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": kinds()}
+    choices = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": figures.kinds()}
     for key, known in choices.items():
         if key in options and options[key] not in known:
             raise ConfigError(unknown_name(key, options[key], known))
@@ -76,8 +80,9 @@ def _check(options: dict[str, str]) -> None:
 def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     """Prints, writes or draws what the options ask for."""
     if "figure" in options:
-        path = Path(options.get("out", f"outputs/figures/{options['figure']}.png"))
-        draw(options["figure"], runs, path)
+        kind = options["figure"]
+        path = Path(options.get("out", f"outputs/figures/{kind}.png"))
+        figures.draw(kind, runs, path, **{key: options[key] for key in figures.options(kind) if key in options})
         print(path)
         return
     out = Path(options["out"]) if "out" in options else None
@@ -110,7 +115,11 @@ def usage() -> str:
     assert __doc__ is not None
     names = list(COLUMNS)
     lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
-    return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures=" | ".join(kinds()))
+    drawn = []
+    for kind in figures.kinds():
+        drawn.append(f"    {kind:<19}{figures.summary(kind)}")
+        drawn += [f"{'':<25}{key}=  {meaning}" for key, meaning in figures.options(kind).items()]
+    return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures="\n".join(drawn))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

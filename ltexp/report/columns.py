@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltexp.report.groups import Group, Statistic, statistic
+from ltexp.report.swept import FACTS, UNKNOWN, swept_values
 
 Cell = str | int | Statistic | None
 
@@ -112,6 +113,7 @@ _ALL = [
 ]
 COLUMNS = {column.name: column for column in _ALL}
 
+MOST_SWEPT = 4  # keys with columns of their own
 METRICS = ("n", "all", "many", "medium", "few", "ece")
 _PROTOCOL = ("config", "subset", "selection", "shot_rule")
 IDENTITY = ("method", "dataset", "imbalance", "ratio", "backbone", "overrides", *_PROTOCOL)
@@ -137,7 +139,23 @@ def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
     for name in ("config", "subset"):
         if _varies(name, rows) and len({_values(names, row) for row in rows}) < len(rows):
             names.append(name)
-    return [COLUMNS[name] for name in (*names, *METRICS)]
+    chosen = [[COLUMNS[name]] for name in (*names, *METRICS)]
+    if "overrides" in names and (keys := _swept_columns(rows)):
+        chosen[names.index("overrides")] = keys
+    return [column for columns in chosen for column in columns]
+
+
+def _swept_columns(rows: Sequence[Row]) -> list[Column]:
+    """A column for each key that was typed with different values; none if they are many, or unknown for a row."""
+    groups = list({id(row.group): row.group for row in rows}.values())
+    swept = {key: values for key, values in swept_values(groups).items() if key not in FACTS}
+    if len(swept) > MOST_SWEPT or any(UNKNOWN in values for values in swept.values()):
+        return []
+    of_group = {key: dict(zip(map(id, groups), values, strict=True)) for key, values in swept.items()}
+    return [
+        Column(key, key, lambda row, key=key: of_group[key][id(row.group)], numeric=True)  # type: ignore[misc]
+        for key in swept
+    ]
 
 
 def _values(names: Sequence[str], row: Row) -> tuple[Cell, ...]:

@@ -1,0 +1,77 @@
+"""The keys that a set of runs swept, and the value of each run."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ltexp.report.groups import Group
+from ltexp.report.records import Run
+from ltexp.run_folder import CONFIG
+
+FACTS = {
+    "method": "method",
+    "dataset": "dataset",
+    "backbone": "backbone",
+    "dataset.imbalance": "imbalance",
+    "dataset.imbalance_ratio": "imbalance_ratio",
+}
+UNKNOWN = "–"
+
+
+def swept_values(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """The value of each group for every key whose values differ, facts of the record first, then keys as typed.
+
+    A run that did not type a key has the value in its config.yaml.
+    """
+    typed = {key for group in groups for key in _typed(group.runs[0])}
+    columns = {key: [_text(group.record[name]) for group in groups] for key, name in FACTS.items()}
+    columns |= {key: [_value(group.runs[0], key) for group in groups] for key in sorted(typed - set(FACTS))}
+    return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def number(text: str) -> float | None:
+    """`text` as a number; None where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def sort_key(text: str) -> tuple[bool, float, str]:
+    """Numbers by size, then names by the alphabet."""
+    value = number(text)
+    return value is None, value or 0.0, text
+
+
+def _typed(run: Run) -> dict[str, str]:
+    pairs = (text.lstrip("+").partition("=") for text in run.overrides)
+    return {key.removeprefix("~"): value if separator else "removed" for key, separator, value in pairs}
+
+
+def _value(run: Run, key: str) -> str:
+    typed = _typed(run)
+    if key in typed:
+        value = number(typed[key])
+        return typed[key] if value is None else f"{value:g}"
+    choices = run.record.get("choices") or {}
+    if key in choices:
+        return str(choices[key])
+    node: Any = _config(run.folder / CONFIG)
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return UNKNOWN if node is None or isinstance(node, dict) else _text(node)
+
+
+@cache
+def _config(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,106 @@
+"""The figure of a sweep: which key goes where, what is averaged, and what cannot be drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import record, write
+
+from ltexp.errors import ConfigError
+from ltexp.report.__main__ import main
+from ltexp.report.figures.sweep import Axes, _points, choose_axes, draw
+from ltexp.report.groups import group_runs
+from ltexp.report.records import Run, find_runs
+from ltexp.report.results import results_table
+from ltexp.report.swept import swept_values
+
+
+def swept(*settings: dict[str, Any]) -> list[Run]:
+    """Runs that typed `settings` (key: value, `all` and `seed` apart), each its own experiment but for the seed."""
+    made = []
+    for setting in settings:
+        changes = {key: setting[key] for key in ("all", "seed", "method", "imbalance_ratio") if key in setting}
+        typed = [f"{key}={value}" for key, value in setting.items() if key not in changes]
+        identity = str([changes.get("method"), changes.get("imbalance_ratio"), typed])
+        made.append(Run(Path(f"run{len(made)}"), record(overrides=typed, config_hash=identity, **changes)))
+    return made
+
+
+def test_seeds_are_averaged_and_each_swept_key_has_its_values() -> None:
+    groups = group_runs(
+        swept({"t": 1, "all": 40.0}, {"t": 1, "all": 44.0, "seed": 1}, {"t": 10, "all": 50.0}, {"t": 2, "all": 45.0})
+    )
+    columns = swept_values(groups)
+    assert list(columns) == ["t"]
+    found = {values: statistic.mean for values, statistic in _points(groups, columns, "all")}
+    assert found == {("1",): 42.0, ("2",): 45.0, ("10",): 50.0}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"t": ["1", "2"]}, Axes("t", None, (), heat_map=False)),
+        ({"method": ["ce", "crt"]}, Axes("method", None, (), heat_map=False)),
+        ({"a": ["1", "2", "1"], "b": ["1", "2", "3"]}, Axes("b", "a", (), heat_map=True)),
+        ({"method": ["ce", "crt"], "t": ["1", "2"]}, Axes("t", "method", (), heat_map=False)),
+        ({"dataset": ["c", "d"], "a": ["1", "2"], "b": ["1", "2"]}, Axes("a", "b", ("dataset",), heat_map=True)),
+    ],
+)
+def test_numbers_go_along_the_axes_and_names_make_lines(columns: dict[str, list[str]], expected: Axes) -> None:
+    assert choose_axes(columns) == expected
+
+
+def test_a_value_that_was_not_typed_comes_from_the_config(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", overrides=["stage2.loss.t=4.0"], config_hash="a")
+    second = write(tmp_path / "b", overrides=[], config_hash="b")
+    (second / "config.yaml").write_text("stage2: {loss: {t: 2.0}}")
+    runs, _ = find_runs([tmp_path])
+    assert {run.folder for run in runs} == {first, second}
+    assert swept_values(group_runs(runs)) == {"stage2.loss.t": ["2", "4"]}
+
+
+def test_runs_that_no_key_tells_apart_are_not_mixed(tmp_path: Path) -> None:
+    same = swept({"t": 1}, {"t": 2})
+    same.append(Run(Path("other"), record(overrides=["t=1"], config_hash="another")))
+    with pytest.raises(ConfigError, match="one figure would mix them"):
+        draw(same, tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="no key but their seed"):
+        draw(swept({"all": 1.0}, {"seed": 1, "all": 2.0}), tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{"t": t, "all": 40.0 + t, "seed": seed} for t in (1, 2, 100) for seed in (0, 1)],
+        [{"a": a, "b": b, "all": 10.0 * a + b} for a in (1, 2, 3) for b in (1, 2) if a != b],
+        [{"method": m, "imbalance_ratio": r, "all": r / 2} for m in ("ce", "crt") for r in (10.0, 50.0)],
+        [{"method": m, "a": a, "b": b} for m in ("ce", "crt") for a in (1, 2) for b in (1, 2)],
+    ],
+    ids=["line", "heat map with a gap", "lines by method", "panels"],
+)
+def test_every_shape_of_sweep_is_drawn(settings: list[dict[str, Any]], tmp_path: Path) -> None:
+    draw(swept(*settings), tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_table_of_a_sweep_has_a_column_for_each_key(tmp_path: Path) -> None:
+    for a, b in ((1, 1), (1, 2), (2, 1)):
+        write(
+            tmp_path / f"{a}{b}", overrides=[f"a={a}", f"stage2.b={b}", "c=3"], config_hash=f"{a}{b}", all=10.0 * a + b
+        )
+    table = results_table(group_runs(find_runs([tmp_path])[0]))
+    assert [column.title for column in table.columns[4:6]] == ["a", "stage2.b"]
+    assert [row[4:6] for row in table.rows] == [["1", "1"], ["1", "2"], ["2", "1"]]
+    assert "every run with c=3" in table.notes
+
+
+def test_the_command_draws_another_metric_and_knows_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for t in (1, 2):
+        write(tmp_path / f"{t}", overrides=[f"t={t}"], config_hash=f"{t}")
+    assert main([str(tmp_path), "figure=sweep", "metric=ece", f"out={tmp_path}/out.pdf"]) == 0
+    assert main([str(tmp_path), "figure=sweep", "metric=al", f"out={tmp_path}/out.pdf"]) == 1
+    assert main([str(tmp_path), "figure=confusion", "metric=all"]) == 2
+    assert "unknown metric 'al': did you mean 'all'?" in capsys.readouterr().err
