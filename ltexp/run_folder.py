@@ -15,6 +15,8 @@ PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
+FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
+FEATURES = "features.npz"  # of the training and the test split, where they were asked for
 
 
 def read_status(folder: Path) -> str | None:

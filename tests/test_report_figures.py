@@ -31,7 +31,7 @@ def test_confusion_is_by_row_with_the_most_frequent_class_first() -> None:
 
 def test_confusion_comes_from_the_predictions_when_the_record_has_none(tmp_path: Path) -> None:
     logits = np.array([[2, 1, 0], [0, 3, 1], [0, 3, 1]], dtype=np.float32)  # predicts 0, 1, 1
-    write_predictions(tmp_path / "predictions.npz", logits, np.array([0, 0, 1]), np.arange(3))
+    write_predictions(tmp_path / "predictions.npz", logits, np.array([0, 0, 1]), np.arange(3), np.ones(3))
     shares = confusion._shares(run(tmp_path, confusion=None), np.arange(3))
     np.testing.assert_allclose(shares, [[50, 50, 0], [0, 100, 0], [np.nan] * 3])
 

@@ -16,7 +16,7 @@ from ltexp.run_folder import METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training.progress import StageProgress
 from ltexp.training.stage import Stage
 
-Evaluate = Callable[[], Mapping[str, float | None]]
+Evaluate = Callable[[int], Mapping[str, float | None]]
 
 
 class Monitor(Callback):
@@ -27,7 +27,7 @@ class Monitor(Callback):
         name: of the stage.
         images_per_epoch: samples of one epoch over all processes.
         steps_per_epoch: optimizer steps of one epoch.
-        evaluate: gives the columns of an evaluation, such as `test_all` (percent).
+        evaluate: gives the columns of an evaluation at the end of an epoch, such as `test_all` (percent).
         evaluate_every: epochs between evaluations; 0: never while training.
         check_every: steps between looks at the loss.
         shown: whether to show progress.
@@ -79,7 +79,7 @@ class Monitor(Callback):
         }
         note = f"loss {loss:.3f}  lr {row['lr']:.3g}  {row['images_per_second']:.0f} images/s"
         if self.evaluate_every and (epoch + 1) % self.evaluate_every == 0:
-            measured = self.evaluate()
+            measured = self.evaluate(epoch)
             row |= measured
             note += "".join(
                 f"  {key.replace('_all', '')} {value:.1f}%" for key, value in measured.items() if "_all" in key
