@@ -74,10 +74,13 @@ def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
     for key in sorted(typed, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
-        if OmegaConf.select(task, package) is None or unreplaced.get(key) == choices.get(key):
+        if (chosen := OmegaConf.select(task, package)) is None:
             continue
         name = choices[key]
         alone = loader.load_configuration(None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN).node
+        # typed, but chosen anyway: its values stay, unless they made another choice of it
+        if unreplaced.get(key) == choices.get(key) and chosen.get("_target_") == alone.get("_target_"):
+            continue
         prefix = package + "."
         for part in parsed:
             if part.key_or_group.startswith(prefix) and not part.is_delete():
