@@ -23,7 +23,7 @@ from ltexp.config import Config, to_config
 from ltexp.data.types import LongTailedData, Split
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
-from ltexp.training.monitor import read_metrics
+from ltexp.run_folder import read_metrics
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device

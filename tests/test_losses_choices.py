@@ -64,13 +64,18 @@ def test_loss_takes_one_step(name: str) -> None:
 
     loss = build("loss", name, class_counts=COUNTS)
     loss.set_progress(0, 10, step=3)
-    logits = torch.randn(8, 3, requires_grad=True)
-    value = loss(ModelOutput(logits=logits, features=torch.randn(8, 5)), torch.arange(8) % 3)
+    logits, soft = (torch.randn(8, 3, requires_grad=True) for _ in range(2))
+    maps = [torch.randn(8, 4, side, side, requires_grad=True) for side in (4, 2)]
+    auxiliary = {"auxiliary_logits": soft, "auxiliary_maps": [m.detach().square() for m in maps]}
+    read = {"features": torch.randn(8, 5), "teacher_logits": torch.randn(8, 3)} | auxiliary
+    output = ModelOutput(logits=logits, feature_maps=maps, **read)
+    value = loss(output, torch.arange(8) % 3)
     value.backward()
     assert value.shape == ()
     assert value.dtype == torch.float32
-    assert logits.grad is not None
-    assert logits.grad.isfinite().all()
-    assert loss.state_dict() == {}
-    assert loss.logit_scale == load("loss", name).scale
+    gradients = [leaf.grad for leaf in (logits, soft, *maps) if leaf.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert not {"class_counts", "class_weights"} & set(loss.state_dict())  # they follow from the data
+    assert loss.logit_scale == load("loss", name).get("scale", 1.0)
     assert loss.classifier in {"any", "cosine"}

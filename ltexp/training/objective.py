@@ -49,6 +49,11 @@ class Objective(nn.Module):
             part.set_progress(epoch, max_epochs, step)
         self.reweighting.set_progress(self.loss, epoch, max_epochs)
 
+    def set_seed(self, seed: int) -> None:
+        """Tells every part the seed of its random draws."""
+        for part in self._parts:
+            part.seed = seed
+
     def set_share(self, share: float | None) -> None:
         """Tells every part what this process's rows of the batch count for (`Batch.share`)."""
         for part in self._parts:

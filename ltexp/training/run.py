@@ -152,8 +152,8 @@ def describe(session: Session, started: str) -> dict[str, Any]:
 def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> None:
     """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
     folder, final = session.folder, outcomes[-1]
-    index, logits, labels = final.predictions
-    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index)
+    index, logits, labels, norms = final.predictions
+    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index, norms)
     metrics = final.record["metrics"]
     record = base | {
         "selection": "last",

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -21,12 +19,13 @@ from ltexp.errors import CheckpointError, TrainingError
 from ltexp.identity import digest
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, METRICS, RESUME
+from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
 from ltexp.training.cache import StageCache, checksum
-from ltexp.training.monitor import Monitor, ResumeCheckpoint, read_metrics, write_metrics
+from ltexp.training.monitor import Monitor, ResumeCheckpoint
+from ltexp.training.norms import append_norms, weight_norms
 from ltexp.training.objective import Objective
-from ltexp.training.predict import predict
+from ltexp.training.predict import Predictions, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 
@@ -42,7 +41,7 @@ class Outcome:
         fingerprint: of everything that determined it.
         record: the stage's entry of the run's record, its metrics included.
         details: the reliability bins and the confusion matrix behind them.
-        predictions: (index, logits, labels) on the test split.
+        predictions: on the test split.
         logit_scale: what turns its logits into those of the softmax.
     """
 
@@ -50,7 +49,7 @@ class Outcome:
     fingerprint: str
     record: dict[str, Any]
     details: dict[str, Any]
-    predictions: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
+    predictions: Predictions
     logit_scale: float
 
 
@@ -64,18 +63,19 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
     cached = _obtain(session, name, stage, model, fingerprint)
     objective = Objective(stage, session.class_counts)
     loader = session.evaluation_loader(session.data.test)
-    index, logits, labels = predict(model, loader, session.config.trainer.precision)
-    metrics, details = session.measure(logits, labels, objective.logit_scale)
+    predictions = predict(model, loader, session.config.trainer.precision)
+    metrics, details = session.measure(predictions.logits, predictions.labels, objective.logit_scale)
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
         "metrics": metrics,
+        "weight_norms": weight_norms(model.classifier),
         "epochs": stage.epochs,
         "cached": cached,
         "fingerprint": fingerprint,
         **_training_summary(read_metrics(folder / METRICS)),
     }
-    return Outcome(model.eval(), fingerprint, record, details, (index, logits, labels), objective.logit_scale)
+    return Outcome(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
@@ -156,7 +156,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         name,
         images_per_epoch=loader.rows,
         steps_per_epoch=len(loader),
-        evaluate=lambda: _evaluate_splits(session, model, module.objective.logit_scale),
+        evaluate=lambda epoch: _evaluate_splits(session, model, module.objective.logit_scale, folder, epoch),
         evaluate_every=session.config.evaluation.every,
         check_every=session.config.trainer.log_every,
         shown=session.config.trainer.progress and rank() == 0,
@@ -246,16 +246,20 @@ def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any])
     return [checksum(path) for path in paths]
 
 
-def _evaluate_splits(session: Session, model: Model, scale: float) -> Mapping[str, float | None]:
-    """Columns such as `test_all` and `validation_few`, in percent."""
+def _evaluate_splits(
+    session: Session, model: Model, scale: float, folder: Path, epoch: int
+) -> Mapping[str, float | None]:
+    """Columns such as `test_all` and `validation_few`, in percent; the test features' norms go to a file beside."""
     columns: dict[str, float | None] = {}
     splits: dict[str, Split | None] = {"validation": session.data.validation, "test": session.data.test}
     for split_name, split in splits.items():
         if split is not None:
             loader: BatchLoader = session.evaluation_loader(split)
-            _, logits, labels = predict(model, loader, session.config.trainer.precision)
-            metrics, _ = session.measure(logits, labels, scale)
+            predictions = predict(model, loader, session.config.trainer.precision)
+            metrics, _ = session.measure(predictions.logits, predictions.labels, scale)
             columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
+            if split_name == "test" and rank() == 0:
+                append_norms(folder / FEATURE_NORMS, epoch, predictions, session.data.num_classes)
     return columns
 
 

@@ -32,6 +32,7 @@ class Stage(pl.LightningModule):
         self.config = config
         self.seed = seed
         self.objective = Objective(config, class_counts)
+        self.objective.set_seed(seed)
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
