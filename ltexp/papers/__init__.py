@@ -50,6 +50,7 @@ class Cell:
         metric: top1_accuracy | top1_error.
         own: see the module.
         note: on this number.
+        digits: after the decimal point, in its table.
         row: the row's label within its table.
         column: the column's label within its table.
     """
@@ -68,6 +69,7 @@ class Cell:
     metric: str
     own: bool | None
     note: str | None
+    digits: int = 1
     row: str = ""
     column: str = ""
 
@@ -75,6 +77,11 @@ class Cell:
     def name(self) -> str:
         """Such as `mislas/3/mislas/cifar100_lt/100`."""
         return f"{self.paper}/{self.table}/{self.row}/{self.column}"
+
+    @property
+    def text(self) -> str:
+        """The value as its table prints it."""
+        return f"{self.value:.{self.digits}f}"
 
     @property
     def accuracy(self) -> float:
@@ -204,9 +211,11 @@ def _table(paper: dict[str, Any], number: str, node: dict[str, Any]) -> Table:
     for cell in cells:
         backbones.setdefault(cell.dataset, set()).add(cell.backbone)
         schedules.setdefault((cell.method, cell.variant), set()).add(cell.epochs)
+    digits = max(len(f"{cell.value:g}".partition(".")[2]) for cell in cells)
     labelled = (
         replace(
             cell,
+            digits=digits,
             row=_row_label(cell, several=len(schedules[cell.method, cell.variant]) > 1),
             column=_column_label(cell, several=len(backbones[cell.dataset]) > 1),
         )

@@ -37,10 +37,14 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from ltexp.errors import ConfigError, LtexpError
+from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.papers import Cell, find_paper, find_table
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
 from ltexp.report.records import Run, counts_of, find_runs
+from ltexp.reproduce.compare import compare, to_page, to_table
 from ltexp.reproduce.cost import Cost
+from ltexp.reproduce.keep import keep_records
 from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import Plan, make_plan, show_plan
 from ltexp.reproduce.run import check_extra, check_jobs, outputs_root, run_plan
@@ -56,7 +60,6 @@ KEYS = {
     "compare": (*FILTERS, "runs", "format", "out", "missing", "keep"),
 }
 KEYS[""] = (*KEYS["run"], *KEYS["compare"])  # run, then compare
-_UNLIMITED = 240  # columns of text where no window sets a limit
 
 
 def parse(words: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
@@ -169,9 +172,44 @@ def run(options: dict[str, str], extra: Sequence[str]) -> int:
     return 1 if done.missing else 0
 
 
+def _check_compare(options: dict[str, str]) -> None:
+    for key, known in {"format": ("terminal", *FORMATS, "html"), "missing": ("true", "false")}.items():
+        if key in options and options[key] not in known:
+            raise ConfigError(unknown_name(key, options[key], known))
+    if options.get("format") == "html" and "out" not in options:
+        raise ConfigError("format=html needs a file: out=results.html")
+
+
+def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
+    out = Path(options["out"]) if "out" in options else None
+    by_ending = {**ENDINGS, ".html": "html"}.get(out.suffix.lower(), "terminal") if out else "terminal"
+    name = options.get("format", by_ending)
+    every = name in ("html", "csv") or bool({"table", "cells"} & set(options))
+    lines = compare(select(options), Outputs(runs), options.get("missing", str(every).lower()) == "true")
+    if not lines:
+        raise LtexpError("none of these cells is measured yet: see ltexp reproduce plan, or add missing=true")
+    if "keep" in options:
+        kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
+        print(f"{counts_of(len(keep_records(kept.values(), Path(options['keep']))), 'record')} in {options['keep']}")
+    if name == "terminal" and out is None:
+        _print(to_terminal(to_table(lines)))
+        return
+    if name == "html":
+        assert out is not None
+        text = to_page(lines, "ltexp: published and measured").to_html(out.parent)
+    else:
+        table = to_table(lines, full=name == "csv")
+        text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        print(out)
+
+
 def _print(*content: RenderableType) -> None:
     window = Console()
-    console = window if window.is_terminal else Console(width=_UNLIMITED)
+    console = window if window.is_terminal else Console(width=UNLIMITED)
     for part in content:
         console.print(part, soft_wrap=not window.is_terminal)
 
@@ -187,7 +225,11 @@ def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:
     if verb == "plan":
         _print(show_plan(*plan(options, extra)))
         return 0
-    return run(options, extra) if verb in ("run", "") else 0
+    _check_compare(options)
+    status = run(options, extra) if verb in ("run", "") else 0
+    if verb != "run" and options.get("dry_run") != "true":
+        _compare(options, load_runs(options, extra))
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """What is published: the papers and tables, a table as printed, a cell and what would measure it."""
 
+import string
 from collections.abc import Sequence
 
 from rich.console import Group as Lines
@@ -9,6 +10,8 @@ from rich.text import Text
 
 from ltexp.papers import Cell, Paper, Table, load_papers
 from ltexp.reproduce.jobs import Job, job_of
+
+LETTERS = string.ascii_lowercase  # of footnotes
 
 
 def list_papers(papers: Sequence[Paper]) -> RenderableType:
@@ -37,29 +40,33 @@ def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
     columns = list(dict.fromkeys(cell.column for cell in cells))
     rows = list(dict.fromkeys(cell.row for cell in cells))
     at = {(cell.row, cell.column): cell for cell in cells}
-    digits = max(len(f"{cell.value:g}".partition(".")[2]) for cell in cells)
     grid = Grid(title=Text(f"{table.name}: {table.caption}", style="bold"), title_justify="left")
     grid.add_column("")
     for column in columns:
         grid.add_column(column.replace("/", "\n"), justify="right")
-    marks: list[str] = []
+    marks: dict[str, list[Cell]] = {}  # each note and the cells that it is about
     for row in rows:
         line = [Text(row)]
         for column in columns:
-            line.append(_printed(at.get((row, column)), digits, marks))
+            line.append(_printed(at.get((row, column)), marks))
         grid.add_row(*line)
     metric = {"top1_accuracy": "top-1 accuracy in %", "top1_error": "top-1 error in %"}[table.metric]
-    notes = [f"{metric}, as printed; dim: ltexp cannot run it", *([table.note] if table.note else []), *marks]
+    notes = [f"{metric}, as printed; dim: ltexp cannot run it", *([table.note] if table.note else [])]
+    notes += [
+        f"{LETTERS[place]} {', '.join(f'{cell.row}/{cell.column}' for cell in about)}: {note}"
+        for place, (note, about) in enumerate(marks.items())
+    ]
     return Lines(grid, *(Text(note, style="dim") for note in notes))
 
 
-def _printed(cell: Cell | None, digits: int, marks: list[str]) -> Text:
+def _printed(cell: Cell | None, marks: dict[str, list[Cell]]) -> Text:
     if cell is None:
         return Text("–", style="dim")
+    letter = ""
     if cell.note:
-        marks.append(f"{'*' * (len(marks) + 1)} {cell.row}/{cell.column}: {cell.note}")
-    text = f"{cell.value:.{digits}f}" + ("*" * len(marks) if cell.note else "")
-    return Text(text, style="" if isinstance(job_of(cell), Job) else "dim")
+        marks.setdefault(cell.note, []).append(cell)
+        letter = LETTERS[list(marks).index(cell.note)]
+    return Text(cell.text + letter, style="" if isinstance(job_of(cell), Job) else "dim")
 
 
 def show_cell(cell: Cell) -> RenderableType:
@@ -67,7 +74,7 @@ def show_cell(cell: Cell) -> RenderableType:
     job = job_of(cell)
     error = f" (accuracy {cell.accuracy:g})" if cell.metric == "top1_error" else ""
     own = {True: "the paper's own run", False: "quoted by the paper", None: "own run or quoted: not said"}[cell.own]
-    lines = [f"{cell.name}: {cell.metric} {cell.value:g}{error}, {own}"]
+    lines = [f"{cell.name}: {cell.metric} {cell.text}{error}, {own}"]
     lines += [f"  note: {cell.note}"] if cell.note else []
     lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  cannot run: {job}")
     return Text("\n".join(lines))
