@@ -67,7 +67,8 @@ def test_loss_takes_one_step(name: str) -> None:
     logits, soft = (torch.randn(8, 3, requires_grad=True) for _ in range(2))
     maps = [torch.randn(8, 4, side, side, requires_grad=True) for side in (4, 2)]
     auxiliary = {"auxiliary_logits": soft, "auxiliary_maps": [m.detach().square() for m in maps]}
-    output = ModelOutput(logits=logits, features=torch.randn(8, 5), feature_maps=maps, **auxiliary)
+    read = {"features": torch.randn(8, 5), "teacher_logits": torch.randn(8, 3)} | auxiliary
+    output = ModelOutput(logits=logits, feature_maps=maps, **read)
     value = loss(output, torch.arange(8) % 3)
     value.backward()
     assert value.shape == ()

@@ -1,7 +1,6 @@
 """A run: its data, its stages one after the other, its record, predictions and figures."""
 
 import datetime
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,18 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.build import build
-from ltexp.config import Config, StageConfig
-from ltexp.data.samplers import Sampler
+from ltexp.config import Config
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
 from ltexp.identity import config_hash
-from ltexp.models.classifier import Classifier
-from ltexp.names import unknown_name
-from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
-from ltexp.training import checkpoint
-from ltexp.training.objective import Objective, flat_factors
+from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
+from ltexp.training.start import load_teacher
 
 
 def run(config: Config, folder: Path, device: torch.device) -> None:
@@ -42,6 +37,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     identifier = records.run_id(folder)
     logger = make_logger(config, folder, identifier)
     session = Session(config, folder, data, device, logger)
+    check_against_data(session)
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
@@ -57,104 +53,20 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         close_logger(logger, status)
 
 
-def without_idle_epochs(config: Config) -> Config:
-    """`config` with 0 epochs for a stage in which nothing at all could change: they would only take time.
-
-    So a classifier without training can take the place of a trained one by its own name alone.
-    """
-    stages = config.stages
-    for name, stage in config.stages.items():
-        if stage.epochs > 0 and stage.batch_norm == "frozen" and not _learns(stage, _tried(stage.classifier)):
-            stages[name] = replace(stage, epochs=0)
-            if rank() == 0:
-                what = config.choices.get(f"classifier@{name}.classifier", "its classifier")
-                print(f"{name}: nothing learns here ({what}), so its {stage.epochs} epochs are left out", flush=True)
-    return replace(config, stage1=stages["stage1"], stage2=stages.get("stage2"))
-
-
-def _tried(node: dict[str, Any]) -> Classifier:
-    """The classifier of `node` in a size of no matter: only how it fits is tried."""
-    with default_generator("check"):
-        classifier: Classifier = build(node, feature_dim=4, num_classes=3)
-    return classifier
-
-
-def _learns(stage: StageConfig, classifier: Classifier) -> bool:
-    learnable = any(True for _ in classifier.parameters())
-    return stage.trainable.backbone or stage.batch_norm == "train" or (learnable and stage.trainable.classifier)
-
-
-def check_composition(config: Config) -> None:
-    """Refuses what cannot work together, before any data is read.
+def check_against_data(session: Session) -> None:
+    """Refuses a backbone for another kind of data and a teacher of other classes, before anything is trained.
 
     Raises:
-        ConfigError: if a loss needs another classifier, a setting of a loss, re-weighting or sampler is out of range,
-            or a stage's classifier cannot start as `init` says.
+        LtexpError: for either.
     """
-    previous: Classifier | None = None
-    for name, stage in config.stages.items():
-        classifier = _tried(stage.classifier)
-        _check_settings(stage)
-        _check_factors(name, stage, classifier)
-        _check_start(name, stage, classifier)
-        _continue(stage, classifier, previous)
-        for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
-            needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
-            if needed not in ("any", classifier.kind):
-                loss = node["_target_"].rpartition(".")[2]
-                raise ConfigError(
-                    f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
-                    f"add classifier@{name}.classifier={needed}"
-                )
-        previous = classifier
-
-
-def _continue(stage: StageConfig, classifier: Classifier, previous: Classifier | None) -> None:
-    """Lets `classifier` start from that of the stage before, or of a file: only of a kind that it can continue."""
-    where = stage.init.classifier
-    if where == "stage1" and previous is not None:
-        classifier.start_from(previous)
-    elif where not in ("fresh", "stage1"):
-        found = checkpoint.read(checkpoint.locate(where))
-        source = _tried(found.classifier_config)
-        source.kind = found.build_classifier().kind
-        classifier.start_from(source)
-
-
-def _check_settings(stage: StageConfig) -> None:
-    """Builds the stage's losses and sampler over a few made-up images: settings out of range raise here."""
-    counts = torch.tensor([3, 2, 1])
-    objective = Objective(stage, counts)
-    sampler: Sampler = build(stage.sampler, labels=torch.arange(3).repeat_interleave(counts), class_counts=counts)
-    if stage.epochs > 0:  # a schedule may refuse the number of epochs
-        objective.set_progress(0, stage.epochs)
-        sampler.class_probabilities(0, stage.epochs)
-
-
-def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
-    own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
-    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
-    for prefix in flat_factors(stage.lr_factors):
-        if prefix not in known and not prefix.startswith("backbone."):
-            raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
-
-
-def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
-    """What the stage starts from is there, and something in it learns or needs no learning."""
-    for where in (stage.init.backbone, stage.init.classifier):
-        if where not in ("fresh", "stage1"):
-            checkpoint.locate(where)
-    if stage.checkpoint is not None:
-        checkpoint.locate(stage.checkpoint, name)
-        return
-    learns = any(True for _ in classifier.parameters())
-    if stage.init.classifier == "fresh" and classifier.needs_source:
-        hint = "choose another for it" if name == "stage1" else f"set {name}.init.classifier=stage1"
-        raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
-    if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
-        raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
-    if stage.epochs > 0 and (not _learns(stage, classifier) or classifier.needs_features):
-        raise ConfigError(f"{name}: its classifier is not trained by epochs: set {name}.epochs=0, or choose another")
+    config, data = session.config, session.data
+    reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
+    if reads != data.kind:
+        name = config.choices.get("backbone")
+        raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    for stage in config.stages.values():
+        if stage.teacher != "stage1":
+            load_teacher(session, stage)
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
