@@ -27,8 +27,8 @@ from ltexp.losses.reweighting import DeferredReweighting, effective_number_weigh
 from ltexp.losses.vector_scaling import VectorScaling
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
+from ltexp.training.composition import check_composition
 from ltexp.training.objective import Objective
-from ltexp.training.run import check_composition
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 

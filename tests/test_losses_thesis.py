@@ -17,8 +17,8 @@ from ltexp.losses.feature_balanced import FeatureBalanced
 from ltexp.losses.gaussian_clouded import GaussianClouded, cloud_sizes
 from ltexp.losses.key_point import KeyPoint
 from ltexp.outputs import ModelOutput
+from ltexp.training.composition import check_composition
 from ltexp.training.mixing import Mixture
-from ltexp.training.run import check_composition
 
 CIFAR10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # imbalance ratio 100
 COUNTS = {

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ltexp.data.loader import BatchLoader
+from ltexp.data.loader import Loader
 from ltexp.distributed import gather_objects
 from ltexp.evaluation.metrics import merge_predictions
 from ltexp.models.model import Model
@@ -54,7 +54,7 @@ def evaluating(model: Model) -> Iterator[None]:
         model.train(training)
 
 
-def predict(model: Model, loader: BatchLoader, precision: str) -> Predictions:
+def predict(model: Model, loader: Loader[Any], precision: str) -> Predictions:
     """The predictions for every sample of the loader's split, on every process.
 
     Args:
@@ -68,7 +68,7 @@ def predict(model: Model, loader: BatchLoader, precision: str) -> Predictions:
     return Predictions(index, np.ascontiguousarray(values[:, :-1]), labels, values[:, -1])
 
 
-def extract_features(model: Model, loader: BatchLoader, precision: str) -> Arrays:
+def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:
     """(index, features (N, D), labels) of every sample, as `predict` gives logits."""
     return _collect(model, loader, precision, model.backbone)
 
@@ -83,13 +83,13 @@ def _logits_and_norm(output: ModelOutput) -> Tensor:
     return torch.cat([logits, norm[:, None]], dim=1)
 
 
-def _collect(model: Model, loader: BatchLoader, precision: str, values_of: Callable[[Tensor], Tensor]) -> Arrays:
+def _collect(model: Model, loader: Loader[Any], precision: str, values_of: Callable[[Tensor], Tensor]) -> Arrays:
     index, values, labels = [], [], []
     with evaluating(model), autocast(precision, loader.device):
         for batch in loader:
             if batch.share > 0:
                 index.append(batch.index)
-                values.append(values_of(batch.images).float())
+                values.append(values_of(batch.inputs).float())
                 labels.append(batch.labels)
     width = values[0].shape[1] if values else 0
     own = (

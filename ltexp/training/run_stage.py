@@ -9,27 +9,23 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
-import ltexp
-from ltexp.build import target_sources
 from ltexp.config import StageConfig
-from ltexp.data.loader import BatchLoader
+from ltexp.data.loader import Loader
 from ltexp.data.types import Split
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, TrainingError
-from ltexp.identity import digest
-from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
-from ltexp.training.cache import StageCache, checksum
+from ltexp.training.cache import StageCache
+from ltexp.training.fingerprint import fingerprint_of
 from ltexp.training.monitor import Monitor, ResumeCheckpoint
 from ltexp.training.norms import append_norms, weight_norms
 from ltexp.training.objective import Objective
 from ltexp.training.predict import Predictions, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
-
-FINGERPRINT_SCHEMA = 2  # raise it when a change of the code changes what a stage trains to
+from ltexp.training.start import load_model, load_teacher, make_trainable, start_model
 
 
 @dataclass
@@ -57,11 +53,11 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
     """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it."""
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(session, name, stage, previous)
-    model = session.place(_start(session, name, stage, previous))
-    model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
-    cached = _obtain(session, name, stage, model, fingerprint)
+    fingerprint = fingerprint_of(session, name, stage, previous.fingerprint if previous else None)
+    model = session.place(start_model(session, name, stage))
+    make_trainable(model, stage)
     objective = Objective(stage, session.class_counts)
+    cached = _obtain(session, name, stage, model, fingerprint)
     loader = session.evaluation_loader(session.data.test)
     predictions = predict(model, loader, session.config.trainer.precision)
     metrics, details = session.measure(predictions.logits, predictions.labels, objective.logit_scale)
@@ -82,7 +78,7 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
     """Brings `model` to the stage's end; whether it was trained elsewhere."""
     folder = session.folder / name
     if stage.checkpoint is not None:
-        _load(model, checkpoint.locate(stage.checkpoint, name))
+        load_model(model, checkpoint.locate(stage.checkpoint, name))
         _save(session, stage, model, folder)
         elsewhere = True
     elif stage.epochs == 0:
@@ -94,7 +90,7 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
     # What is evaluated is what was written; processes whose batch norms saw other shares agree again, and Lightning
     # leaves a model that it trained on the CPU.
     wait_for_all()
-    _load(model, folder / CHECKPOINT)
+    load_model(model, folder / CHECKPOINT)
     session.place(model)
     return elsewhere
 
@@ -116,29 +112,6 @@ def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Mode
     return False
 
 
-def _start(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> Model:
-    """A model whose parts start as `stage.init` says.
-
-    Raises:
-        CheckpointError: if what it starts from is missing, damaged or of another model.
-    """
-    model = session.fresh_model(name, stage)
-    for part in ("backbone", "classifier"):
-        where = getattr(stage.init, part)
-        if where == "fresh":
-            continue
-        if where == "stage1":
-            assert previous is not None
-            source = checkpoint.read(session.folder / "stage1" / CHECKPOINT)
-        else:
-            source = checkpoint.read(checkpoint.locate(where))
-        if part == "backbone":
-            load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
-        else:
-            model.classifier.start_from(source.build_classifier())
-    return model
-
-
 def train(session: Session, name: str, stage: StageConfig, model: Model, folder: Path) -> None:
     """Trains `model`, started and with its trainable parts set, for the stage's epochs.
 
@@ -150,7 +123,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
     loader = session.train_loader(name, stage)
-    module = Stage(model, stage, session.class_counts, session.stage_seed(name))
+    seed, teacher = session.stage_seed(name), load_teacher(session, stage)
+    module = Stage(model, stage, session.class_counts, seed, teacher)
     monitor = Monitor(
         folder,
         name,
@@ -200,50 +174,15 @@ def _strategy(session: Session) -> DDPStrategy:
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
 
 
-def _load(model: Model, path: Path) -> None:
-    source = checkpoint.read(path)
-    load_part(model.backbone, source.backbone, f"the backbone in {path}")
-    load_part(model.classifier, source.classifier, f"the classifier in {path}")
-
-
 def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise TrainingError(f"{folder.name}: its last step left weights that are not finite: lower the learning rate")
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
-        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage.classifier)
-
-
-def _fingerprint(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> str:
-    """A hash of everything that determines what the stage trains to."""
-    trainer = session.config.trainer
-    data = session.data
-    return digest(
-        {
-            "schema": FINGERPRINT_SCHEMA,
-            "version": ltexp.__version__,
-            "name": name,
-            "stage": asdict(stage),
-            "backbone": session.config.backbone,
-            "sources": target_sources([asdict(stage), session.config.backbone]),
-            "seed": session.config.seed,
-            "data": [data.content_hash, data.class_counts.tolist(), data.channel_mean, data.channel_std],
-            "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
-            "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
-            "files": _files_started_from(stage, name, session.config.backbone),
-            "previous": previous.fingerprint if previous and "stage1" in asdict(stage.init).values() else None,
-        }
-    )
-
-
-def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
-    """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
-    places = [(stage.init.backbone, "stage1"), (stage.init.classifier, "stage1"), (stage.checkpoint, name)]
-    paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
-    if (weights := backbone.get("weights")) and Path(weights).is_file():
-        paths.append(Path(weights))
-    return [checksum(path) for path in paths]
+        scale = Objective(stage, session.class_counts).logit_scale
+        counts = session.data.class_counts.tolist()
+        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts, scale)
 
 
 def _evaluate_splits(
@@ -254,7 +193,7 @@ def _evaluate_splits(
     splits: dict[str, Split | None] = {"validation": session.data.validation, "test": session.data.test}
     for split_name, split in splits.items():
         if split is not None:
-            loader: BatchLoader = session.evaluation_loader(split)
+            loader: Loader[Any] = session.evaluation_loader(split)
             predictions = predict(model, loader, session.config.trainer.precision)
             metrics, _ = session.measure(predictions.logits, predictions.labels, scale)
             columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
