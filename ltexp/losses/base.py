@@ -27,6 +27,8 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         classifier: the kind of classifier the loss is defined for, "any" or "cosine" (plain cosines as logits).
+        needs: the fields of `ModelOutput` that the loss reads beside logits and features, such as "teacher_logits"; a
+            stage that cannot fill them is refused before any data is read.
         takes_class_weights: whether a stage may set `class_weights` (deferred re-weighting); False for a loss whose
             `forward` has no use for them.
         class_weights: (C,) float32 summing to C when the loss weights its samples by class, else None.
@@ -38,6 +40,7 @@ class Loss(nn.Module, ABC):
     """
 
     classifier: ClassVar[str] = "any"
+    needs: ClassVar[frozenset[str]] = frozenset()
     takes_class_weights: ClassVar[bool] = True
 
     class_counts: Tensor
@@ -73,6 +76,9 @@ class Loss(nn.Module, ABC):
             step: the current step within the epoch, from 0.
         """
         self.epoch, self.max_epochs, self.step = epoch, max_epochs, step
+
+    def end_epoch(self) -> None:
+        """Called after the last step of every epoch, on every process, for a loss that learns from one to the next."""
 
     def logits(self, output: ModelOutput) -> Tensor:
         """(B, C) float32 logits of `output`, scaled."""
