@@ -27,6 +27,9 @@ def main() -> None:
         "expert_logits": experts,
         "teacher_logits": torch.randn(BATCH, CLASSES, generator=generator),
         "teacher_features": torch.randn(BATCH, FEATURES, generator=generator),
+        "auxiliary_logits": torch.randn(BATCH, CLASSES, generator=generator, requires_grad=True),
+        "feature_maps": [torch.randn(BATCH, FEATURES, 8, 8, generator=generator, requires_grad=True)],
+        "auxiliary_maps": [torch.randn(BATCH, FEATURES, 8, 8, generator=generator)],
     }
     files = sorted((conf_dir() / "loss").glob("*.yaml"))
     losses = {path.stem: build(OmegaConf.to_container(OmegaConf.load(path)), class_counts=counts) for path in files}

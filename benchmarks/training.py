@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from ltexp.build import build
 from ltexp.conf_path import conf_dir
 from ltexp.config import Config, to_config
-from ltexp.data.types import LongTailedData, Split
+from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
-from ltexp.training.monitor import read_metrics
+from ltexp.run_folder import read_metrics
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
@@ -62,12 +62,11 @@ def data_for(config: Config) -> LongTailedData:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 109).astype(np.int64)
     images = random.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
-    split = Split(images, labels, np.arange(len(labels)))
+    split = ImageSplit(images=images, labels=labels, index=np.arange(len(labels)))
     counts = np.bincount(labels)
     names = tuple(map(str, range(100)))
-    return LongTailedData(
-        "random", "longtail", 1.0, split, None, split, names, counts, "", "", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    )
+    channels = {"channel_mean": (0.5, 0.5, 0.5), "channel_std": (0.25, 0.25, 0.25)}
+    return LongTailedData("random", "longtail", 1.0, split, None, split, names, counts, "", "", channels)
 
 
 def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
@@ -87,7 +86,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     session = Session(config, Path(), data, pick_device("auto", 0))
     model = session.place(session.fresh_model("stage1", config.stage1)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    batches = [(batch.images, batch.labels) for batch in session.train_loader("stage1", config.stage1)]
+    batches = [(batch.inputs, batch.labels) for batch in session.train_loader("stage1", config.stage1)]
     speeds = []
     for _ in range(2):
         start = time.perf_counter()

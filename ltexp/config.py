@@ -22,6 +22,7 @@ from ltexp.signature import accepted_keywords, fits
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
 ACCELERATORS = ("auto", "cpu", "gpu")
+PARTS = ("backbone", "classifier", "auxiliary")  # of a stage's model
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Init:
 
     backbone: str = "fresh"
     classifier: str = "fresh"
+    auxiliary: str = "fresh"
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Trainable:
 
     backbone: bool = True
     classifier: bool = True
+    auxiliary: bool = True
 
 
 @dataclass
@@ -59,6 +62,8 @@ class StageConfig:
     batch_norm: str = "train"
     augmentation: dict[str, Any] = field(default_factory=dict)
     classifier: dict[str, Any] = field(default_factory=dict)
+    auxiliary: dict[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
     loss: dict[str, Any] = field(default_factory=dict)
     terms: dict[str, Term] = field(default_factory=dict)
     reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
@@ -247,10 +252,11 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         value = stage.optimizer.get(key, 0)
         _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
-    for part in ("backbone", "classifier"):
+    for part in PARTS:
         start = getattr(stage.init, part)
         _require(name != "stage1" or start != "stage1", f"{name}.init.{part}", start, "fresh or a path")
     if name == "stage1":
+        _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
 
 

@@ -31,3 +31,25 @@ def has_started(key: str, start: float, epoch: int, max_epochs: int) -> bool:
     if start >= 1 and start >= max_epochs:
         raise ConfigError(f"{key}={start} is never reached in {max_epochs} epochs (0 to {max_epochs - 1})")
     return epoch >= first_epoch(start, max_epochs)
+
+
+def gradual_weight(progress: float, c: float, s: float | None) -> float:
+    """α = s (c^progress - 1), a weight that grows from 0 over a stage (GLAG, Zhang and Xiang, 2022, Eq. 3).
+
+    Args:
+        progress: the epoch from 0 over the stage's epochs.
+        c: above 1 the curve is convex, below 1 concave; 1 stands for the limit s * progress.
+        s: the factor; None: the one that ends the curve at 1.
+    """
+    if c == 1:
+        return progress if s is None else s * progress
+    return (1 / (c - 1) if s is None else s) * (math.pow(c, progress) - 1)
+
+
+def check_gradual_weight(section: str, c: float, s: float | None) -> None:
+    """Raises a ConfigError unless `gradual_weight` with these settings stays at 0 or more."""
+    if not c > 0:
+        raise ConfigError(f"{section}.c must be positive, got {c}")
+    if s is not None and gradual_weight(1.0, c, s) < 0:
+        sign = "0 or more" if c >= 1 else "0 or less, since c is below 1"
+        raise ConfigError(f"{section}.s={s} lets the weight fall below 0: expected {sign}, or null")

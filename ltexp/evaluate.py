@@ -3,11 +3,13 @@
     python -m ltexp.evaluate RUN                                        # the run's own model, from its checkpoint
     python -m ltexp.evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
     python -m ltexp.evaluate RUN classifier=nearest_class_mean stage=stage2
+    python -m ltexp.evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
-keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), accelerator (auto |
-cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root).
+keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), features (true |
+false: the backbone's features of the training and the test images), accelerator (auto | cpu | gpu), precision (as
+trained; 32-true | bf16-mixed | 16-mixed), data (data root).
 """
 
 import json
@@ -25,7 +27,7 @@ from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
 
-KEYS = ("classifier", "stage", "accelerator", "precision", "data")
+KEYS = ("classifier", "stage", "features", "accelerator", "precision", "data")
 
 
 def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
@@ -47,6 +49,8 @@ def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | 
         loaded = OmegaConf.to_container(OmegaConf.load(choices[options["classifier"]]))
         assert isinstance(loaded, dict)
         node = {str(key): value for key, value in loaded.items()}
+    if options.get("features", "false") not in ("true", "false"):
+        raise ConfigError(f"features={options['features']} cannot be: expected true | false")
     known = set(node or {}) - {"_target_"}
     for key, text in typed.items():
         if node is None or key not in known:
@@ -90,9 +94,13 @@ def main() -> None:
         folder, options, node = parse(arguments)
         config, stage = chosen(folder, options, node)
 
-        from ltexp.training.reevaluate import reevaluate  # imports torch: only once the command line is sound
+        # imports torch: only once the command line is sound
+        from ltexp.training.reevaluate import restore, write_features
 
-        metrics = reevaluate(config, folder, stage, node)
+        restored = restore(config, folder, stage, node)
+        if options.get("features") == "true":
+            print(f"features kept in {write_features(restored)}")
+        metrics = restored.measure()
         name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
         path = folder / "evaluations" / f"{name}.json"
         write_text(path, json.dumps({"stage": stage, "classifier": node, "metrics": metrics}, indent=1))

@@ -1,7 +1,12 @@
-"""The names of what lies in a run's folder."""
+"""The names of what lies in a run's folder, and the files that stand between training and report."""
 
+import csv
+import io
 import json
 from pathlib import Path
+from typing import Any
+
+from ltexp.files import write_text
 
 CONFIG = "config.yaml"
 RECORD = "record.json"
@@ -10,6 +15,8 @@ PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
+FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
+FEATURES = "features.npz"  # of the training and the test split, where they were asked for
 
 
 def read_status(folder: Path) -> str | None:
@@ -19,3 +26,21 @@ def read_status(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return str(status) if status is not None else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a stage's metrics.csv, values as text; none when there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the rows to a metrics.csv in one step; its columns are all keys in order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    write_text(path, text.getvalue())

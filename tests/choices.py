@@ -50,4 +50,7 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
         expert_logits=logits + shifts - shifts.mean(0),
         teacher_logits=normal(rows, classes),
         teacher_features=normal(rows, width),
+        feature_maps=[normal(rows, 4, side, side) for side in (4, 2)],
+        auxiliary_logits=normal(rows, classes),
+        auxiliary_maps=[normal(rows, 4, side, side).square() for side in (4, 2)],
     )

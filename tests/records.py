@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ltexp.run_folder import write_metrics
+
 
 def record(**changes: Any) -> dict[str, Any]:
     """A finished record of three classes; `all=` sets its accuracy."""
@@ -11,7 +15,14 @@ def record(**changes: Any) -> dict[str, Any]:
     metrics = {"all": accuracy, "many": 60.0, "medium": 40.0, "few": None, "ece": 5.0, "mce": 9.0}
     metrics |= {"per_class": [60.0, 40.0, None]}
     best = {"all": accuracy + 1, "epoch": 3}
-    stage = {"metrics": metrics, "epochs": 2, "seconds": 65.0, "images_per_second": 1234.5, "cached": False}
+    stage = {
+        "metrics": metrics,
+        "weight_norms": [3.0, 2.0, 1.0],
+        "epochs": 2,
+        "seconds": 65.0,
+        "images_per_second": 1234.5,
+        "cached": False,
+    }
     stages = [
         {"name": "stage1", "classifier": "linear", **stage, "cached": True},
         {"name": "stage2", "classifier": "weight_shift", **stage, "best_on_test": best},
@@ -27,7 +38,21 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """Writes a record into `folder`, which it makes."""
+    """Writes a record, and the stages' metrics by epoch, into `folder`, which it makes."""
     folder.mkdir(parents=True, exist_ok=True)
+    for stage in ("stage1", "stage2"):
+        write_metrics(folder / stage / "metrics.csv", [{"epoch": epoch, "train_loss": 1.5} for epoch in range(2)])
     (folder / "record.json").write_text(json.dumps(record(**changes)))
     return folder
+
+
+def write_measured(folder: Path) -> None:
+    """The files beside a record that figures read: 4 test images of each of the first two classes, 6 of training."""
+    draws, labels = np.random.default_rng(0), np.repeat([0, 1], 4)
+    logits = draws.normal(size=(8, 3)).astype(np.float32)
+    norms = np.arange(8, dtype=np.float32)  # 0 to 3 of class 0, 4 to 7 of class 1
+    np.savez(folder / "predictions.npz", logits=logits, labels=labels, index=np.arange(8), feature_norms=norms)
+    arrays = {"train_features": draws.normal(size=(6, 5)), "train_labels": np.array([0, 0, 0, 1, 1, 2])}
+    arrays |= {"test_features": draws.normal(size=(8, 5)), "test_labels": labels}
+    np.savez(folder / "features.npz", **arrays)
+    (folder / "stage1" / "feature_norms.csv").write_text("epoch,0,1,2\n0,1.0,2.0,\n1,1.5,2.5,\n")

@@ -168,8 +168,8 @@ def test_digits_are_scikit_learns_with_fifty_test_images_a_class() -> None:
     assert not {*back[: len(whole.train)]} & {*back[len(whole.train) :]}  # no test image is a training image
     assert np.array_equal(whole.train.images[..., 0], whole.train.images[..., 2])
     scaled = whole.train.images / 255
-    assert whole.channel_mean[0] == pytest.approx(scaled.mean(), abs=0.005)
-    assert whole.channel_std[0] == pytest.approx(scaled.std(), abs=0.005)
+    assert whole.preprocessing["channel_mean"][0] == pytest.approx(scaled.mean(), abs=0.005)
+    assert whole.preprocessing["channel_std"][0] == pytest.approx(scaled.std(), abs=0.005)
 
 
 @pytest.mark.skipif(

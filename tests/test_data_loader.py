@@ -10,8 +10,8 @@ from torch import Tensor
 from ltexp.build import build
 from ltexp.conf_path import conf_dir
 from ltexp.data.augmentation import Augmentation, CropFlip, NoAugmentation
-from ltexp.data.loader import BatchLoader
-from ltexp.data.types import Split
+from ltexp.data.loader import ImageLoader
+from ltexp.data.types import ImageSplit
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
 
@@ -25,18 +25,18 @@ class Shuffled:
 
 
 @pytest.fixture
-def split() -> Split:
+def split() -> ImageSplit:
     rng = np.random.RandomState(0)
     images = rng.randint(0, 256, (COUNT, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return Split(images, rng.randint(0, 4, COUNT), np.arange(COUNT))
+    return ImageSplit(images=images, labels=rng.randint(0, 4, COUNT), index=np.arange(COUNT))
 
 
-def loader(split: Split, **changed: Any) -> BatchLoader:
+def loader(split: ImageSplit, **changed: Any) -> ImageLoader:
     settings: dict[str, Any] = {"batch_size": 8, "device": "cpu", "channel_mean": MEAN, "channel_std": STD}
-    return BatchLoader(split, **(settings | changed))
+    return ImageLoader(split, **(settings | changed))
 
 
-def augmenting(split: Split, **changed: Any) -> BatchLoader:
+def augmenting(split: ImageSplit, **changed: Any) -> ImageLoader:
     return loader(split, **({"augmentation": CropFlip(padding=2), "sampler": Shuffled(), "seed": 7} | changed))
 
 
@@ -57,26 +57,26 @@ def cropped(image: np.ndarray, padding: int, top: int, left: int, flip: bool) ->
     return result
 
 
-def test_evaluation_gives_every_row_once_in_order(split: Split) -> None:
+def test_evaluation_gives_every_row_once_in_order(split: ImageSplit) -> None:
     batches = list(loader(split))
     assert [len(batch.labels) for batch in batches] == [8, 8, 7]
     assert [(batch.size, batch.step, batch.share) for batch in batches] == [(8, 0, 1.0), (8, 1, 1.0), (7, 2, 1.0)]
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(COUNT))
     assert torch.cat([batch.labels for batch in batches]).tolist() == split.labels.tolist()
     expected = np.stack([normalized(image) for image in split.images])
-    np.testing.assert_allclose(torch.cat([batch.images for batch in batches]).numpy(), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(torch.cat([batch.inputs for batch in batches]).numpy(), expected, rtol=0, atol=2e-6)
 
 
-def test_batches_are_float32_with_channels_last_strides(split: Split) -> None:
+def test_batches_are_float32_with_channels_last_strides(split: ImageSplit) -> None:
     batch = next(iter(augmenting(split)))
-    assert batch.images.dtype == torch.float32
-    assert batch.images.shape == (8, 3, HEIGHT, WIDTH)
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.inputs.dtype == torch.float32
+    assert batch.inputs.shape == (8, 3, HEIGHT, WIDTH)
+    assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
     assert batch.labels.dtype == batch.index.dtype == torch.int64
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_crop_and_flip_pixel_by_pixel(split: Split, flip: bool) -> None:
+def test_crop_and_flip_pixel_by_pixel(split: ImageSplit, flip: bool) -> None:
     augmentation = CropFlip(padding=2, flip=flip)
     draws = augmentation.draws(COUNT, generator("augment", 7, 3))
     made = augmenting(split, augmentation=augmentation)
@@ -89,7 +89,7 @@ def test_crop_and_flip_pixel_by_pixel(split: Split, flip: bool) -> None:
             flipped = flip and bool(draws["flip"][position])
             corner = int(draws["top"][position]), int(draws["left"][position])
             expected = normalized(cropped(image, 2, *corner, flipped))
-            np.testing.assert_allclose(batch.images[row].numpy(), expected, rtol=0, atol=2e-6)
+            np.testing.assert_allclose(batch.inputs[row].numpy(), expected, rtol=0, atol=2e-6)
             assert batch.labels[row] == split.labels[order[position]]
             position += 1
     assert position == COUNT
@@ -107,7 +107,7 @@ def test_draws_cover_every_corner_and_both_sides_evenly() -> None:
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 @pytest.mark.parametrize("batch_size", [2, 8, 23, 100])
-def test_processes_together_equal_one(split: Split, world: int, batch_size: int) -> None:
+def test_processes_together_equal_one(split: ImageSplit, world: int, batch_size: int) -> None:
     whole = augmenting(split, batch_size=batch_size)
     whole.set_epoch(4)
     parts = [augmenting(split, batch_size=batch_size, rank=rank, world_size=world) for rank in range(world)]
@@ -121,21 +121,21 @@ def test_processes_together_equal_one(split: Split, world: int, batch_size: int)
             assert (share.size, share.epoch, share.step) == (batch.size, 4, batch.step)
             assert share.share == pytest.approx(len(own) * world / batch.size)
             rows = slice(rank, None, world) if len(own) else slice(-1, None)  # an empty share: the last row stands in
-            assert torch.equal(share.images, batch.images[rows])
+            assert torch.equal(share.inputs, batch.inputs[rows])
             assert torch.equal(share.labels, batch.labels[rows])
             assert torch.equal(share.index, batch.index[rows])
 
 
-def test_shares_make_the_mean_over_processes_the_global_mean(split: Split) -> None:
+def test_shares_make_the_mean_over_processes_the_global_mean(split: ImageSplit) -> None:
     # what DDP does with gradients: the plain mean over processes of share * (mean over the process's rows)
     for batch, *shares in zip(
         augmenting(split), *(augmenting(split, rank=rank, world_size=3) for rank in range(3)), strict=True
     ):
-        over_processes = sum(share.images.double().mean() * share.share for share in shares) / 3
-        assert over_processes == pytest.approx(batch.images.double().mean().item(), abs=1e-6)
+        over_processes = sum(share.inputs.double().mean() * share.share for share in shares) / 3
+        assert over_processes == pytest.approx(batch.inputs.double().mean().item(), abs=1e-6)
 
 
-def test_evaluation_over_processes_covers_every_row_once(split: Split) -> None:
+def test_evaluation_over_processes_covers_every_row_once(split: ImageSplit) -> None:
     seen = [
         row
         for rank in range(3)
@@ -149,7 +149,7 @@ def test_evaluation_over_processes_covers_every_row_once(split: Split) -> None:
     assert [batches[-1].share for batches in alone] == [4.0, 0.0, 0.0, 0.0]
 
 
-def test_a_handful_of_rows_left_over_joins_the_batch_before(split: Split) -> None:
+def test_a_handful_of_rows_left_over_joins_the_batch_before(split: ImageSplit) -> None:
     """One image alone would give batch statistics without meaning."""
     assert COUNT == 23
     assert [batch.size for batch in loader(split, batch_size=22)] == [23]
@@ -158,11 +158,11 @@ def test_a_handful_of_rows_left_over_joins_the_batch_before(split: Split) -> Non
     assert [batch.size for batch in loader(split, batch_size=400)] == [23]
 
 
-def images_of(batches: BatchLoader) -> Tensor:
-    return torch.cat([batch.images for batch in batches])
+def images_of(batches: ImageLoader) -> Tensor:
+    return torch.cat([batch.inputs for batch in batches])
 
 
-def test_epochs_repeat_exactly_and_differ_from_each_other(split: Split) -> None:
+def test_epochs_repeat_exactly_and_differ_from_each_other(split: ImageSplit) -> None:
     made = augmenting(split)
     made.set_epoch(2)
     second = images_of(made)
@@ -179,25 +179,25 @@ def test_epochs_repeat_exactly_and_differ_from_each_other(split: Split) -> None:
     assert {batch.epoch for batch in fresh} == {3}
 
 
-def test_seed_zero_is_a_seed(split: Split) -> None:
+def test_seed_zero_is_a_seed(split: ImageSplit) -> None:
     assert torch.equal(images_of(augmenting(split, seed=0)), images_of(augmenting(split, seed=0)))
 
 
-def test_global_generators_are_left_alone(split: Split) -> None:
+def test_global_generators_are_left_alone(split: ImageSplit) -> None:
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     images_of(augmenting(split))
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])
 
 
-def test_images_of_the_split_are_not_changed(split: Split) -> None:
+def test_images_of_the_split_are_not_changed(split: ImageSplit) -> None:
     before = split.images.copy()
     for augmentation in (None, NoAugmentation(), CropFlip(padding=0), CropFlip(padding=2)):
         images_of(augmenting(split, augmentation=augmentation))
     assert np.array_equal(split.images, before)
 
 
-def test_no_augmentation_equals_none(split: Split) -> None:
+def test_no_augmentation_equals_none(split: ImageSplit) -> None:
     assert torch.equal(
         images_of(augmenting(split, augmentation=NoAugmentation())), images_of(augmenting(split, augmentation=None))
     )
@@ -213,15 +213,15 @@ class Brightness(Augmentation):
         return images * draws["factor"][:, None, None, None]
 
 
-def test_another_augmentation_may_give_floats(split: Split) -> None:
+def test_another_augmentation_may_give_floats(split: ImageSplit) -> None:
     batch = next(iter(augmenting(split, augmentation=Brightness())))
     factor = Brightness().draws(COUNT, generator("augment", 7, 0))["factor"][0]
     expected = normalized(split.images[batch.index[0]] * factor.numpy())
-    np.testing.assert_allclose(batch.images[0].numpy(), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(batch.inputs[0].numpy(), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "augmentation").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_augmentation_config_builds(path: Any, split: Split) -> None:
+def test_every_augmentation_config_builds(path: Any, split: ImageSplit) -> None:
     from omegaconf import OmegaConf
 
     augmentation = build(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]

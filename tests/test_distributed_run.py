@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 from runs import assert_equal_weights, run_here, weights
 
-from ltexp.training.monitor import read_metrics
+from ltexp.run_folder import read_metrics
 from ltexp.training.run_stage import StageCache
 
 RUNS = ("one", "two")

@@ -91,9 +91,9 @@ def test_a_finished_run_cannot_fail_any_more(tmp_path: Path) -> None:
 
 def test_predictions_are_plain_arrays(tmp_path: Path) -> None:
     path = tmp_path / "predictions.npz"
-    write_predictions(path, np.array([[0.5, 1.0]]), np.array([1]), np.array([0]))
+    write_predictions(path, np.array([[0.5, 1.0]]), np.array([1]), np.array([0]), np.array([2.0]))
     with np.load(path, allow_pickle=False) as arrays:
-        assert set(arrays) == {"logits", "labels", "index"}
+        assert set(arrays) == {"logits", "labels", "index", "feature_norms"}
         assert arrays["logits"].dtype == np.float32
         assert arrays["logits"].tolist() == [[0.5, 1.0]]
 

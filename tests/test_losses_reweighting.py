@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from runs import assert_equal_weights, composed, run_here, weights
 from torch import Tensor
 
 from ltexp.build import build as build_node
-from ltexp.config import to_config
+from ltexp.config import Term, to_config
 from ltexp.data.deferred import Deferred
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -23,9 +25,11 @@ from ltexp.losses.focal import Focal
 from ltexp.losses.lade import LADE
 from ltexp.losses.reweighting import DeferredReweighting, effective_number_weights
 from ltexp.losses.vector_scaling import VectorScaling
+from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
+from ltexp.training.composition import check_composition
 from ltexp.training.objective import Objective
-from ltexp.training.run import check_composition
+from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 
 CIFAR10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # imbalance ratio 100
@@ -326,7 +330,8 @@ def test_equalization_drops_each_rare_entry_with_probability_gamma() -> None:
 def test_equalization_draws_by_seed_epoch_step_and_call() -> None:
     seen = {}
     for seed, epoch, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]:
-        loss = equalization(seed=seed)
+        loss = equalization()
+        loss.seed = seed
         torch.manual_seed(len(seen))
         loss.set_progress(epoch, 10, step)
         first, second = dropped(loss, 50), dropped(loss, 50)
@@ -461,6 +466,20 @@ def test_a_loss_that_cannot_take_class_weights_is_refused(monkeypatch: pytest.Mo
 def test_mistakes_are_found_before_data_is_read(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_composition(to_config(composed("method=ce_drw", *overrides)))
+
+
+@pytest.mark.parametrize("loss", ["equalization", "gaussian_clouded"])
+def test_the_draws_of_a_loss_follow_the_runs_seed_and_differ_between_stages(loss: str) -> None:
+    """In any method: a loss has no seed of its own to forget."""
+    config = to_config(composed("method=ce", "classifier@stage1.classifier=cosine", f"loss@stage1.loss={loss}"))
+    config.stage1.terms["more"] = Term(1.0, dict(config.stage1.loss))
+    model = Model(build("backbone", "resnet8"), build("classifier", "cosine", feature_dim=64, num_classes=10))
+    for seed in (3, 4):
+        stage = Stage(model, config.stage1, COUNTS["unsorted"], seed)
+        assert stage.objective.loss.seed == stage.objective.terms["more"].seed == seed
+    session = Session(config, Path(), SimpleNamespace(), torch.device("cpu"))  # type: ignore[arg-type]
+    runs = [replace(session, config=replace(config, seed=seed)) for seed in (0, 1)]
+    assert len({run.stage_seed(name) for run in runs for name in ("stage1", "stage2")}) == 4
 
 
 def test_a_config_from_before_reweighting_existed_has_none() -> None:

@@ -45,7 +45,7 @@ def test_draws_depend_on_the_key_alone() -> None:
     images, labels = batch(16)
     before = torch.random.get_rng_state()
     first, again = Mixup()(images, labels, size=16, **KEY), Mixup()(images, labels, size=16, **KEY)
-    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.inputs, again.inputs)
     assert torch.equal(torch.random.get_rng_state(), before)
     for part in KEY:
         other = Mixup()(images, labels, size=16, **{**KEY, part: 7})
@@ -94,6 +94,6 @@ def test_two_processes_mix_as_one(run_on_ranks, rows: int) -> None:
     _, whole = mix_own_rows(rows)
     for mine, part in run_on_ranks(mix_own_rows, 2, rows):
         assert part.targets.weight == whole.targets.weight
-        assert torch.equal(part.images, whole.images[mine])
+        assert torch.equal(part.inputs, whole.inputs[mine])
         assert torch.equal(part.targets.labels, whole.targets.labels[mine])
         assert torch.equal(part.targets.partner_labels, whole.targets.partner_labels[mine])

@@ -123,7 +123,7 @@ def test_a_backbone_with_nothing_to_learn_runs_without_a_graph(model: Model) -> 
     assert model(IMAGES).features.requires_grad
     for batch_norm, graph in [("frozen", False), ("statistics", False), ("train", True)]:
         model.set_trainable(backbone=False, batch_norm=batch_norm)
-        output = model(IMAGES, maps=True)
+        output = model(IMAGES, {"feature_maps"})
         assert output.features.requires_grad == graph
         assert output.feature_maps[0].requires_grad == graph
         assert output.logits.requires_grad
@@ -135,7 +135,7 @@ def test_a_backbone_with_nothing_to_learn_runs_without_a_graph(model: Model) -> 
 
 def test_maps_come_on_request_and_change_nothing(model: Model) -> None:
     model.eval()
-    plain, full = model(IMAGES), model(IMAGES, maps=True)
+    plain, full = model(IMAGES), model(IMAGES, {"feature_maps"})
     assert plain.feature_maps is None
     assert [m.shape[1] for m in full.feature_maps] == model.backbone.map_channels
     assert torch.equal(plain.logits, full.logits)

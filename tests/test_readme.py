@@ -55,7 +55,7 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["method", "dataset", "classifier", "loss", "reweighting", "sampler", "mixing", "schedule"]
+    "group", ["method", "dataset", "classifier", "loss", "reweighting", "sampler", "auxiliary", "mixing", "schedule"]
 )
 def test_the_readmes_table_names_every_choice(group: str) -> None:
     (row,) = re.findall(rf"^\| `{group}[@`].*$", README, re.MULTILINE)

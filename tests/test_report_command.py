@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from records import write
+from records import write, write_measured
 
 from ltexp.report.__main__ import main
-from ltexp.report.figures import draw_run_figures, kinds
+from ltexp.report.figures import draw_run_figures, kinds, options
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from ltexp.report.figures import draw_run_figures, kinds
         (["figure=reliabilty"], "did you mean 'reliability'?"),
         (["stages=yes"], "unknown stages 'yes'"),
         (["figure=reliability", "format=csv"], "exclude each other"),
+        (["figure=tsne", "clases=0"], "did you mean 'classes'?"),
+        (["figure=reliability", "classes=0"], "unknown key 'classes'"),
         (["out="], "names no file"),
     ],
 )
@@ -56,14 +58,16 @@ def test_the_ending_of_a_file_chooses_the_format(name: str, start: str, tmp_path
 def test_help_has_examples_columns_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("python -m ltexp.report", "best_on_test", *kinds()):
+    for part in ("python -m ltexp.report", "best_on_test", *kinds(), "metric=  all | many"):
         assert part in text
+    for kind in kinds():
+        assert all(meaning for meaning in options(kind).values()), kind
 
 
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_of_figure_draws_one_and_several_runs(kind: str, tmp_path: Path) -> None:
-    write(tmp_path / "one")
-    write(tmp_path / "two", seed=1, method="ce", config_hash="d")
+    write_measured(write(tmp_path / "one"))
+    write_measured(write(tmp_path / "two", seed=1, method="ce", config_hash="d"))
     one = tmp_path if kind == "sweep" else tmp_path / "one"  # one run alone has swept nothing
     for folder, ending in ((one, "png"), (tmp_path, "pdf")):
         out = tmp_path / f"figure.{ending}"

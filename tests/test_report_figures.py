@@ -11,9 +11,10 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.record import write_predictions
 from ltexp.evaluation.shots import ShotRule
 from ltexp.report.drawing import MOST_PANELS, common, titles
-from ltexp.report.figures import accuracy_by_class, confusion, draw
+from ltexp.report.figures import accuracy_by_class, confusion, curves, draw
 from ltexp.report.records import Run
 from ltexp.report.table import duration
+from ltexp.run_folder import write_metrics
 
 
 def run(folder: Path = Path(), **changes: Any) -> Run:
@@ -30,7 +31,7 @@ def test_confusion_is_by_row_with_the_most_frequent_class_first() -> None:
 
 def test_confusion_comes_from_the_predictions_when_the_record_has_none(tmp_path: Path) -> None:
     logits = np.array([[2, 1, 0], [0, 3, 1], [0, 3, 1]], dtype=np.float32)  # predicts 0, 1, 1
-    write_predictions(tmp_path / "predictions.npz", logits, np.array([0, 0, 1]), np.arange(3))
+    write_predictions(tmp_path / "predictions.npz", logits, np.array([0, 0, 1]), np.arange(3), np.ones(3))
     shares = confusion._shares(run(tmp_path, confusion=None), np.arange(3))
     np.testing.assert_allclose(shares, [[50, 50, 0], [0, 100, 0], [np.nan] * 3])
 
@@ -116,3 +117,38 @@ def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
 )
 def test_durations_carry_over(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def write_run(folder: Path, accuracy: float, **changes: Any) -> Run:
+    """A run of two stages of three and two epochs; the first stage is evaluated after its second epoch."""
+    rows = [{"epoch": e, "train_loss": 3.0 - e, "test_all": accuracy if e == 1 else None} for e in range(3)]
+    stages = [
+        {"name": name, "epochs": epochs, "metrics": {**record()["metrics"], "all": accuracy + number}}
+        for number, (name, epochs) in enumerate((("stage1", 3), ("stage2", 2)), start=1)
+    ]
+    write(folder, stages=stages, **changes)
+    write_metrics(folder / "stage1" / "metrics.csv", rows)
+    write_metrics(folder / "stage2" / "metrics.csv", [{"epoch": e, "train_loss": 0.5} for e in range(2)])
+    return Run(folder, record(stages=stages, **changes))
+
+
+def test_curves_follow_stage_after_stage_and_end_with_the_records_accuracy(tmp_path: Path) -> None:
+    found = curves.read_curves(write_run(tmp_path / "run", 40.0))
+    assert found.columns["test_all"] == {2: 40.0, 3: 41.0, 5: 42.0}
+    assert found.columns["train_loss"] == {1: 3.0, 2: 2.0, 3: 1.0, 4: 0.5, 5: 0.5}
+    assert found.ends == (3,)
+
+
+def test_curves_of_several_experiments_and_seeds_make_one_figure(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / f"{method}{seed}", 40.0 + seed, method=method, config_hash=method, seed=seed)
+        for method in ("ls", "dasl")
+        for seed in (0, 1)
+    ]
+    draw("curves", runs, tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_curves_without_metrics_by_epoch_have_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs .*/stage\*/metrics\.csv, which are missing or empty"):
+        draw("curves", [run(tmp_path)], tmp_path / "out.png")

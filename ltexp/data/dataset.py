@@ -18,7 +18,7 @@ from ltexp.data.longtail import (
     require_whole,
     workable,
 )
-from ltexp.data.types import Ints, LongTailedData, Source, SourceArrays, Split
+from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source, SourceArrays
 from ltexp.errors import ConfigError, DataError
 from ltexp.names import unknown_name
 
@@ -85,8 +85,7 @@ def long_tailed(
         class_counts=np.bincount(train.labels, minlength=len(names)).astype(np.int64),
         subset_hash=_hash(chosen),
         content_hash=_hash(train.images, train.labels),
-        channel_mean=mean,
-        channel_std=std,
+        preprocessing={"channel_mean": mean, "channel_std": std},
     )
 
 
@@ -150,10 +149,10 @@ def _mark_last(sizes: Sequence[int], held: Sequence[int]) -> np.ndarray[Any, np.
     return np.concatenate([np.arange(size) >= size - last for size, last in zip(sizes, held, strict=True)])
 
 
-def _split(images: np.ndarray[Any, np.dtype[np.uint8]], labels: Ints, positions: Ints) -> Split:
+def _split(images: np.ndarray[Any, np.dtype[np.uint8]], labels: Ints, positions: Ints) -> ImageSplit:
     whole = len(positions) == len(labels) and bool((positions == np.arange(len(labels))).all())
     kept = np.array(images) if whole else np.asarray(images[positions])  # in memory, also from a memory map
-    return Split(kept, np.asarray(labels)[positions], positions)
+    return ImageSplit(images=kept, labels=np.asarray(labels)[positions], index=positions)
 
 
 def _hash(*arrays: np.ndarray[Any, Any]) -> str:

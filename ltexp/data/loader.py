@@ -1,24 +1,26 @@
-"""Batches of a split that lies in memory on the training device; no workers, no Python for each image."""
+"""Batches of a split in the order of a sampler, of which every process takes its share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltexp.data.augmentation import Augmentation
-from ltexp.data.types import Split
+from ltexp.data.augmentation import Augmentation, NoAugmentation
+from ltexp.data.types import ImageSplit, Split
 from ltexp.randomness import generator
 
 SMALL_REMAINDER = 8  # a last batch smaller than 1 / 8 of the others is not made
+AnySplit = TypeVar("AnySplit", bound=Split)
 
 
 class Batch(NamedTuple):
     """This process's rows of a global batch.
 
     Attributes:
-        images: float32 (b, 3, H, W), normalised, with channels_last strides.
+        inputs: (b, ...), what the model reads; of images float32 (b, 3, H, W), normalised, with channels_last strides.
         labels: int64 (b,).
         index: int64 (b,), rows of the split (`split.index[...]` gives their positions in the source).
         share: by how much a mean over these rows counts so that the mean over processes is that of the global batch:
@@ -27,7 +29,7 @@ class Batch(NamedTuple):
         epoch, step: from 0.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # a tuple's own method of this name is of no use here
     share: float
@@ -46,7 +48,7 @@ class IndexSampler(Protocol):
 class EpochSetter:
     """Lets Lightning announce the epoch, which it does to a loader's `sampler`."""
 
-    def __init__(self, loader: "BatchLoader") -> None:
+    def __init__(self, loader: "Loader[Any]") -> None:
         self._loader = loader
 
     def set_epoch(self, epoch: int) -> None:
@@ -54,20 +56,19 @@ class EpochSetter:
         self._loader.set_epoch(epoch)
 
 
-class BatchLoader:
+class Loader(ABC, Generic[AnySplit]):
     """Global batches in the sampler's order, of which every process takes its share.
 
     The order and all augmentation draws of an epoch are keyed by (seed, epoch), so an epoch can be repeated, and
-    together the processes see exactly the images, crops and flips that one process sees. Global batch s holds the
+    together the processes see exactly the samples, crops and flips that one process sees. Global batch s holds the
     positions from s * batch_size on; process r takes every `world_size`-th of them, from the r-th on. The last batch
     may be smaller.
 
     Args:
-        split: its images go to `device` once, as uint8.
+        split: what batches are made of.
         batch_size: rows of a global batch, over all processes.
         device: where batches are made.
-        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
-        augmentation: None: images as they are.
+        augmentation: None: samples as they are.
         sampler: None: every row once, in order (evaluation).
         seed: of the draws.
         max_epochs: handed to the sampler.
@@ -76,12 +77,10 @@ class BatchLoader:
 
     def __init__(
         self,
-        split: Split,
+        split: AnySplit,
         *,
         batch_size: int,
         device: torch.device | str,
-        channel_mean: tuple[float, float, float],
-        channel_std: tuple[float, float, float],
         augmentation: Augmentation | None = None,
         sampler: IndexSampler | None = None,
         seed: int = 0,
@@ -95,20 +94,21 @@ class BatchLoader:
         self.batch_size = batch_size
         self.epoch = 0
         self.sampler = EpochSetter(self)
+        self.augmentation = augmentation if augmentation is not None else NoAugmentation()
         self._index_sampler = sampler
-        self._augmentation = augmentation
         self._seed, self._max_epochs = seed, max_epochs
         self._rank, self._world_size = rank, world_size
-        images = torch.from_numpy(split.images).to(self.device)
-        padding = augmentation.padding if augmentation is not None else 0
-        self._images = F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
         self._labels = torch.from_numpy(split.labels).to(self.device)
-        # Scale and shift for one row of pixels: long rows are over ten times faster than broadcasting three channels.
-        mean, std = torch.tensor([channel_mean, channel_std], dtype=torch.float64)
-        width = images.shape[2]
-        self._scale = (1 / (255 * std)).repeat(width).to(self.device, torch.float32)
-        self._shift = (-mean / std).repeat(width).to(self.device, torch.float32)
         self._plan_cache: tuple[int, Tensor, dict[str, Tensor]] | None = None
+
+    @abstractmethod
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """What the model reads of some rows.
+
+        Args:
+            index: int64 (b,) rows of the split, on the device.
+            draws: these rows of what the augmentation drew for the epoch, on the device.
+        """
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, from 0, that the next iteration is of."""
@@ -135,11 +135,9 @@ class BatchLoader:
             own = len(range(start + self._rank, stop, self._world_size))
             rows = slice(start + self._rank, stop, self._world_size) if own else slice(stop - 1, stop)
             index = order[rows]
-            images = self._images.index_select(0, index)
-            if self._augmentation is not None:
-                images = self._augmentation(images, {name: drawn[rows] for name, drawn in draws.items()})
+            inputs = self._inputs(index, {name: drawn[rows] for name, drawn in draws.items()})
             labels = self._labels.index_select(0, index)
-            yield Batch(self._normalize(images), labels, index, own * self._world_size / size, size, epoch, step)
+            yield Batch(inputs, labels, index, own * self._world_size / size, size, epoch, step)
 
     def _plan(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The epoch's order (L,) and augmentation draws (L, ...), on the device."""
@@ -148,15 +146,42 @@ class BatchLoader:
                 order = torch.arange(len(self._labels))
             else:
                 order = self._index_sampler.indices(self._seed, self.epoch, self._max_epochs)
-            draws: dict[str, Tensor] = {}
-            if self._augmentation is not None:
-                draws = self._augmentation.draws(len(order), generator("augment", self._seed, self.epoch))
+            draws = self.augmentation.draws(len(order), generator("augment", self._seed, self.epoch))
             draws = {name: drawn.to(self.device) for name, drawn in draws.items()}
             self._plan_cache = (self.epoch, order.to(self.device), draws)
         return self._plan_cache[1:]
 
-    def _normalize(self, images: Tensor) -> Tensor:
+
+class ImageLoader(Loader[ImageSplit]):
+    """Batches of images that lie in memory on the training device; no workers, no Python for each image.
+
+    Args:
+        split: its images go to the device once, as uint8.
+        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        settings: see `Loader`.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        *,
+        channel_mean: tuple[float, float, float],
+        channel_std: tuple[float, float, float],
+        **settings: Any,
+    ) -> None:
+        super().__init__(split, **settings)
+        images = torch.from_numpy(split.images).to(self.device)
+        padding = self.augmentation.padding
+        self._images = F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
+        # Scale and shift for one row of pixels: long rows are over ten times faster than broadcasting three channels.
+        mean, std = torch.tensor([channel_mean, channel_std], dtype=torch.float64)
+        width = images.shape[2]
+        self._scale = (1 / (255 * std)).repeat(width).to(self.device, torch.float32)
+        self._shift = (-mean / std).repeat(width).to(self.device, torch.float32)
+
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """(b, H, W, 3) of 0..255 -> float32 (b, 3, H, W) with channels_last strides: (value / 255 - mean) / std."""
+        images = self.augmentation(self._images.index_select(0, index), draws)
         batch, height, width, channels = images.shape
         values = images.reshape(batch, height, width * channels).to(torch.float32)
         return values.mul_(self._scale).add_(self._shift).view(batch, height, width, channels).permute(0, 3, 1, 2)

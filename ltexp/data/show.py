@@ -28,12 +28,11 @@ def print_summary(data: LongTailedData, console: Console) -> None:
     """Prints sizes, class counts, ratio, shots and hashes."""
     counts = data.class_counts
     held_out = f", {len(data.validation):,} validation images" if data.validation is not None else ""
-    height, width = data.train.images.shape[1:3]
     lines = [
         f"{data.name}: {data.imbalance}, imbalance ratio {data.imbalance_ratio:g} "
         f"(largest class {counts.max():,}, smallest {counts.min():,}, so {counts.max() / counts.min():.4g})",
         f"{len(data.train):,} train images{held_out}, {len(data.test):,} test images, "
-        f"{data.num_classes} classes, {height}x{width} pixels",
+        f"{data.num_classes} classes, {data.train.describe()}",
         f"images of each class: {compact_counts(counts.tolist())}",
         f"subset {data.subset_hash}, content {data.content_hash}",
     ]

@@ -1,8 +1,8 @@
 """What a dataset is made of: the arrays of its source, and the long-tailed subset that a run trains on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +11,43 @@ Images = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Split:
+    """The samples of a split; a subclass says what a sample is.
+
+    Attributes:
+        labels: int64 (N,), from 0.
+        index: int64 (N,), each sample's position in the source's split.
+        loader: dotted path of the `ltexp.data.loader.Loader` that makes batches of such a split; imported when one is
+            needed, since it needs torch.
+    """
+
+    labels: Ints
+    index: Ints
+    loader: ClassVar[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def describe(self) -> str:
+        """What a sample is like, in a few words."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSplit(Split):
     """Images in memory.
 
     Attributes:
         images: uint8 (N, H, W, 3), RGB.
-        labels: int64 (N,), from 0.
-        index: int64 (N,), each image's position in the source's split.
     """
 
     images: Images
-    labels: Ints
-    index: Ints
+    loader: ClassVar[str] = "ltexp.data.loader.ImageLoader"
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def describe(self) -> str:
+        """Height and width."""
+        return f"{self.images.shape[1]}x{self.images.shape[2]} pixels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +91,10 @@ class LongTailedData:
         class_names: C names.
         class_counts: int64 (C,), the images of each class in `train`.
         subset_hash: of the positions of all chosen training images (held-out ones included) in the source.
-        content_hash: of the images and labels of `train`.
-        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        content_hash: of the samples and labels of `train`.
+        preprocessing: keywords that the loaders of all splits take; of images: `channel_mean` and `channel_std`.
+        kind: what a sample is, `images` or what else a backbone `reads`.
+        backbone_settings: keywords that the backbone takes from the data, such as the size of a vocabulary.
     """
 
     name: str
@@ -84,8 +107,9 @@ class LongTailedData:
     class_counts: Ints
     subset_hash: str
     content_hash: str
-    channel_mean: tuple[float, float, float]
-    channel_std: tuple[float, float, float]
+    preprocessing: dict[str, Any]
+    kind: str = "images"
+    backbone_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

@@ -151,11 +151,19 @@ def mark_failed(folder: Path, message: str) -> None:
 
 
 def write_predictions(
-    path: Path, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], index: npt.NDArray[np.int64]
+    path: Path,
+    logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    index: npt.NDArray[np.int64],
+    feature_norms: npt.NDArray[np.float32],
 ) -> None:
-    """Writes predictions.npz in one step: `logits` (N, C) float32, `labels` (N,), `index` (N,) in the test split."""
+    """Writes predictions.npz in one step.
+
+    It holds `logits` (N, C) float32, `labels` (N,), `index` (N,) in the test split, and `feature_norms` (N,) float32.
+    """
+    arrays = {"logits": logits.astype(np.float32), "labels": labels, "index": index, "feature_norms": feature_norms}
     with atomic_write(path) as file:
-        np.savez(file, logits=logits.astype(np.float32), labels=labels, index=index)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def run_id(folder: Path) -> str:

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import to_config
+from ltexp.config import PARTS, to_config
 from ltexp.errors import ConfigError
 
 PRIMARY = "config"
@@ -50,7 +50,7 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     places = [(plain["paths"], "data"), (plain["paths"], "outputs"), (plain["stage_cache"], "dir")]
     for stage in (plain["stage1"], plain.get("stage2")):
         if stage is not None:
-            places += [(stage, "checkpoint"), (stage["init"], "backbone"), (stage["init"], "classifier")]
+            places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in PARTS)]
     for node, key in places:
         if node[key] not in (None, "fresh", "stage1"):
             node[key] = str(Path(node[key]).expanduser().absolute())

@@ -32,6 +32,7 @@ class Loss(nn.Module, ABC):
         takes_class_weights: whether a stage may set `class_weights` (deferred re-weighting); False for a loss whose
             `forward` has no use for them.
         class_weights: (C,) float32 summing to C when the loss weights its samples by class, else None.
+        seed: of the loss's own random draws, if it makes any; a stage sets it to its own, which follows the run's.
         share: what the current batch of this process counts for, its rows over the mean number of rows a process; set
             by the stage when several processes train. None: every row that the loss is given counts.
 
@@ -55,6 +56,7 @@ class Loss(nn.Module, ABC):
         self.register_buffer("class_weights", None, persistent=False)
         self.scale = scale
         self.share: float | None = None
+        self.seed = 0
         self.epoch, self.max_epochs, self.step = 0, 1, 0
 
     @property

@@ -17,15 +17,14 @@ class Equalization(Loss):
     Class k weighs 1 - B [π_k < λ] (k not the target) in the denominator, with B ~ Bernoulli(γ) drawn for every sample
     and class. The detection loss of the paper's main part is another, with sigmoids.
 
-    The draws are made on the device of the logits and keyed by (seed, epoch, step, call within the step); each process
-    takes its rows of the draws of the global batch.
+    The draws are made on the device of the logits and keyed by (the stage's seed, epoch, step, call within the step);
+    each process takes its rows of the draws of the global batch.
 
     Args:
         class_counts: (C,) int64.
         gamma: γ in [0, 1]. Default 0.9 (BagofTricks' code). 0: cross-entropy.
         threshold: λ, the share of the training images below which a class is rare. Default 0.005 (the same). No class
             of CIFAR-10 is below it up to ratio 50, one is at 100; of CIFAR-100, 29 are at ratio 10 and 52 at 100.
-        seed: of the draws.
         scale: see `Loss`.
 
     Raises:
@@ -39,7 +38,6 @@ class Equalization(Loss):
         class_counts: Tensor,
         gamma: float = 0.9,
         threshold: float = 0.005,
-        seed: int = 0,
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
@@ -47,7 +45,7 @@ class Equalization(Loss):
             raise ConfigError(f"loss.gamma must lie in [0, 1], got {gamma}")
         if not threshold >= 0:
             raise ConfigError(f"loss.threshold must be 0 or more, got {threshold}")
-        self.gamma, self.seed = gamma, seed
+        self.gamma = gamma
         rare = class_counts.double() / class_counts.sum() < threshold
         self.register_buffer("rare", rare, persistent=False)
         # of the 2^16 values of an int16, all up to `cut` are a share of γ, to 8e-6

@@ -61,9 +61,9 @@ class GaussianClouded(Loss):
     ε is drawn for every sample and every class, as in the authors' code; the thesis writes one ε. So are k, m and
     the focal factor theirs, which the thesis does not mention. Prediction uses the plain cosines times s.
 
-    A draw is keyed by ("gaussian_clouded", seed, epoch, step, call): a resumed run draws what an uninterrupted one
-    would, and the two calls on a mixed batch draw apart. It covers the global batch, of which every process takes its
-    rows. It is made on the logits' device, so another kind of device draws other numbers.
+    A draw is keyed by ("gaussian_clouded", the stage's seed, epoch, step, call): a resumed run draws what an
+    uninterrupted one would, and the two calls on a mixed batch draw apart. It covers the global batch, of which every
+    process takes its rows. It is made on the logits' device, so another kind of device draws other numbers.
 
     Args:
         class_counts: (C,) int64. With equal counts there is no cloud.
@@ -74,7 +74,6 @@ class GaussianClouded(Loss):
         focal: exponent g of a factor (1 - p_y)^g on each sample's loss, p_y held constant. Default 0 (the authors'
             code in stage 1; 1 in stage 2).
         scale: s. Default 30 (the authors' code in stage 1; in stage 2, 20 on CIFAR and 15 on Places-LT).
-        seed: of the noise. Default 0; method gcl gives it the run's.
 
     Raises:
         ConfigError: a negative amplitude or focal exponent, an unknown cloud, a margin out of range.
@@ -92,7 +91,6 @@ class GaussianClouded(Loss):
         margin: float = 0.0,
         focal: float = 0.0,
         scale: float = 30.0,
-        seed: int = 0,
     ) -> None:
         super().__init__(class_counts, scale)
         for key, value in {"amplitude": amplitude, "focal": focal}.items():
@@ -100,7 +98,7 @@ class GaussianClouded(Loss):
                 raise ConfigError(f"loss.{key} must be 0 or more, got {value}")
         check_choice("loss.cloud", cloud, CLOUDS)
         check_margin("loss.margin", margin)
-        self.margin, self.focal, self.seed = margin, focal, seed
+        self.margin, self.focal = margin, focal
         self.register_buffer("clouds", amplitude * cloud_sizes(class_counts, cloud), persistent=False)
         self.register_buffer("quantiles", noise_quantiles(), persistent=False)
         self.calls = 0

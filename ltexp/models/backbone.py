@@ -1,16 +1,20 @@
 """What every backbone offers: features for the classifier, and on request the maps of its blocks."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """Images to features. A subclass writes `forward_maps` and sets the two attributes.
+    """Images to features. A subclass writes `forward_maps` and sets `feature_dim` and `map_channels`.
 
     Attributes:
+        reads: the kind of data the backbone is for (`LongTailedData.kind`).
         feature_dim: D, the width of a feature.
         map_channels: the number of channels of each block's map, in the order of `forward_maps`.
     """
 
+    reads: ClassVar[str] = "images"
     feature_dim: int
     map_channels: list[int]
 

@@ -1,5 +1,6 @@
 """The model of a stage: a backbone and a classifier, and which parts of them learn."""
 
+from collections.abc import Collection
 from typing import Self, cast
 
 import torch
@@ -13,40 +14,56 @@ from ltexp.models.classifier import Classifier
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
 
+AUXILIARY = frozenset({"auxiliary_logits", "auxiliary_maps"})
+
 
 class Model(nn.Module):
-    """Images to `ModelOutput`. Parameters are named `backbone.*` and `classifier.*`; everything learns at first.
+    """Images to `ModelOutput`. Parameters are named `backbone.*`, `classifier.*` and `auxiliary.*`; all learn at first.
 
     Args:
-        backbone: images (B, 3, H, W) to features (B, D).
+        backbone: images (B, 3, H, W), or what else it reads, to features (B, D).
         classifier: features (B, D) to logits (B, C).
+        auxiliary: a network that only training uses: the backbone's maps to (logits (B, C), a map for each of them).
     """
 
-    def __init__(self, backbone: Backbone, classifier: Classifier) -> None:
+    def __init__(self, backbone: Backbone, classifier: Classifier, auxiliary: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
-        self._backbone_trains = True
+        self.auxiliary = auxiliary
+        self._backbone_trains = self._auxiliary_trains = True
         self._backbone_learns = any(parameter.requires_grad for parameter in backbone.parameters())
         self._batch_norm = "train"
 
-    def forward(self, images: Tensor, maps: bool = False) -> ModelOutput:
-        """Logits and features of images (B, 3, H, W), and the feature maps of each block if `maps`.
+    def forward(self, inputs: Tensor, needs: Collection[str] = ()) -> ModelOutput:
+        """Logits and features of what the backbone reads, images (B, 3, H, W), and the further fields in `needs`.
 
-        A backbone without anything to learn runs without a graph.
+        `feature_maps` are the maps of the backbone's blocks; the auxiliary network runs only where `needs` names one of
+        its fields. A backbone without anything to learn runs without a graph.
         """
         feature_maps = None
+        auxiliary = self.auxiliary if not AUXILIARY.isdisjoint(needs) else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
-            if maps:
-                features, feature_maps = self.backbone.forward_maps(images)
+            if auxiliary is not None or "feature_maps" in needs:
+                features, feature_maps = self.backbone.forward_maps(inputs)
             else:
-                features = cast(Tensor, self.backbone(images))
+                features = cast(Tensor, self.backbone(inputs))
+        output = self.classify(features)
+        output.feature_maps = feature_maps
+        if auxiliary is not None:
+            output.auxiliary_logits, output.auxiliary_maps = auxiliary(feature_maps)
+        return output
+
+    def classify(self, features: Tensor) -> ModelOutput:
+        """Logits of features (B, D)."""
         # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
         with torch.autocast(features.device.type, enabled=False):
             logits = self.classifier(features.float())
-        return ModelOutput(logits=logits, features=features, feature_maps=feature_maps)
+        return ModelOutput(logits=logits, features=features)
 
-    def set_trainable(self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train") -> None:
+    def set_trainable(
+        self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train", auxiliary: bool = True
+    ) -> None:
         """Says what learns, at once and after every later `train()`.
 
         Args:
@@ -64,6 +81,9 @@ class Model(nn.Module):
             raise ConfigError(unknown_name("batch_norm", batch_norm, BATCH_NORMS))
         self.backbone.requires_grad_(backbone)
         self.classifier.requires_grad_(classifier)
+        if self.auxiliary is not None:
+            self.auxiliary.requires_grad_(auxiliary)
+        self._auxiliary_trains = auxiliary
         for module in self._batch_norms():
             module.requires_grad_(batch_norm == "train")
         self._backbone_trains = backbone
@@ -75,6 +95,8 @@ class Model(nn.Module):
         """Training mode (or eval mode) for all parts but those that `set_trainable` keeps in eval mode."""
         super().train(mode)
         self.backbone.train(mode and self._backbone_trains)
+        if self.auxiliary is not None:
+            self.auxiliary.train(mode and self._auxiliary_trains)
         for module in self._batch_norms():
             module.train(mode and self._batch_norm != "frozen")
         return self

@@ -15,8 +15,8 @@ keys:
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
   columns=NAME,+NAME                   {columns}
-  figure=KIND                          {figures}
-  metric=NAME                          of figure=sweep: {metrics}
+  figure=KIND                          one of these, with its own keys:
+{figures}
 """
 
 import sys
@@ -28,15 +28,14 @@ from rich.console import Console, RenderableType
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
+from ltexp.report import figures
 from ltexp.report.columns import COLUMNS
-from ltexp.report.figures import draw, kinds
-from ltexp.report.figures.sweep import METRICS as SWEEP_METRICS
 from ltexp.report.formats import ENDINGS, FORMATS, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
 
-KEYS = ("format", "out", "stages", "columns", "figure", "metric")
+KEYS = ("format", "out", "stages", "columns", "figure")
 _UNLIMITED = 400  # columns of text where no window sets a limit
 
 
@@ -47,14 +46,16 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         ConfigError: for an unknown key or value, keys that exclude each other, or no folder.
     """
     folders, options = [], {}
+    chosen = next((word.partition("=")[2] for word in words if word.startswith("figure=")), None)
+    known = [*KEYS, *(figures.options(chosen) if chosen in figures.kinds() else ())]
     for word in words:
         key, separator, value = word.partition("=")
-        if key in KEYS and separator:
+        if key in known and separator:
             options[key] = value
         elif not separator or Path(word).exists():
             folders.append(Path(word))
         else:
-            raise ConfigError(unknown_name("key", key, KEYS))
+            raise ConfigError(unknown_name("key", key, known))
     if not folders:
         raise ConfigError("name at least one folder: python -m ltexp.report DIR [key=value ...]")
     _check(options)
@@ -62,16 +63,13 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _check(options: dict[str, str]) -> None:
-    choices: dict[str, list[str]] = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": kinds()}
-    choices["metric"] = list(SWEEP_METRICS)
+    choices = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": figures.kinds()}
     for key, known in choices.items():
         if key in options and options[key] not in known:
             raise ConfigError(unknown_name(key, options[key], known))
     for key in ("format", "stages", "columns"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
-    if "metric" in options and options.get("figure") != "sweep":
-        raise ConfigError("metric= belongs to figure=sweep")
     if options.get("out") == "":
         raise ConfigError("out= names no file")
     for name in options.get("columns", "").split(","):
@@ -82,8 +80,9 @@ def _check(options: dict[str, str]) -> None:
 def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     """Prints, writes or draws what the options ask for."""
     if "figure" in options:
-        path = Path(options.get("out", f"outputs/figures/{options['figure']}.png"))
-        draw(options["figure"], runs, path, **{key: options[key] for key in ("metric",) if key in options})
+        kind = options["figure"]
+        path = Path(options.get("out", f"outputs/figures/{kind}.png"))
+        figures.draw(kind, runs, path, **{key: options[key] for key in figures.options(kind) if key in options})
         print(path)
         return
     out = Path(options["out"]) if "out" in options else None
@@ -116,9 +115,11 @@ def usage() -> str:
     assert __doc__ is not None
     names = list(COLUMNS)
     lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
-    return __doc__.format(
-        columns=(",\n" + " " * 39).join(lines), figures=" | ".join(kinds()), metrics=" | ".join(SWEEP_METRICS)
-    )
+    drawn = []
+    for kind in figures.kinds():
+        drawn.append(f"    {kind:<19}{figures.summary(kind)}")
+        drawn += [f"{'':<25}{key}=  {meaning}" for key, meaning in figures.options(kind).items()]
+    return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures="\n".join(drawn))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,6 +84,23 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
+def experiments(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """(name, runs of its seeds) of each experiment among `runs`, in order of appearance.
+
+    Raises:
+        ConfigError: for more experiments than there are colours to tell apart.
+    """
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.identity, []).append(run)
+    if len(groups) > len(MARKERS):
+        raise ConfigError(f"{len(groups)} experiments are too many for one figure: choose at most {len(MARKERS)}")
+    found = list(groups.values())
+    names = titles([group[0] for group in found], seeds=False)
+    means = [f" (mean of {len(group)} seeds)" if len(group) > 1 else "" for group in found]
+    return [(name + mean, group) for name, mean, group in zip(names, means, found, strict=True)]
+
+
 def head(figure: Any, axes: Sequence[Any], runs: Sequence[Run], lines: Sequence[str] | None = None) -> None:
     """Titles the panels of `runs`, with a further line each, and says above them what the runs share."""
     for number, (axis, title) in enumerate(zip(axes, titles(runs), strict=True)):
@@ -99,14 +116,36 @@ def load_predictions(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
     Raises:
         ConfigError: if predictions.npz is missing or damaged.
     """
-    path = run.folder / PREDICTIONS
+    arrays = load_arrays(run.folder / PREDICTIONS, ("logits", "labels"), "train the run again")
+    return arrays["logits"], arrays["labels"]
+
+
+def load_feature_norms(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """(feature norms (N,), labels (N,)) of the run's test split.
+
+    Raises:
+        ConfigError: if predictions.npz is missing, damaged, or of a time before norms were kept.
+    """
+    arrays = load_arrays(run.folder / PREDICTIONS, ("feature_norms", "labels"), "train the run again")
+    return arrays["feature_norms"], arrays["labels"]
+
+
+def load_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays `names` of the file `path` (.npz).
+
+    Args:
+        advice: what makes the file anew.
+
+    Raises:
+        ConfigError: if the file is missing, damaged, or lacks one of them.
+    """
     try:
-        with np.load(path) as arrays:
-            return arrays["logits"], arrays["labels"]
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
     except OSError as error:
-        raise ConfigError(f"this figure needs {path}: {error.strerror or error}") from None
+        raise ConfigError(f"this figure needs {path} ({error.strerror or error}): {advice}") from None
     except (ValueError, KeyError, EOFError, BadZipFile):
-        raise ConfigError(f"{path} is damaged: write it anew with python -m ltexp.evaluate {run.folder}") from None
+        raise ConfigError(f"{path} is damaged or lacks {' or '.join(names)}: {advice}") from None
 
 
 def save(figure: Any, path: Path) -> None:

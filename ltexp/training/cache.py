@@ -14,8 +14,7 @@ from filelock import FileLock, Timeout
 from ltexp.distributed import broadcast_object, rank
 from ltexp.errors import LtexpError
 from ltexp.files import copy_file, write_text
-from ltexp.run_folder import CHECKPOINT, METRICS
-from ltexp.training.monitor import read_metrics, write_metrics
+from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, read_metrics, write_metrics
 
 _ENTRY = "entry.json"
 
@@ -68,9 +67,10 @@ class StageCache:
             return
         temporary = self.folder / f".{fingerprint}.{os.getpid()}"
         try:
-            for name in (CHECKPOINT, METRICS):
+            kept = [name for name in (CHECKPOINT, METRICS, FEATURE_NORMS) if (stage_folder / name).exists()]
+            for name in kept:
                 copy_file(stage_folder / name, temporary / name)
-            checksums = {name: checksum(temporary / name) for name in (CHECKPOINT, METRICS)}
+            checksums = {name: checksum(temporary / name) for name in kept}
             write_text(temporary / _ENTRY, json.dumps({"checksums": checksums, "evaluation": evaluation}))
             os.rename(temporary, self.folder / fingerprint)
         except (OSError, LtexpError) as error:  # the run itself has its stage; only sharing it failed
@@ -83,7 +83,8 @@ class StageCache:
             return False
         try:
             kept = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
-            whole = all(checksum(entry / name) == kept["checksums"][name] for name in (CHECKPOINT, METRICS))
+            names = {CHECKPOINT, METRICS, *kept["checksums"]}
+            whole = all(checksum(entry / name) == kept["checksums"][name] for name in names)
             same_evaluation = kept["evaluation"] == evaluation
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
@@ -95,6 +96,8 @@ class StageCache:
         if not same_evaluation:
             rows = [{key: row[key] for key in row if not key.startswith(("test_", "validation_"))} for row in rows]
         write_metrics(stage_folder / METRICS, rows)
+        if FEATURE_NORMS in names:  # there is none of a stage that was never evaluated while it trained
+            copy_file(entry / FEATURE_NORMS, stage_folder / FEATURE_NORMS)
         copy_file(entry / CHECKPOINT, stage_folder / CHECKPOINT)  # last: it says that the stage is done
         return True
 

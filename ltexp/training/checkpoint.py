@@ -1,8 +1,9 @@
-"""A trained stage on disk: the states of its backbone and classifier, and the configs that build them."""
+"""A trained stage on disk: the states of its parts, the configs that build them, and what it was trained on."""
 
 import io
 import pickle
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltexp.build import build
+from ltexp.config import StageConfig
 from ltexp.errors import CheckpointError
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part
@@ -17,7 +19,8 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT
 
-SCHEMA = 1
+SCHEMA = 2
+OLDER = (1,)  # which had neither an auxiliary network nor class counts and scale
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Checkpoint:
         backbone_config, classifier_config: the config nodes that build the two.
         num_classes: C.
         feature_dim: D, the width of what the classifier reads.
+        class_counts: (C,) of the training set; None in an older file.
+        logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
+        auxiliary, auxiliary_config: of the network that only training uses; None and {} without one.
     """
 
     backbone: dict[str, Tensor]
@@ -37,6 +43,10 @@ class Checkpoint:
     classifier_config: dict[str, Any]
     num_classes: int
     feature_dim: int
+    class_counts: list[int] | None = None
+    logit_scale: float = 1.0
+    auxiliary: dict[str, Tensor] | None = None
+    auxiliary_config: dict[str, Any] = field(default_factory=dict)
 
     def build_classifier(self) -> Classifier:
         """The checkpoint's classifier, built and loaded."""
@@ -47,8 +57,20 @@ class Checkpoint:
         return classifier
 
 
-def save(path: Path, model: Model, backbone_config: dict[str, Any], classifier_config: dict[str, Any]) -> None:
+def save(
+    path: Path,
+    model: Model,
+    backbone_config: dict[str, Any],
+    stage: StageConfig,
+    class_counts: Sequence[int],
+    logit_scale: float,
+) -> None:
     """Writes the model's stage checkpoint in one step.
+
+    Args:
+        path: of the file.
+        model: trained as `stage` says, on a backbone that `backbone_config` builds.
+        class_counts, logit_scale: see `Checkpoint`.
 
     Raises:
         LtexpError: if the disk is full or the folder cannot be written.
@@ -58,9 +80,13 @@ def save(path: Path, model: Model, backbone_config: dict[str, Any], classifier_c
         "backbone": _on_cpu(model.backbone),
         "classifier": _on_cpu(model.classifier),
         "backbone_config": backbone_config,
-        "classifier_config": classifier_config,
+        "classifier_config": stage.classifier,
         "num_classes": model.classifier.num_classes,
         "feature_dim": model.backbone.feature_dim,
+        "class_counts": list(class_counts),
+        "logit_scale": logit_scale,
+        "auxiliary": None if model.auxiliary is None else _on_cpu(model.auxiliary),
+        "auxiliary_config": stage.auxiliary if model.auxiliary is not None else {},
     }
     # torch reports a full disk in words of its own; a plain write says what happened
     buffer = io.BytesIO()
@@ -81,7 +107,7 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         raise CheckpointError(f"{path} is damaged or is not a checkpoint: train the stage again") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, *OLDER):
         raise CheckpointError(f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA})")
     content.pop("schema")
     return Checkpoint(**content)

@@ -36,9 +36,9 @@ class Mixture(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """A batch as it is trained on: images (n, 3, H, W) and their targets."""
+    """A batch as it is trained on: inputs (n, ...), of images (n, 3, H, W), and their targets."""
 
-    images: Tensor
+    inputs: Tensor
     targets: Mixture
 
 
@@ -46,11 +46,11 @@ class Mixing(ABC):
     """Base of the mixings."""
 
     @abstractmethod
-    def __call__(self, images: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
+    def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
         """Mix this process's rows of a global batch.
 
         Args:
-            images: (n, 3, H, W) float32, rows rank, rank + world size, ... of the global batch.
+            inputs: (n, ...) float32, of images (n, 3, H, W), rows rank, rank + world size, ... of the global batch.
             labels: (n,) int64 of the same rows.
             size: rows of the global batch.
             seed: with `epoch` and `step` the key of the draws; equal on every process.
@@ -62,9 +62,9 @@ class Mixing(ABC):
 class NoMixing(Mixing):
     """The batch as it is."""
 
-    def __call__(self, images: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
+    def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
         """The batch with λ = 1."""
-        return Mixed(images, Mixture(labels, labels, 1.0))
+        return Mixed(inputs, Mixture(labels, labels, 1.0))
 
 
 class Mixup(Mixing):
@@ -85,16 +85,16 @@ class Mixup(Mixing):
             raise ConfigError(f"mixing.alpha must be positive, got {alpha}; to switch mixup off choose mixing none")
         self.alpha = alpha
 
-    def __call__(self, images: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
+    def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
         """The mixed batch: λ image + (1 - λ) partner."""
         weight = self.draw_weight(seed, epoch, step)
         permutation = torch.randperm(size, generator=generator("mixing", seed, epoch, step))
         # A process without rows holds the batch's last row as a stand-in; its partner does not matter.
         mine = permutation[rank() :: world_size()] if rank() < size else permutation[-1:]
-        mine = mine.to(images.device, non_blocking=True)
-        partners = gather_batch(images, size)[mine]
+        mine = mine.to(inputs.device, non_blocking=True)
+        partners = gather_batch(inputs, size)[mine]
         partner_labels = gather_batch(labels, size)[mine]
-        return Mixed(images.lerp(partners, 1.0 - weight), Mixture(labels, partner_labels, weight))
+        return Mixed(inputs.lerp(partners, 1.0 - weight), Mixture(labels, partner_labels, weight))
 
     def draw_weight(self, seed: int, epoch: int, step: int) -> float:
         """λ of one batch. NumPy draws it, because torch draws beta variates only from its global generator."""

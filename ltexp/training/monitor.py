@@ -1,7 +1,5 @@
 """Watches a stage's training: metrics by epoch, evaluation now and then, a stop when the loss is no longer finite."""
 
-import csv
-import io
 import math
 import os
 import time
@@ -14,12 +12,11 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.errors import CheckpointError, TrainingError
-from ltexp.files import write_text
-from ltexp.run_folder import METRICS, RESUME
+from ltexp.run_folder import METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training.progress import StageProgress
 from ltexp.training.stage import Stage
 
-Evaluate = Callable[[], Mapping[str, float | None]]
+Evaluate = Callable[[int], Mapping[str, float | None]]
 
 
 class Monitor(Callback):
@@ -30,7 +27,7 @@ class Monitor(Callback):
         name: of the stage.
         images_per_epoch: samples of one epoch over all processes.
         steps_per_epoch: optimizer steps of one epoch.
-        evaluate: gives the columns of an evaluation, such as `test_all` (percent).
+        evaluate: gives the columns of an evaluation at the end of an epoch, such as `test_all` (percent).
         evaluate_every: epochs between evaluations; 0: never while training.
         check_every: steps between looks at the loss.
         shown: whether to show progress.
@@ -82,7 +79,7 @@ class Monitor(Callback):
         }
         note = f"loss {loss:.3f}  lr {row['lr']:.3g}  {row['images_per_second']:.0f} images/s"
         if self.evaluate_every and (epoch + 1) % self.evaluate_every == 0:
-            measured = self.evaluate()
+            measured = self.evaluate(epoch)
             row |= measured
             note += "".join(
                 f"  {key.replace('_all', '')} {value:.1f}%" for key, value in measured.items() if "_all" in key
@@ -135,21 +132,3 @@ class ResumeCheckpoint(Checkpoint):
                 raise CheckpointError(
                     f"cannot write {self.path} ({error}): is the disk full? Free some space and use resume=true"
                 ) from error
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a stage's metrics.csv, values as text; none when there is no file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [dict(row) for row in csv.DictReader(file)]
-
-
-def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows to a metrics.csv in one step; its columns are all keys in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())

@@ -39,15 +39,25 @@ class Objective(nn.Module):
         return float(self.loss.logit_scale)
 
     @property
-    def needs_maps(self) -> bool:
-        """Whether any part reads the backbone's feature maps."""
-        return any(getattr(part, "needs_maps", False) for part in self._parts)
+    def needs(self) -> frozenset[str]:
+        """The fields of `ModelOutput` that some part reads beside logits and features."""
+        return frozenset().union(*(part.needs for part in self._parts))
 
     def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
         """Tells every part how far training is; epoch and step count from 0."""
         for part in self._parts:
             part.set_progress(epoch, max_epochs, step)
         self.reweighting.set_progress(self.loss, epoch, max_epochs)
+
+    def end_epoch(self) -> None:
+        """Tells every part that an epoch has ended."""
+        for part in self._parts:
+            part.end_epoch()
+
+    def set_seed(self, seed: int) -> None:
+        """Tells every part the seed of its random draws."""
+        for part in self._parts:
+            part.seed = seed
 
     def set_share(self, share: float | None) -> None:
         """Tells every part what this process's rows of the batch count for (`Batch.share`)."""

@@ -1,21 +1,50 @@
-"""Evaluates a stage of a finished run again, from its checkpoint."""
+"""A stage of a finished run, taken up again from its checkpoint: to be measured anew, or for its features."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ltexp.build import build
 from ltexp.config import Config
 from ltexp.errors import ConfigError
+from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part
-from ltexp.run_folder import CHECKPOINT
+from ltexp.models.model import Model
+from ltexp.run_folder import CHECKPOINT, FEATURES
 from ltexp.training import checkpoint
 from ltexp.training.objective import Objective
-from ltexp.training.predict import predict
+from ltexp.training.predict import extract_features, predict
 from ltexp.training.session import Session, pick_device
 
 
-def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, Any] | None) -> dict[str, Any]:
-    """Metrics in percent of the run's `stage`, with its own classifier or with one that needs no training.
+@dataclass
+class Restored:
+    """A stage's model.
+
+    Attributes:
+        session: of its run.
+        stage: stage1 or stage2.
+        model: on the device, in eval mode.
+        logit_scale: what turns its logits into those of the softmax.
+    """
+
+    session: Session
+    stage: str
+    model: Model
+    logit_scale: float
+
+    def measure(self) -> dict[str, Any]:
+        """Metrics on the test split, in percent."""
+        loader = self.session.evaluation_loader(self.session.data.test)
+        predictions = predict(self.model, loader, self.session.config.trainer.precision)
+        metrics, _ = self.session.measure(predictions.logits, predictions.labels, self.logit_scale)
+        return metrics
+
+
+def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any] | None) -> Restored:
+    """The model of the run's `stage`, with its own classifier or with one that needs no training.
 
     Args:
         config: the run's.
@@ -43,8 +72,24 @@ def reevaluate(config: Config, folder: Path, stage: str, classifier: dict[str, A
         model.classifier.start_from(source.build_classifier())
     model = session.place(model).eval()
     session.fit_classifier(model)
-    _, logits, labels = predict(model, session.evaluation_loader(data.test), config.trainer.precision)
-    # another classifier has logits of its own, which the stage's loss never scaled
-    scale = Objective(settings, session.class_counts).logit_scale if classifier is None else 1.0
-    metrics, _ = session.measure(logits, labels, scale)
-    return metrics
+    # a linear classifier over a cosine one has logits of its own, which the stage's loss never scaled
+    kept = classifier is None or model.classifier.kind == "cosine"
+    scale = Objective(settings, session.class_counts).logit_scale if kept else 1.0
+    return Restored(session, stage, model, scale)
+
+
+def write_features(restored: Restored) -> Path:
+    """Writes features.npz to the run's folder, and returns its path.
+
+    It holds, of the training images as the run used them (not augmented) and of the test images, `train_features` and
+    `test_features` (N, D) float32 and `train_labels` and `test_labels` (N,), and `stage`, whose backbone it was.
+    """
+    session, arrays = restored.session, {"stage": np.asarray(restored.stage)}
+    for name, split in (("train", session.data.train), ("test", session.data.test)):
+        loader = session.evaluation_loader(split)
+        _, features, labels = extract_features(restored.model, loader, session.config.trainer.precision)
+        arrays |= {f"{name}_features": features, f"{name}_labels": labels}
+    path = session.folder / FEATURES
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    return path

@@ -10,22 +10,18 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.build import build
-from ltexp.config import Config, StageConfig
-from ltexp.data.samplers import Sampler
+from ltexp.config import Config
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
 from ltexp.identity import config_hash
-from ltexp.models.classifier import Classifier
-from ltexp.names import unknown_name
-from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
-from ltexp.training import checkpoint
-from ltexp.training.objective import Objective, flat_factors
+from ltexp.training.composition import check_composition
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
+from ltexp.training.start import load_teacher
 
 
 def run(config: Config, folder: Path, device: torch.device) -> None:
@@ -40,6 +36,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     identifier = records.run_id(folder)
     logger = make_logger(config, folder, identifier)
     session = Session(config, folder, data, device, logger)
+    check_against_data(session)
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
@@ -55,69 +52,20 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         close_logger(logger, status)
 
 
-def check_composition(config: Config) -> None:
-    """Refuses what cannot work together, before any data is read.
+def check_against_data(session: Session) -> None:
+    """Refuses a backbone for another kind of data and a teacher of other classes, before anything is trained.
 
     Raises:
-        ConfigError: if a loss needs another classifier, a setting of a loss, re-weighting or sampler is out of range,
-            or a stage's classifier cannot start as `init` says.
+        LtexpError: for either.
     """
-    previous: Classifier | None = None
-    for name, stage in config.stages.items():
-        # of a size of no matter: only how the parts fit is tried
-        with default_generator("check"):
-            classifier: Classifier = build(stage.classifier, feature_dim=4, num_classes=3)
-        for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
-            needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
-            if needed not in ("any", classifier.kind):
-                loss = node["_target_"].rpartition(".")[2]
-                raise ConfigError(
-                    f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
-                    f"add classifier@{name}.classifier={needed}"
-                )
-        _check_settings(stage)
-        _check_factors(name, stage, classifier)
-        _check_start(name, stage, classifier)
-        if stage.init.classifier == "stage1" and previous is not None:
-            classifier.start_from(previous)
-        previous = classifier
-
-
-def _check_settings(stage: StageConfig) -> None:
-    """Builds the stage's losses and sampler over a few made-up images: settings out of range raise here."""
-    counts = torch.tensor([3, 2, 1])
-    objective = Objective(stage, counts)
-    sampler: Sampler = build(stage.sampler, labels=torch.arange(3).repeat_interleave(counts), class_counts=counts)
-    if stage.epochs > 0:  # a schedule may refuse the number of epochs
-        objective.set_progress(0, stage.epochs)
-        sampler.class_probabilities(0, stage.epochs)
-
-
-def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
-    own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
-    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
-    for prefix in flat_factors(stage.lr_factors):
-        if prefix not in known and not prefix.startswith("backbone."):
-            raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
-
-
-def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
-    """What the stage starts from is there, and something in it learns or needs no learning."""
-    for where in (stage.init.backbone, stage.init.classifier):
-        if where not in ("fresh", "stage1"):
-            checkpoint.locate(where)
-    if stage.checkpoint is not None:
-        checkpoint.locate(stage.checkpoint, name)
-        return
-    learns = any(True for _ in classifier.parameters())
-    if stage.init.classifier == "fresh" and classifier.needs_source:
-        hint = "choose another for it" if name == "stage1" else f"set {name}.init.classifier=stage1"
-        raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
-    if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
-        raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
-    idle = not stage.trainable.backbone and stage.batch_norm != "train" and not (learns and stage.trainable.classifier)
-    if stage.epochs > 0 and (idle or classifier.needs_features):
-        raise ConfigError(f"{name}: its classifier is not trained by epochs: set {name}.epochs=0, or choose another")
+    config, data = session.config, session.data
+    reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
+    if reads != data.kind:
+        name = config.choices.get("backbone")
+        raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    for stage in config.stages.values():
+        if stage.teacher != "stage1":
+            load_teacher(session, stage)
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
@@ -152,8 +100,8 @@ def describe(session: Session, started: str) -> dict[str, Any]:
 def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> None:
     """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
     folder, final = session.folder, outcomes[-1]
-    index, logits, labels = final.predictions
-    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index)
+    index, logits, labels, norms = final.predictions
+    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index, norms)
     metrics = final.record["metrics"]
     record = base | {
         "selection": "last",

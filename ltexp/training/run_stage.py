@@ -6,31 +6,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
-import ltexp
-from ltexp.build import target_sources
 from ltexp.config import StageConfig
-from ltexp.data.loader import BatchLoader
+from ltexp.data.loader import Loader
 from ltexp.data.types import Split
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, TrainingError
-from ltexp.identity import digest
-from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, METRICS, RESUME
+from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
-from ltexp.training.cache import StageCache, checksum
-from ltexp.training.monitor import Monitor, ResumeCheckpoint, read_metrics, write_metrics
+from ltexp.training.cache import StageCache
+from ltexp.training.fingerprint import fingerprint_of
+from ltexp.training.monitor import Monitor, ResumeCheckpoint
+from ltexp.training.norms import append_norms, weight_norms
 from ltexp.training.objective import Objective
-from ltexp.training.predict import predict
+from ltexp.training.predict import Predictions, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
-
-FINGERPRINT_SCHEMA = 2  # raise it when a change of the code changes what a stage trains to
+from ltexp.training.start import load_model, load_teacher, make_trainable, start_model
 
 
 @dataclass
@@ -42,7 +37,7 @@ class Outcome:
         fingerprint: of everything that determined it.
         record: the stage's entry of the run's record, its metrics included.
         details: the reliability bins and the confusion matrix behind them.
-        predictions: (index, logits, labels) on the test split.
+        predictions: on the test split.
         logit_scale: what turns its logits into those of the softmax.
     """
 
@@ -50,7 +45,7 @@ class Outcome:
     fingerprint: str
     record: dict[str, Any]
     details: dict[str, Any]
-    predictions: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
+    predictions: Predictions
     logit_scale: float
 
 
@@ -58,31 +53,32 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
     """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it."""
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(session, name, stage, previous)
-    model = session.place(_start(session, name, stage, previous))
-    model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
-    cached = _obtain(session, name, stage, model, fingerprint)
+    fingerprint = fingerprint_of(session, name, stage, previous.fingerprint if previous else None)
+    model = session.place(start_model(session, name, stage))
+    make_trainable(model, stage)
     objective = Objective(stage, session.class_counts)
+    cached = _obtain(session, name, stage, model, fingerprint)
     loader = session.evaluation_loader(session.data.test)
-    index, logits, labels = predict(model, loader, session.config.trainer.precision)
-    metrics, details = session.measure(logits, labels, objective.logit_scale)
+    predictions = predict(model, loader, session.config.trainer.precision)
+    metrics, details = session.measure(predictions.logits, predictions.labels, objective.logit_scale)
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
         "metrics": metrics,
+        "weight_norms": weight_norms(model.classifier),
         "epochs": stage.epochs,
         "cached": cached,
         "fingerprint": fingerprint,
         **_training_summary(read_metrics(folder / METRICS)),
     }
-    return Outcome(model.eval(), fingerprint, record, details, (index, logits, labels), objective.logit_scale)
+    return Outcome(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
     """Brings `model` to the stage's end; whether it was trained elsewhere."""
     folder = session.folder / name
     if stage.checkpoint is not None:
-        _load(model, checkpoint.locate(stage.checkpoint, name))
+        load_model(model, checkpoint.locate(stage.checkpoint, name))
         _save(session, stage, model, folder)
         elsewhere = True
     elif stage.epochs == 0:
@@ -94,7 +90,7 @@ def _obtain(session: Session, name: str, stage: StageConfig, model: Model, finge
     # What is evaluated is what was written; processes whose batch norms saw other shares agree again, and Lightning
     # leaves a model that it trained on the CPU.
     wait_for_all()
-    _load(model, folder / CHECKPOINT)
+    load_model(model, folder / CHECKPOINT)
     session.place(model)
     return elsewhere
 
@@ -116,29 +112,6 @@ def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Mode
     return False
 
 
-def _start(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> Model:
-    """A model whose parts start as `stage.init` says.
-
-    Raises:
-        CheckpointError: if what it starts from is missing, damaged or of another model.
-    """
-    model = session.fresh_model(name, stage)
-    for part in ("backbone", "classifier"):
-        where = getattr(stage.init, part)
-        if where == "fresh":
-            continue
-        if where == "stage1":
-            assert previous is not None
-            source = checkpoint.read(session.folder / "stage1" / CHECKPOINT)
-        else:
-            source = checkpoint.read(checkpoint.locate(where))
-        if part == "backbone":
-            load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
-        else:
-            model.classifier.start_from(source.build_classifier())
-    return model
-
-
 def train(session: Session, name: str, stage: StageConfig, model: Model, folder: Path) -> None:
     """Trains `model`, started and with its trainable parts set, for the stage's epochs.
 
@@ -150,13 +123,14 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
     loader = session.train_loader(name, stage)
-    module = Stage(model, stage, session.class_counts, session.stage_seed(name))
+    seed, teacher = session.stage_seed(name), load_teacher(session, stage)
+    module = Stage(model, stage, session.class_counts, seed, teacher)
     monitor = Monitor(
         folder,
         name,
         images_per_epoch=loader.rows,
         steps_per_epoch=len(loader),
-        evaluate=lambda: _evaluate_splits(session, model, module.objective.logit_scale),
+        evaluate=lambda epoch: _evaluate_splits(session, model, module.objective.logit_scale, folder, epoch),
         evaluate_every=session.config.evaluation.every,
         check_every=session.config.trainer.log_every,
         shown=session.config.trainer.progress and rank() == 0,
@@ -200,62 +174,31 @@ def _strategy(session: Session) -> DDPStrategy:
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
 
 
-def _load(model: Model, path: Path) -> None:
-    source = checkpoint.read(path)
-    load_part(model.backbone, source.backbone, f"the backbone in {path}")
-    load_part(model.classifier, source.classifier, f"the classifier in {path}")
-
-
 def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise TrainingError(f"{folder.name}: its last step left weights that are not finite: lower the learning rate")
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
-        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage.classifier)
+        scale = Objective(stage, session.class_counts).logit_scale
+        counts = session.data.class_counts.tolist()
+        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts, scale)
 
 
-def _fingerprint(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> str:
-    """A hash of everything that determines what the stage trains to."""
-    trainer = session.config.trainer
-    data = session.data
-    return digest(
-        {
-            "schema": FINGERPRINT_SCHEMA,
-            "version": ltexp.__version__,
-            "name": name,
-            "stage": asdict(stage),
-            "backbone": session.config.backbone,
-            "sources": target_sources([asdict(stage), session.config.backbone]),
-            "seed": session.config.seed,
-            "data": [data.content_hash, data.class_counts.tolist(), data.channel_mean, data.channel_std],
-            "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
-            "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
-            "files": _files_started_from(stage, name, session.config.backbone),
-            "previous": previous.fingerprint if previous and "stage1" in asdict(stage.init).values() else None,
-        }
-    )
-
-
-def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
-    """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
-    places = [(stage.init.backbone, "stage1"), (stage.init.classifier, "stage1"), (stage.checkpoint, name)]
-    paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
-    if (weights := backbone.get("weights")) and Path(weights).is_file():
-        paths.append(Path(weights))
-    return [checksum(path) for path in paths]
-
-
-def _evaluate_splits(session: Session, model: Model, scale: float) -> Mapping[str, float | None]:
-    """Columns such as `test_all` and `validation_few`, in percent."""
+def _evaluate_splits(
+    session: Session, model: Model, scale: float, folder: Path, epoch: int
+) -> Mapping[str, float | None]:
+    """Columns such as `test_all` and `validation_few`, in percent; the test features' norms go to a file beside."""
     columns: dict[str, float | None] = {}
     splits: dict[str, Split | None] = {"validation": session.data.validation, "test": session.data.test}
     for split_name, split in splits.items():
         if split is not None:
-            loader: BatchLoader = session.evaluation_loader(split)
-            _, logits, labels = predict(model, loader, session.config.trainer.precision)
-            metrics, _ = session.measure(logits, labels, scale)
+            loader: Loader[Any] = session.evaluation_loader(split)
+            predictions = predict(model, loader, session.config.trainer.precision)
+            metrics, _ = session.measure(predictions.logits, predictions.labels, scale)
             columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
+            if split_name == "test" and rank() == 0:
+                append_norms(folder / FEATURE_NORMS, epoch, predictions, session.data.num_classes)
     return columns
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from ltexp.build import build
 from ltexp.config import Config, StageConfig
-from ltexp.data.loader import BatchLoader
+from ltexp.data.loader import Loader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -42,7 +43,7 @@ class Session:
     data: LongTailedData
     device: torch.device
     logger: Logger | None = None
-    _evaluation_loaders: dict[int, BatchLoader] = field(default_factory=dict)
+    _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     @property
     def class_counts(self) -> Tensor:
@@ -58,46 +59,46 @@ class Session:
         """The seed of a stage's draws; stages of one run draw apart."""
         return key_to_seed("stage", self.config.seed, stage)
 
-    def train_loader(self, name: str, stage: StageConfig) -> BatchLoader:
+    def train_loader(self, name: str, stage: StageConfig) -> Loader[Any]:
         """Augmented batches of the training split in the order of the stage's sampler."""
         labels = torch.as_tensor(self.data.train.labels)
-        return BatchLoader(
+        return self._loader(
             self.data.train,
             batch_size=stage.batch_size,
             sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
             augmentation=build(stage.augmentation),
             seed=self.stage_seed(name),
             max_epochs=stage.epochs,
-            **self._placement(),
         )
 
-    def evaluation_loader(self, split: Split) -> BatchLoader:
+    def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
         if id(split) not in self._evaluation_loaders:
-            loader = BatchLoader(split, batch_size=EVALUATION_BATCH * world_size(), **self._placement())
+            loader = self._loader(split, batch_size=EVALUATION_BATCH * world_size())
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
 
-    def _placement(self) -> dict[str, Any]:
-        mean, std = self.data.channel_mean, self.data.channel_std
-        return {
-            "device": self.device,
-            "channel_mean": mean,
-            "channel_std": std,
-            "rank": rank(),
-            "world_size": world_size(),
-        }
+    def _loader(self, split: Split, **settings: Any) -> Loader[Any]:
+        settings |= {"device": self.device, "rank": rank(), "world_size": world_size()}
+        loader: Loader[Any] = get_class(split.loader)(split, **settings, **self.data.preprocessing)
+        return loader
 
     def fresh_model(self, name: str, stage: StageConfig) -> Model:
         """A model with the stage's classifier, initialised by the run's seed."""
         with default_generator("init", self.config.seed, name, "backbone"):
-            backbone: Backbone = build(self.config.backbone)
+            backbone: Backbone = build(self.config.backbone, **self.data.backbone_settings)
         with default_generator("init", self.config.seed, name, "classifier"):
             classifier: Classifier = build(
                 stage.classifier, feature_dim=backbone.feature_dim, num_classes=self.data.num_classes
             )
         classifier.set_class_counts(self.class_counts)
-        return Model(backbone, classifier)
+        auxiliary = None
+        if stage.auxiliary.get("_target_"):
+            with default_generator("init", self.config.seed, name, "auxiliary"):
+                auxiliary = build(
+                    stage.auxiliary, map_channels=backbone.map_channels, num_classes=self.data.num_classes
+                )
+        return Model(backbone, classifier, auxiliary)
 
     def place(self, model: Model) -> Model:
         """The model on this process's device, in the memory format that convolutions like best."""

@@ -14,6 +14,7 @@ from ltexp.errors import ConfigError
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
+from ltexp.training.teacher import Teacher
 
 
 class Stage(pl.LightningModule):
@@ -24,16 +25,22 @@ class Stage(pl.LightningModule):
         config: the stage.
         class_counts: int64 (C,), the training images of each class.
         seed: of this stage's random draws.
+        teacher: whose logits the objective may read.
     """
 
-    def __init__(self, model: Model, config: StageConfig, class_counts: Tensor, seed: int) -> None:
+    def __init__(
+        self, model: Model, config: StageConfig, class_counts: Tensor, seed: int, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.seed = seed
         self.objective = Objective(config, class_counts)
+        self.needs = self.objective.needs
+        self.objective.set_seed(seed)
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
+        self.teacher = teacher
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
@@ -58,14 +65,19 @@ class Stage(pl.LightningModule):
         self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
         self.objective.set_share(batch.share)
         mixed = self.mixing(
-            batch.images, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
+            batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )
-        output = self.model(mixed.images, maps=self.objective.needs_maps)
+        output: ModelOutput = self.model(mixed.inputs, self.needs)
+        if "teacher_logits" in self.needs and self.teacher is not None:
+            output.teacher_logits = self.teacher(mixed.inputs)
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = mixed.targets.objective(self.objective, in_float32(output))
         loss = loss * batch.share
         self.loss_sum += loss.detach()
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.objective.end_epoch()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # the loader makes batches where they are needed

@@ -1,10 +1,12 @@
 """Figures of runs: each module of this folder is a kind, with `draw(runs, path)`.
 
 To add a kind, add a file: `figure=<its name>` then works, and `draw_run_figures` leaves it alone unless it is in
-`AT_THE_END`.
+`AT_THE_END`. Further parameters of its `draw`, texts with a default, are options of that kind on the command line.
 """
 
+import inspect
 import pkgutil
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -22,23 +24,42 @@ def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def draw(kind: str, runs: Sequence[Run], path: Path, **options: str) -> None:
+def options(kind: str) -> dict[str, str]:
+    """The options that the figure `kind` takes besides runs and path, each with what its `draw` says of it."""
+    function = import_module(f"{__name__}.{kind}").draw
+    arguments = (inspect.getdoc(function) or "").partition("Args:")[2].partition("\n\n")[0]
+    found = {}
+    for name in list(inspect.signature(function).parameters)[2:]:
+        meaning = re.search(rf"^    {name}: (.*(?:\n {{8}}.*)*)", arguments, re.MULTILINE)
+        found[name] = " ".join(meaning[1].split()) if meaning else ""
+    return found
+
+
+def summary(kind: str) -> str:
+    """The first line of what the figure `kind` says of itself."""
+    return (import_module(f"{__name__}.{kind}").__doc__ or "").partition("\n")[0]
+
+
+def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:
     """Draws `runs` side by side to `path` (.png, .pdf or .svg).
 
     Args:
         kind: see `kinds`.
         runs: at least one.
         path: of the figure.
-        options: keywords of that kind's `draw`, such as `metric` of `sweep`.
+        chosen: `options` of that kind, such as `metric` of `sweep`.
 
     Raises:
-        ConfigError: for an unknown kind, no runs, or a file that cannot be written.
+        ConfigError: for an unknown kind or option, no runs, or a file that cannot be written.
     """
     if kind not in kinds():
         raise ConfigError(unknown_name("figure", kind, kinds()))
     if not runs:
         raise ConfigError(f"no finished run to draw {kind} of")
-    import_module(f"{__name__}.{kind}").draw(runs, path, **options)
+    for name in chosen:
+        if name not in options(kind):
+            raise ConfigError(unknown_name(f"option of figure={kind}", name, options(kind)))
+    import_module(f"{__name__}.{kind}").draw(runs, path, **chosen)
 
 
 def draw_run_figures(run_dir: Path) -> list[Path]:

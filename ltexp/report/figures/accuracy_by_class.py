@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ltexp.errors import ConfigError
-from ltexp.report.drawing import MARKERS, SHADES, common, new_figure, save, titles
+from ltexp.report.drawing import MARKERS, SHADES, common, experiments, new_figure, save
 from ltexp.report.records import Run
 
 Floats = npt.NDArray[np.float64]
@@ -24,16 +23,10 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     Raises:
         ConfigError: for more experiments than there are colours to tell apart.
     """
-    experiments: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        experiments.setdefault(run.identity, []).append(run)
-    groups = list(experiments.values())
-    if len(groups) > len(MARKERS):
-        raise ConfigError(f"{len(groups)} experiments are too many for one figure: choose at most {len(MARKERS)}")
+    groups = experiments(runs)
     figure = new_figure(6.0, 3.8)
     axis = figure.subplots()
-    names = titles([group[0] for group in groups], seeds=False)
-    for group, name, (color, marker) in zip(groups, names, MARKERS, strict=False):
+    for (name, group), (color, marker) in zip(groups, MARKERS, strict=False):
         _draw_experiment(axis, group, name, color, marker)
     counts = np.concatenate([run.record["class_counts"] for run in runs])
     _limit(axis, counts[counts > 0].astype(np.float64))
@@ -43,7 +36,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(len(groups), 3), fontsize=8, frameon=False)
-    axis.set_title(common([group[0] for group in groups]), fontsize=9, pad=20)
+    axis.set_title(common(runs), fontsize=9, pad=20)
     save(figure, path)
 
 
@@ -54,7 +47,6 @@ def _draw_experiment(axis: Any, runs: Sequence[Run], name: str, color: str, mark
     known = (counts > 0) & ~np.isnan(values).any(axis=0)
     counts, accuracy = counts[known], values[:, known].mean(axis=0)
     few_points = len(counts) <= 30
-    label = name if len(runs) == 1 else f"{name} (mean of {len(runs)} seeds)"
     axis.plot(*_line(counts, accuracy), color=color, linewidth=1.8, zorder=4)
     axis.plot(
         counts,
@@ -67,7 +59,7 @@ def _draw_experiment(axis: Any, runs: Sequence[Run], name: str, color: str, mark
         markeredgewidth=0,
         zorder=3,
     )
-    axis.plot([], [], color=color, marker=marker, markersize=5, linewidth=1.8, label=label)
+    axis.plot([], [], color=color, marker=marker, markersize=5, linewidth=1.8, label=name)
 
 
 def _line(counts: Floats, accuracy: Floats) -> tuple[Floats, Floats]:

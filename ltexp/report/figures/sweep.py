@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
 from ltexp.report.drawing import MARKERS, MOST_PANELS, common, new_figure, save
 from ltexp.report.groups import Group, Statistic, group_runs, statistic
 from ltexp.report.records import Run
@@ -45,8 +46,10 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
         metric: all | many | medium | few | ece | mce.
 
     Raises:
-        ConfigError: if the runs differ by no key but their seed, or by more than a page can show.
+        ConfigError: for another metric, if the runs differ by no key but their seed, or by more than a page can show.
     """
+    if metric not in METRICS:
+        raise ConfigError(unknown_name("metric", metric, METRICS))
     groups = group_runs(runs)
     columns = swept_values(groups)
     if not columns:

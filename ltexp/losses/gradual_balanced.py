@@ -1,0 +1,45 @@
+"""GraLoss: logit adjustment whose strength grows over the stage (GLAG, Zhang and Xiang, arXiv 2203.00452, Sec. 4.1)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.counts import checked_class_counts
+from ltexp.epochs import check_gradual_weight, gradual_weight
+from ltexp.losses.base import Loss
+from ltexp.outputs import ModelOutput
+
+
+class GradualBalanced(Loss):
+    """Cross-entropy of z + α(t) log π (Eq. 4) with α(t) = s (c^(t/T) - 1) (Eq. 3); prediction uses the plain logits.
+
+    t is the epoch from 0 and T the stage's epochs, so the first epoch is plain cross-entropy. Above c = 1 the curve is
+    convex, below it concave, and c = 1 stands for the limit, a straight line s t/T.
+
+    Args:
+        class_counts: (C,) int64; π_c = n_c / N.
+        c: what bends the curve. Default 2 (Sec. 5.1); Table 5 has 2, 4, 6, 8 and a linear and a concave curve.
+        s: its factor; 0 is cross-entropy, and it is negative for a c below 1. Default null: the s that ends the curve
+            at 1, 1/(c - 1), which is the paper's 1 for c = 2. The paper has 0.5 on iNaturalist 2018.
+        scale: see `Loss`.
+
+    Raises:
+        ConfigError: a c that is not positive, or an s with which α would fall below 0.
+    """
+
+    log_prior: Tensor
+
+    def __init__(self, class_counts: Tensor, c: float = 2.0, s: float | None = None, scale: float = 1.0) -> None:
+        super().__init__(class_counts, scale)
+        check_gradual_weight("loss", c, s)
+        self.c, self.s = c, s
+        n = checked_class_counts(class_counts).double()
+        self.register_buffer("log_prior", (n / n.sum()).log().float(), persistent=False)
+
+    @property
+    def alpha(self) -> float:
+        """α(t) in the current epoch."""
+        return gradual_weight(self.epoch / self.max_epochs, self.c, self.s)
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses."""
+        return F.cross_entropy(self.logits(output) + self.alpha * self.log_prior, target, reduction="none")

@@ -1,0 +1,66 @@
+"""Distillation of frequent classes from the stage before (GLAG, Zhang and Xiang, arXiv 2203.00452, Eq. 11)."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.epochs import check_gradual_weight, gradual_weight
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss
+from ltexp.outputs import ModelOutput
+
+
+class HeadDistillation(Loss):
+    """α(t) T² KL(teacher ‖ model) at temperature T on the samples of head classes, 0 on the others: a loss term.
+
+    The mean is over all samples of the batch. α(t) is that of GraLoss (Eq. 3): the classifier first moves its
+    boundaries for the tail, and is pulled back for the head as the learning rate falls (Sec. 4.2). The paper gives
+    neither temperature nor form; both are choices of ours.
+
+    Args:
+        class_counts: (C,) int64.
+        head_above: classes with more training images than this are head classes. Default 100, the bound of many-shot.
+        temperature: T. Default 2.
+        c, s: of α(t), see `GradualBalanced`. Default 2 and null (the paper: the same as in stage 1).
+        scale: see `Loss`; the teacher's logits come scaled.
+
+    Raises:
+        ConfigError: a setting out of range, or an output without teacher.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+
+    is_head: Tensor
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        head_above: int = 100,
+        temperature: float = 2.0,
+        c: float = 2.0,
+        s: float | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(class_counts, scale)
+        if not temperature > 0:
+            raise ConfigError(f"loss.temperature must be positive, got {temperature}")
+        if head_above < 0:
+            raise ConfigError(f"loss.head_above must be 0 or more, got {head_above}")
+        check_gradual_weight("loss", c, s)
+        self.temperature, self.c, self.s = temperature, c, s
+        self.register_buffer("is_head", class_counts > head_above, persistent=False)
+
+    @property
+    def alpha(self) -> float:
+        """α(t) in the current epoch."""
+        return gradual_weight(self.epoch / self.max_epochs, self.c, self.s)
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses; 0 for a sample of no head class."""
+        if output.teacher_logits is None:
+            raise ConfigError("loss head_distillation reads a teacher's logits: set the stage's teacher")
+        ours = F.log_softmax(self.logits(output) / self.temperature, dim=1)
+        theirs = F.log_softmax(output.teacher_logits.float() / self.temperature, dim=1)
+        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+        return self.alpha * self.temperature**2 * self.is_head[target] * divergence

@@ -1,0 +1,80 @@
+"""Classes as figures show them: by frequency, in groups, or those that a user names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
+from ltexp.report.records import Run
+
+Ints = npt.NDArray[np.int64]
+MOST_CLASSES = 20  # that are shown one by one; more are put together in groups
+GROUPS = 10  # of equally many classes (Li Mengke's thesis, Figs. 3.7 and 3.8)
+
+
+def by_frequency(run: Run) -> Ints:
+    """(C,) labels from the class with the most training images to that with the fewest."""
+    order: Ints = np.argsort(-np.asarray(run.record["class_counts"]), kind="stable")
+    return order
+
+
+def class_names(run: Run) -> list[str]:
+    """(C,) names in label order; the labels where the record has no names."""
+    names = run.record.get("class_names") or range(len(run.record["class_counts"]))
+    return [str(name) for name in names]
+
+
+def check_same_classes(runs: Sequence[Run]) -> None:
+    """Raises a ConfigError unless all runs have the same classes with the same training images."""
+    if len({tuple(run.record["class_counts"]) for run in runs}) > 1:
+        raise ConfigError("these runs differ in their class counts: choose runs of one dataset and imbalance ratio")
+
+
+def frequency_groups(run: Run, groups: str | None) -> tuple[list[Ints], list[str]]:
+    """(labels of each group, what it is called), from the most to the least frequent.
+
+    Args:
+        groups: how many groups of equally many classes, or "none": each class is a group. None: each class up to
+            20 classes, else ten groups.
+
+    Raises:
+        ConfigError: for another text, or more groups than classes.
+    """
+    order, counts = by_frequency(run), np.asarray(run.record["class_counts"])
+    if groups is None:
+        groups = "none" if len(order) <= MOST_CLASSES else str(GROUPS)
+    if groups == "none":
+        names = class_names(run)
+        return [order[i : i + 1] for i in range(len(order))], [f"{names[label]}\n{counts[label]}" for label in order]
+    if not groups.isdecimal() or not 1 <= int(groups) <= len(order):
+        raise ConfigError(f"groups={groups} cannot be: expected none, or a number up to the {len(order)} classes")
+    members = np.array_split(order, int(groups))
+    spans = [f"{counts[labels[0]]}–{counts[labels[-1]]}" for labels in members]
+    return list(members), [f"{number}\n{span}" for number, span in enumerate(spans, start=1)]
+
+
+def chosen_classes(run: Run, classes: str | None, default: int) -> list[int]:
+    """The labels that `classes` names, in its order; without it `default` of them, spread evenly over the frequencies.
+
+    Args:
+        classes: labels or class names with commas between them, `0,1,8,9`, or None.
+        default: how many without a choice.
+
+    Raises:
+        ConfigError: for a class that the run does not have.
+    """
+    names = class_names(run)
+    if classes is None:
+        places = np.linspace(0, len(names) - 1, min(default, len(names))).round().astype(int)
+        return [int(label) for label in by_frequency(run)[places]]
+    found = []
+    for word in (part.strip() for part in classes.split(",")):
+        if word in names:
+            found.append(names.index(word))
+        elif word.isdecimal() and int(word) < len(names):
+            found.append(int(word))
+        else:
+            raise ConfigError(unknown_name("class", word, names) + f" (or a label from 0 to {len(names) - 1})")
+    return list(dict.fromkeys(found))

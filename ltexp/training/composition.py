@@ -1,0 +1,111 @@
+"""Which parts of a run cannot work together, found out before any data is read."""
+
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from hydra.utils import get_class
+
+from ltexp.build import build
+from ltexp.config import Config, StageConfig
+from ltexp.data.samplers import Sampler
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss
+from ltexp.models.classifier import Classifier
+from ltexp.names import unknown_name
+from ltexp.randomness import default_generator
+from ltexp.training import checkpoint
+from ltexp.training.objective import Objective, flat_factors
+
+
+def check_composition(config: Config) -> None:
+    """Refuses what cannot work together, before any data is read.
+
+    Raises:
+        ConfigError: if a loss needs another classifier, a setting of a loss, re-weighting or sampler is out of range,
+            or a stage's classifier cannot start as `init` says.
+    """
+    previous: Classifier | None = None
+    previous_stage: StageConfig | None = None
+    for name, stage in config.stages.items():
+        # of a size of no matter: only how the parts fit is tried
+        with default_generator("check"):
+            classifier: Classifier = build(stage.classifier, feature_dim=4, num_classes=3)
+        before = previous_stage.auxiliary if previous_stage else {}
+        _check_auxiliary(name, stage, before)
+        for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
+            needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
+            if needed not in ("any", classifier.kind):
+                loss = node["_target_"].rpartition(".")[2]
+                raise ConfigError(
+                    f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
+                    f"add classifier@{name}.classifier={needed}"
+                )
+        _check_needs(name, stage, _check_settings(stage))
+        _check_factors(name, stage, classifier)
+        _check_start(name, stage, classifier)
+        if stage.init.classifier == "stage1" and previous is not None:
+            classifier.start_from(previous)
+        previous, previous_stage = classifier, stage
+
+
+def _check_settings(stage: StageConfig) -> Objective:
+    """Builds the stage's losses and sampler over a few made-up images: settings out of range raise here."""
+    counts = torch.tensor([3, 2, 1])
+    objective = Objective(stage, counts)
+    sampler: Sampler = build(stage.sampler, labels=torch.arange(3).repeat_interleave(counts), class_counts=counts)
+    if stage.epochs > 0:  # a schedule may refuse the number of epochs
+        objective.set_progress(0, stage.epochs)
+        sampler.class_probabilities(0, stage.epochs)
+    return objective
+
+
+def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
+    """What the losses read is there, and what is there is read."""
+    parts = {"its loss": objective.loss.needs}
+    parts |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
+    sources = {"teacher": stage.teacher is not None, "auxiliary": bool(stage.auxiliary.get("_target_"))}
+    for source, present in sources.items():
+        readers = [part for part, needs in parts.items() if any(field.startswith(source) for field in needs)]
+        hint = f"set {name}.teacher" if source == "teacher" else f"add auxiliary@{name}.auxiliary=NAME"
+        what = "a teacher" if source == "teacher" else "an auxiliary network"
+        if readers and not present:
+            raise ConfigError(f"{name}: {readers[0]} needs {what}: {hint}")
+        if present and not readers and stage.epochs > 0:
+            without = f"{name}.teacher=null" if source == "teacher" else f"auxiliary@{name}.auxiliary=none"
+            raise ConfigError(f"{name}: no loss or term reads its {source}: add one that does, or set {without}")
+
+
+def _check_auxiliary(name: str, stage: StageConfig, before: dict[str, Any]) -> None:
+    if stage.auxiliary.get("_target_") and stage.init.auxiliary == "stage1" and not before.get("_target_"):
+        raise ConfigError(
+            f"{name}: its auxiliary network continues that of stage 1, which has none: add "
+            f"auxiliary@stage1.auxiliary=NAME, or set {name}.init.auxiliary=fresh"
+        )
+
+
+def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
+    own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
+    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
+    for prefix in flat_factors(stage.lr_factors):
+        if prefix not in known and not prefix.startswith("backbone."):
+            raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
+
+
+def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
+    """What the stage starts from is there, and something in it learns or needs no learning."""
+    for where in (*asdict(stage.init).values(), stage.teacher):
+        if where not in (None, "fresh", "stage1"):
+            checkpoint.locate(where)
+    if stage.checkpoint is not None:
+        checkpoint.locate(stage.checkpoint, name)
+        return
+    learns = any(True for _ in classifier.parameters())
+    if stage.init.classifier == "fresh" and classifier.needs_source:
+        hint = "choose another for it" if name == "stage1" else f"set {name}.init.classifier=stage1"
+        raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
+    if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
+        raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
+    idle = not stage.trainable.backbone and stage.batch_norm != "train" and not (learns and stage.trainable.classifier)
+    if stage.epochs > 0 and (idle or classifier.needs_features):
+        raise ConfigError(f"{name}: its classifier is not trained by epochs: set {name}.epochs=0, or choose another")

@@ -1,0 +1,59 @@
+"""Says whether two stages are the same training: a hash of everything that determines one."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ltexp
+from ltexp.build import target_sources
+from ltexp.config import StageConfig
+from ltexp.distributed import world_size
+from ltexp.identity import digest
+from ltexp.training import checkpoint
+from ltexp.training.cache import checksum
+from ltexp.training.session import Session
+
+FINGERPRINT_SCHEMA = 3  # raise it when a change of the code changes what a stage trains to
+
+
+def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: str | None) -> str:
+    """A hash of everything that determines what the stage trains to.
+
+    Args:
+        session: of the run.
+        name: of the stage.
+        stage: its config.
+        previous: the fingerprint of the stage before, if there is one.
+    """
+    trainer = session.config.trainer
+    data = session.data
+    return digest(
+        {
+            "schema": FINGERPRINT_SCHEMA,
+            "version": ltexp.__version__,
+            "name": name,
+            "stage": asdict(stage),
+            "backbone": session.config.backbone,
+            "sources": target_sources([asdict(stage), session.config.backbone]),
+            "seed": session.config.seed,
+            "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],
+            "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
+            "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
+            "files": _files_started_from(stage, name, session.config.backbone),
+            "previous": previous if "stage1" in _sources(stage) else None,
+        }
+    )
+
+
+def _sources(stage: StageConfig) -> list[str | None]:
+    """What the stage starts from and learns from: `fresh`, `stage1`, a path, or None."""
+    return [*asdict(stage.init).values(), stage.teacher]
+
+
+def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
+    """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
+    places = [*((where, "stage1") for where in _sources(stage)), (stage.checkpoint, name)]
+    paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
+    if (weights := backbone.get("weights")) and Path(weights).is_file():
+        paths.append(Path(weights))
+    return [checksum(path) for path in paths]

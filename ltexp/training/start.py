@@ -1,0 +1,76 @@
+"""What a stage starts from: its model's parts, and its teacher."""
+
+from pathlib import Path
+
+from ltexp.config import PARTS, StageConfig
+from ltexp.errors import CheckpointError
+from ltexp.models.checkpoint import load_part
+from ltexp.models.model import Model
+from ltexp.run_folder import CHECKPOINT
+from ltexp.training import checkpoint
+from ltexp.training.session import Session
+from ltexp.training.teacher import Teacher, read_teacher
+
+
+def start_model(session: Session, name: str, stage: StageConfig) -> Model:
+    """A model whose parts start as `stage.init` says.
+
+    Raises:
+        CheckpointError: if what it starts from is missing, damaged or of another model.
+    """
+    model = session.fresh_model(name, stage)
+    for part in PARTS:
+        where = getattr(stage.init, part)
+        if where == "fresh" or getattr(model, part) is None:
+            continue
+        if where == "stage1":
+            source = checkpoint.read(session.folder / "stage1" / CHECKPOINT)
+        else:
+            source = checkpoint.read(checkpoint.locate(where))
+        if part == "backbone":
+            load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
+        elif part == "classifier":
+            model.classifier.start_from(source.build_classifier())
+        else:
+            _load_auxiliary(model, source, f"the stage that {name} starts from")
+    return model
+
+
+def _load_auxiliary(model: Model, source: checkpoint.Checkpoint, where: str) -> None:
+    if model.auxiliary is None:
+        return
+    if source.auxiliary is None:
+        raise CheckpointError(f"{where} has no auxiliary network: train it with one, or start a fresh one")
+    load_part(model.auxiliary, source.auxiliary, f"the auxiliary network in {where}")
+
+
+def load_teacher(session: Session, stage: StageConfig) -> Teacher | None:
+    """The stage's teacher on this process's device, if it has one.
+
+    Raises:
+        CheckpointError: see `read_teacher`.
+    """
+    if stage.teacher is None:
+        return None
+    path = session.folder / "stage1" if stage.teacher == "stage1" else Path(stage.teacher)
+    teacher = read_teacher(checkpoint.locate(str(path)), session.class_counts, session.data.backbone_settings)
+    session.place(teacher.model)
+    return teacher
+
+
+def load_model(model: Model, path: Path) -> None:
+    """Loads every part of `model` from the stage checkpoint `path`.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or of another model.
+    """
+    source = checkpoint.read(path)
+    load_part(model.backbone, source.backbone, f"the backbone in {path}")
+    load_part(model.classifier, source.classifier, f"the classifier in {path}")
+    _load_auxiliary(model, source, str(path))
+
+
+def make_trainable(model: Model, stage: StageConfig) -> None:
+    """Lets those parts of `model` learn that the stage trains."""
+    parts = stage.trainable
+    model.set_trainable(parts.backbone, parts.classifier, stage.batch_norm, parts.auxiliary)

@@ -1,0 +1,69 @@
+"""A stage's teacher: a trained stage that answers on the student's batches and never learns."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltexp.build import build
+from ltexp.errors import CheckpointError
+from ltexp.models.backbone import Backbone
+from ltexp.models.checkpoint import load_part
+from ltexp.models.model import Model
+from ltexp.training import checkpoint
+
+
+class Teacher:
+    """A model in eval mode, without gradient; no part of the student, so no optimizer or checkpoint of it holds it.
+
+    Args:
+        model: trained, on the student's device.
+        logit_scale: what turns its logits into those of its softmax.
+    """
+
+    def __init__(self, model: Model, logit_scale: float = 1.0) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.logit_scale = logit_scale
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Scaled logits (B, C) of the inputs that the student reads, images (B, 3, H, W)."""
+        logits: Tensor = self.model(inputs).logits
+        return self.logit_scale * logits
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """Scaled logits (B, C) of features (B, D)."""
+        return self.logit_scale * self.model.classify(features).logits
+
+
+def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
+    """The teacher in the stage checkpoint `path`, of whatever backbone and classifier it has.
+
+    Args:
+        class_counts: int64 (C,), those of the student's training set.
+        backbone_settings: see `LongTailedData`.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or was trained on other classes or counts.
+    """
+    source = checkpoint.read(path)
+    if source.num_classes != len(class_counts):
+        raise CheckpointError(
+            f"the teacher in {path} knows {source.num_classes} classes and this dataset has {len(class_counts)}: "
+            "use the same dataset for both"
+        )
+    if source.class_counts is not None and source.class_counts != class_counts.tolist():
+        raise CheckpointError(
+            f"the teacher in {path} was trained on other class counts ({_counts(source.class_counts)}) than this run's "
+            f"({_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset for both"
+        )
+    config = source.backbone_config | ({"weights": None} if "weights" in source.backbone_config else {})
+    backbone: Backbone = build(config, **backbone_settings)
+    load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
+    return Teacher(Model(backbone, source.build_classifier()), source.logit_scale)
+
+
+def _counts(counts: list[int]) -> str:
+    return f"{sum(counts):,} samples, largest class {max(counts):,}, smallest {min(counts):,}"

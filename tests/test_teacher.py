@@ -1,0 +1,144 @@
+"""Teachers and auxiliary networks: what a stage learns from beside its labels."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from runs import assert_equal_weights, run_here, weights
+from torch import Tensor, nn
+
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.evaluation.record import read_record as record
+from ltexp.losses.base import Loss
+from ltexp.outputs import ModelOutput
+from ltexp.training import checkpoint
+
+STUDENT = (
+    "method=crt",
+    "stage2.epochs=1",
+    "stage2.teacher=stage1",
+    "+stage2.terms.match.weight=1.0",
+    f"+stage2.terms.match.loss={{_target_: {__name__}.Match}}",
+)
+
+
+class Match(Loss):
+    """Mean squared difference to the teacher's logits; remembers what it was given."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    seen: ClassVar[list[ModelOutput]] = []
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        assert output.teacher_logits is not None
+        self.seen.append(output)
+        return (output.logits - output.teacher_logits).square().mean(1)
+
+
+class Pooled(nn.Module):
+    """An auxiliary network: the classes from the means of the last map."""
+
+    def __init__(self, map_channels: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(map_channels[-1], num_classes)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return self.linear(maps[-1].mean((2, 3))), maps
+
+
+class AuxiliaryCrossEntropy(Loss):
+    """Cross-entropy of the auxiliary network's logits."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"auxiliary_logits"})
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        assert output.auxiliary_logits is not None
+        return nn.functional.cross_entropy(output.auxiliary_logits, target, reduction="none")
+
+
+AUXILIARY = (
+    f"+stage1.auxiliary._target_={__name__}.Pooled",
+    "+stage1.terms.auxiliary.weight=1.0",
+    f"+stage1.terms.auxiliary.loss={{_target_: {__name__}.AuxiliaryCrossEntropy}}",
+)
+
+
+def test_the_teacher_answers_on_the_students_batch_without_gradient_and_stays_as_it_was(tmp_path: Path) -> None:
+    Match.seen.clear()
+    run_here(tmp_path / "plain", "method=crt", "stage2.epochs=1")
+    run_here(tmp_path / "taught", *STUDENT)
+    assert record(tmp_path / "taught")["stages"][0]["cached"]
+    assert Match.seen
+    assert not any(output.teacher_logits.requires_grad for output in Match.seen if output.teacher_logits is not None)
+    teacher = checkpoint.read(tmp_path / "taught" / "stage1" / "checkpoint.pt").build_classifier()
+    output = Match.seen[0]  # the backbone is frozen and shared here, so the teacher's logits are known
+    torch.testing.assert_close(output.teacher_logits, teacher(output.features), rtol=1e-4, atol=1e-4)
+    assert_equal_weights(weights(tmp_path / "plain", "stage1"), weights(tmp_path / "taught", "stage1"))
+
+
+def test_a_teacher_of_a_cosine_classifier_gives_scaled_logits(tmp_path: Path) -> None:
+    Match.seen.clear()
+    run_here(tmp_path / "run", *STUDENT, "classifier@stage1.classifier=cosine", "stage1.loss.scale=16")
+    largest = max(
+        float(output.teacher_logits.abs().max()) for output in Match.seen if output.teacher_logits is not None
+    )
+    assert 1 < largest <= 16.01
+
+
+def test_another_run_can_be_the_teacher_whatever_its_backbone(tmp_path: Path) -> None:
+    run_here(tmp_path / "large", "method=ce", "backbone=resnet20", "stage1.epochs=1")
+    run_here(tmp_path / "student", *STUDENT, f"stage2.teacher={tmp_path / 'large'}")
+    assert record(tmp_path / "student")["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [("dataset.num_classes=5", "knows 5 classes"), ("dataset.imbalance_ratio=10", "other class counts")],
+)
+def test_a_teacher_of_other_classes_or_counts_is_refused_before_training(
+    other: str, message: str, tmp_path: Path
+) -> None:
+    run_here(tmp_path / "teacher", "method=ce", "stage1.epochs=1", other)
+    with pytest.raises(CheckpointError, match=message):
+        run_here(tmp_path / "student", *STUDENT, f"stage2.teacher={tmp_path / 'teacher'}")
+    assert not (tmp_path / "student" / "stage1" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((*STUDENT, "stage2.teacher=null"), r"stage2: term match needs a teacher: set stage2.teacher"),
+        (("method=crt", "stage2.teacher=stage1"), r"stage2: no loss or term reads its teacher"),
+        (("method=ce", "stage1.teacher=stage1"), r"stage1.teacher=stage1 cannot be"),
+        ((*STUDENT, "stage2.teacher=nowhere"), r"no checkpoint at .*nowhere"),
+        (("method=ce", *AUXILIARY[1:]), r"stage1: term auxiliary needs an auxiliary network"),
+        (("method=ce", AUXILIARY[0]), r"stage1: no loss or term reads its auxiliary"),
+        (
+            ("method=crt", *(text.replace("stage1", "stage2") for text in AUXILIARY), "stage2.init.auxiliary=stage1"),
+            r"stage2: its auxiliary network continues that of stage 1, which has none",
+        ),
+    ],
+)
+def test_what_has_no_teacher_or_no_use_for_one_is_refused(
+    overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        run_here(tmp_path / "run", *overrides)
+
+
+def test_an_auxiliary_network_learns_continues_in_stage_2_and_is_no_part_of_what_is_evaluated(tmp_path: Path) -> None:
+    second = [text.replace("stage1", "stage2") for text in AUXILIARY]
+    run_here(tmp_path / "run", "method=crt", "stage2.epochs=1", *AUXILIARY, *second, "stage2.init.auxiliary=stage1")
+    states: list[dict[str, Any]] = []
+    for stage in ("stage1", "stage2"):
+        source = checkpoint.read(tmp_path / "run" / stage / "checkpoint.pt")
+        assert source.auxiliary is not None
+        assert not any("auxiliary" in name for name in (*source.backbone, *source.classifier))
+        states.append(source.auxiliary)
+    assert not torch.equal(states[0]["linear.weight"], states[1]["linear.weight"])
+
+
+def test_a_checkpoint_without_auxiliary_network_cannot_stand_for_a_stage_with_one(tmp_path: Path) -> None:
+    run_here(tmp_path / "plain", "method=ce", "stage1.epochs=1")
+    with pytest.raises(CheckpointError, match="has no auxiliary network"):
+        run_here(tmp_path / "run", "method=ce", *AUXILIARY, f"stage1.checkpoint={tmp_path / 'plain'}")
