@@ -179,6 +179,15 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: if the file is missing or is not a run's config.
     """
+    return to_config(load_plain(path))
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """The content of a run's config.yaml, as it is.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
+    """
     try:
         container = OmegaConf.to_container(OmegaConf.load(path))
     except OSError as error:
@@ -187,7 +196,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(container, dict):
         raise ConfigError(f"{path} is not the config of a run")
-    return to_config({str(key): value for key, value in container.items()})
+    return {str(key): value for key, value in container.items()}
 
 
 def _wrong_value(error: OmegaConfBaseException) -> str:
