@@ -66,6 +66,7 @@ class StageConfig:
     auxiliary: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     loss: dict[str, Any] = field(default_factory=dict)
+    loss_weight: float = 1.0
     terms: dict[str, Term] = field(default_factory=dict)
     reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
     sampler: dict[str, Any] = field(default_factory=dict)
@@ -262,6 +263,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
         if not getattr(stage, group).get("_target_"):
             raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
+    _require(stage.loss_weight > 0, f"{name}.loss_weight", stage.loss_weight, "a number above 0")
     lr = stage.optimizer.get("lr")
     _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
     for key in ("momentum", "weight_decay"):

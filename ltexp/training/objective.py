@@ -13,7 +13,7 @@ from ltexp.training.mixing import Mixture
 
 
 class Objective(nn.Module):
-    """loss + sum of weight * term, each a `Loss`; the stage's re-weighting is the loss's alone.
+    """loss_weight * loss + sum of weight * term, each a `Loss`; the stage's re-weighting is the loss's alone.
 
     Args:
         stage: whose `loss`, `reweighting` and `terms` to build.
@@ -28,6 +28,7 @@ class Objective(nn.Module):
         self.loss: Loss = build(stage.loss, class_counts=class_counts)
         self.reweighting = Reweighted(self.loss, build(stage.reweighting))
         self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
+        self.loss_weight = stage.loss_weight
         self.weights = {name: term.weight for name, term in stage.terms.items()}
 
     @property
@@ -79,6 +80,8 @@ class Objective(nn.Module):
 
     def _of_labels(self, output: ModelOutput, target: Tensor) -> Tensor:
         total: Tensor = self.loss(output, target)
+        if self.loss_weight != 1.0:
+            total = self.loss_weight * total
         for name, term in self.terms.items():
             if term.reads_labels:
                 total = total + self.weights[name] * term(output, target)
