@@ -33,11 +33,12 @@ STEPS, ROUNDS, BATCH = 16, 5, 128
 PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")
 
 
-def configured(method: str) -> Config:
+def configured(method: str, *choices: str) -> Config:
     """The run whose stages are timed: short epochs of STEPS steps."""
     length = STEPS * BATCH
     overrides = [
         f"method={method}",
+        *choices,
         "dataset=cifar100_lt",
         f"trainer.precision={PRECISION}",
         "trainer.progress=false",
