@@ -62,7 +62,8 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
     config = source.backbone_config | ({"weights": None} if "weights" in source.backbone_config else {})
     backbone: Backbone = build(config, **backbone_settings)
     load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
-    return Teacher(Model(backbone, source.build_classifier()), source.logit_scale)
+    model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
+    return Teacher(model, source.logit_scale)
 
 
 def _counts(counts: list[int]) -> str:
