@@ -129,7 +129,7 @@ def _check_features(name: str, stage: StageConfig, objective: Objective) -> None
         )
     if stage.init.backbone == "fresh" and stage.checkpoint is None:
         raise ConfigError(f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone")
-    if missing := objective.needs - {"teacher_logits"}:
+    if missing := objective.needs - {"teacher_logits", "teacher_features"}:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 

@@ -86,13 +86,10 @@ class Stage(pl.LightningModule):
 
     def _answer(self, inputs: Tensor) -> ModelOutput:
         """What the objective reads of a batch."""
-        teacher = self.teacher if "teacher_logits" in self.needs else None
-        if self.reads_features:
-            output = self.model.classify(inputs)
-            output.teacher_logits = teacher.classify(inputs) if teacher else None
-        else:
-            output = self.model(inputs, self.needs)
-            output.teacher_logits = teacher(inputs) if teacher else None
+        output: ModelOutput = self.model.classify(inputs) if self.reads_features else self.model(inputs, self.needs)
+        if self.teacher is not None:
+            answer = self.teacher.classify if self.reads_features else self.teacher
+            answer(inputs, output)
         return output
 
     def on_train_epoch_end(self) -> None:
