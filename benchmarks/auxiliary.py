@@ -37,7 +37,7 @@ def step_of(config: Config, data: LongTailedData) -> tuple[Callable[[], float], 
     make_trainable(model, config.stage1)
     module = Stage(model, config.stage1, session.class_counts, seed=0).to(session.device).train()
     optimizer = module.configure_optimizers()
-    batch = next(iter(session.train_loader("stage1", config.stage1)))
+    batch = next(iter(session.train_loader("stage1", config.stage1, model)))
 
     def step() -> float:
         start = time.perf_counter()

@@ -21,6 +21,7 @@ from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.feature_stage import check_features
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -47,7 +48,8 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     try:
         outcomes: list[Outcome] = []
         for name, stage in config.stages.items():
-            outcomes.append(run_stage(session, name, stage, outcomes[-1] if outcomes else None))
+            previous = outcomes[-1] if outcomes else None
+            outcomes.append(run_stage(session.for_stage(stage), name, stage, previous))
         if rank() == 0:
             finish(session, base, outcomes)
         status = "success"
@@ -70,8 +72,10 @@ def check_against_data(session: Session) -> None:
     if any(stage.auxiliary.get("_target_") for stage in config.stages.values()):
         _check_maps(session)
     for stage in config.stages.values():
+        own = session.for_stage(stage)
+        check_features(own, stage)
         if stage.teacher != "stage1":
-            load_teacher(session, stage)
+            load_teacher(own, stage)
 
 
 def _check_maps(session: Session) -> None:
