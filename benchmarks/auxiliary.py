@@ -1,8 +1,8 @@
 """Time and memory of a stage-1 step with DaSL's auxiliary networks against the baseline's, beside their parameters.
 
-ResNet-32, batch 128, mixup, CIFAR-100-LT (or random images of its shape). Steps of all kinds in turn, in this process, at
-the same precision; the medians are compared. Memory is what a step holds on a GPU at its peak; on a CPU what autograd
-keeps for the backward pass, with weights, gradients and momenta.
+ResNet-32, batch 128, mixup, CIFAR-100-LT (or random images of its shape). Steps of all kinds in turn, in this process,
+at the same precision; the medians are compared. Memory is what a step holds on a GPU at its peak; on a CPU what
+autograd keeps for the backward pass, with weights, gradients and momenta.
 """
 
 import statistics
