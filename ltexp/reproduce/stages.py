@@ -49,7 +49,9 @@ class StageReading:
         whole = dict(self.values)
         for key, choice in self.choices.items():
             group, part = key.split(" ")
-            whole[part] = _merged(_load(conf_dir() / group / f"{choice}.yaml"), whole.get(part) or {})
+            own = whole.get(part) or {}
+            if isinstance(own, dict):  # else another stage's, as an interpolation
+                whole[part] = _merged(_load(conf_dir() / group / f"{choice}.yaml"), own)
         return json.dumps([self.choices, whole], sort_keys=True, default=str)
 
 
@@ -58,7 +60,7 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
     typed = [(text.lstrip("+").partition("=")[0], text.partition("=")[2]) for text in overrides]
     chosen = dict(typed)
     primary = _load(conf_dir() / "config.yaml")
-    reading = _Reading()
+    reading = _Reading(chosen)
     default = {key: name for entry in primary["defaults"] if isinstance(entry, dict) for key, name in entry.items()}
     reading.defaults(primary["defaults"], "")
     reading.set_values(primary)
@@ -73,7 +75,8 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
 class _Reading:
     """Collects choices and values file by file, weakest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, typed: Mapping[str, str]) -> None:
+        self.typed = typed
         self.choices: dict[str, str] = {}  # group@stage.part: name
         self.values: dict[str, Any] = {name: {} for name in _STAGES}
 
@@ -89,7 +92,9 @@ class _Reading:
         own = {}
         for entry in entries:
             if isinstance(entry, str):
-                if entry != "_self_":
+                if entry.startswith("/"):
+                    self.file(entry[1:].partition("@")[0])
+                elif entry != "_self_":
                     self.file(f"{group}/{entry}")
                 continue
             for key, name in entry.items():
@@ -98,6 +103,8 @@ class _Reading:
                     own[words.removeprefix("/")] = str(name)
                 elif "@_global_" in words:
                     self.file(f"{words.removeprefix('/').partition('@')[0]}/{name}")
+                elif words.startswith("/"):  # a choice of the method's own, such as soft_labels
+                    self.file(f"{words[1:]}/{self.typed.get(words[1:], name)}")
         self.choices |= own  # after the files it inherits from
 
     def set_values(self, content: Mapping[str, Any]) -> None:
@@ -137,10 +144,10 @@ class _Reading:
         return found
 
     def _resolved(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Epochs that are written as another stage's, `${stage1.epochs}`, as numbers."""
-        match = re.fullmatch(r"\$\{(stage[12])\.(\w+)\}", str(values.get("epochs")))
-        if match:
-            return values | {"epochs": (self.values[match[1]] or {}).get(match[2])}
+        """Epochs and batch size that are written as another stage's, `${stage1.epochs}`, as numbers."""
+        for key in ("epochs", "batch_size"):
+            if match := re.fullmatch(r"\$\{(stage[12])\.(\w+)\}", str(values.get(key))):
+                values = values | {key: (self.values[match[1]] or {}).get(match[2])}
         return values
 
 
