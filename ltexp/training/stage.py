@@ -11,6 +11,7 @@ from ltexp.build import build
 from ltexp.config import StageConfig
 from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError
+from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
@@ -41,6 +42,7 @@ class Stage(pl.LightningModule):
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
         self.teacher = teacher
+        self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
@@ -67,6 +69,8 @@ class Stage(pl.LightningModule):
         mixed = self.mixing(
             batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )
+        for dropout in self.dropouts:
+            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size)
         output: ModelOutput = self.model(mixed.inputs, self.needs)
         if self.teacher is not None:
             self.teacher(mixed.inputs, output)

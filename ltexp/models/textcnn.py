@@ -1,0 +1,71 @@
+"""TextCNN: one layer of convolutions over word vectors (Kim, EMNLP 2014)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltexp.data.tokens import PADDING
+from ltexp.errors import ConfigError
+from ltexp.models.backbone import Backbone
+from ltexp.models.dropout import KeyedDropout
+from ltexp.models.vectors import read_vectors
+
+INITIAL_RANGE = 0.25  # words without a given vector start uniform in (-0.25, 0.25), as in Kim's code
+
+
+class TextCNN(Backbone):
+    """Words to features: convolutions over a few words each, ReLU, the largest value over the text, dropout.
+
+    Every word vector is learned, the given ones too. Padding is a vector of zeros and stays so.
+
+    Args:
+        vocabulary: words by number, from the dataset; number 0 is padding.
+        dim: of the word vectors. Default 300 (Kim; GloVe's common width).
+        widths: of the convolutions, in words. Default 3, 4, 5 (Kim).
+        filters: of each width. Default 100 (Kim); features are `len(widths) * filters` wide.
+        dropout: rate on the features. Default 0.5 (Kim).
+        vectors: path of a GloVe text file; null: all vectors start at random.
+
+    Raises:
+        ConfigError: a setting out of range.
+        DataError: a file of vectors that is missing, damaged or of another width.
+    """
+
+    reads: ClassVar[str] = "text"
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        dim: int = 300,
+        widths: Sequence[int] = (3, 4, 5),
+        filters: int = 100,
+        dropout: float = 0.5,
+        vectors: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1 or filters < 1 or dim < 1:
+            raise ConfigError(f"backbone: widths={list(widths)}, filters={filters} and dim={dim} must all be positive")
+        self.feature_dim = len(widths) * filters
+        self.map_channels = [filters] * len(widths)
+        self.widths = tuple(widths)
+        self.embedding = nn.Embedding(len(vocabulary), dim, padding_idx=PADDING)
+        self.convolutions = nn.ModuleList(nn.Conv1d(dim, filters, width) for width in widths)
+        self.dropout = KeyedDropout(dropout)
+        with torch.no_grad():
+            self.embedding.weight.uniform_(-INITIAL_RANGE, INITIAL_RANGE)
+            self.embedding.weight[PADDING] = 0
+            if vectors is not None:
+                for number, vector in read_vectors(vectors, vocabulary, dim).items():
+                    self.embedding.weight[number] = vector
+
+    def forward_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features (B, D) of word numbers (B, L), and each width's map (B, filters, L', 1) after its ReLU."""
+        short = max(self.widths) - images.shape[1]
+        tokens = F.pad(images, (0, short), value=PADDING) if short > 0 else images
+        words = self.embedding(tokens).transpose(1, 2)
+        maps = [F.relu(convolution(words)) for convolution in self.convolutions]
+        features = torch.cat([found.amax(2) for found in maps], dim=1)
+        return self.dropout(features), [found.unsqueeze(3) for found in maps]
