@@ -49,7 +49,7 @@ def test_every_config_builds_and_holds_every_keyword(path: Path) -> None:
     assert set(config) == keywords - set(OF_THE_DATA) | {"_target_"}
     with torch.device("meta"):
         given = {key: value for key, value in OF_THE_DATA.items() if key in keywords}
-        backbone = instantiate(config, **given)
+        backbone = instantiate(config, **given).eval()
         read = torch.empty(2, 3, 64, 64) if backbone.reads == "images" else torch.zeros(2, 8, dtype=torch.long)
         features, maps = backbone.forward_maps(read)
     assert isinstance(backbone, Backbone)
