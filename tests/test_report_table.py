@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ltexp.errors import ConfigError
 from ltexp.report.formats import escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_terminal
-from ltexp.report.groups import group_runs, statistic
+from ltexp.report.groups import Statistic, group_runs, statistic
 from ltexp.report.records import find_runs
 from ltexp.report.results import Table, results_table
 from ltexp.report.table import run_table

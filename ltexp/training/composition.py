@@ -64,6 +64,7 @@ def check_composition(config: Config) -> None:
         objective = _check_settings(stage)
         _check_needs(name, stage, objective)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+        _check_features(name, stage, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
         _continue(stage, classifier, previous)
@@ -132,6 +133,22 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(f"{name}: its loss is for a network of experts: set backbone.experts, or see method ride_3")
     if experts is not None and "features" in needs:
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
+
+
+def _check_features(name: str, stage: StageConfig, objective: Objective) -> None:
+    """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
+    if not stage.features.get("_target_"):
+        return
+    build(stage.features)  # settings out of range
+    if stage.trainable.backbone or stage.batch_norm != "frozen":
+        raise ConfigError(
+            f"{name}: it trains on features, so its backbone cannot change: set {name}.trainable.backbone=false and "
+            f"{name}.batch_norm=frozen, or features@{name}.features=none"
+        )
+    if stage.init.backbone == "fresh" and stage.checkpoint is None:
+        raise ConfigError(f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone")
+    if missing := objective.needs - {"teacher_logits", "teacher_features", "features"}:
+        raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 
 def _check_auxiliary(name: str, stage: StageConfig, before: dict[str, Any]) -> None:

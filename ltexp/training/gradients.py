@@ -6,10 +6,9 @@ import torch
 
 from ltexp.errors import ConfigError
 from ltexp.run_folder import GRADIENTS, write_metrics
-from ltexp.training.objective import Objective
 from ltexp.training.predict import autocast
 from ltexp.training.reevaluate import Restored
-from ltexp.training.stage import in_float32
+from ltexp.training.stage import Stage, in_float32
 from ltexp.training.start import load_teacher
 
 
@@ -24,20 +23,21 @@ def write_gradients(restored: Restored) -> Path:
     Raises:
         ConfigError: for an objective that does not read the logits, such as one over experts.
     """
-    session, name = restored.session, restored.stage
-    stage = session.config.stages[name]
-    objective = Objective(stage, session.class_counts).to(session.device)
+    name = restored.stage
+    stage = restored.session.config.stages[name]
+    session = restored.session.for_stage(stage)
+    loader = session.train_loader(name, stage, restored.model)
     teacher = load_teacher(session, stage)
-    loader = session.train_loader(name, stage)
+    module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teacher, loader)
+    objective = module.objective.to(session.device)
+    restored.model.eval()
     last = max(stage.epochs - 1, 0)
     loader.set_epoch(last)
     sums = torch.zeros(2, session.data.num_classes, dtype=torch.float64, device=session.device)
     for batch in loader:
         objective.set_progress(last, max(stage.epochs, 1), batch.step)
         with torch.no_grad(), autocast(session.config.trainer.precision, session.device):
-            output = restored.model(batch.inputs, objective.needs)
-            if teacher is not None:
-                teacher(batch.inputs, output)
+            output = module.answer(batch.inputs)
         output = in_float32(output)
         output.logits.requires_grad_()
         loss = objective(output, batch.labels)
