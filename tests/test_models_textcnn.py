@@ -47,6 +47,19 @@ def test_maps_and_short_texts() -> None:
     torch.testing.assert_close(features, torch.cat([found.amax((2, 3)) for found in maps], dim=1))
 
 
+def test_experts_share_the_words_alone() -> None:
+    """Each expert is an ordinary network of its own convolutions."""
+    model, one = network(experts=2).eval(), network().eval()
+    tokens = torch.tensor([[2, 3, 4, 5, 1, 0]])
+    features, maps = model.forward_maps(tokens)
+    assert features.shape == (1, 2, 9)
+    assert [found.shape[1] for found in maps] == model.map_channels == [6, 6, 6]
+    one.embedding = model.embedding
+    for expert in range(2):
+        one.convolutions = model.convolutions[3 * expert : 3 * expert + 3]
+        torch.testing.assert_close(one(tokens), features[:, expert])
+
+
 def test_padding_stays_zero() -> None:
     model = network(dropout=0.0)
     model(torch.tensor([[2, 0, 0, 0, 0, 0]])).sum().backward()

@@ -82,7 +82,7 @@ def _reset_replaced_nodes(
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
     for key in sorted({**typed, **chosen}, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
-        replaced = unreplaced.get(key) != choices.get(key)
+        replaced = key in chosen or unreplaced.get(key) != choices.get(key)
         if OmegaConf.select(task, package) is None or not replaced:
             continue
         name = choices[key]
