@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import PARTS, to_config
+from ltexp.config import FILES_OF_A_BACKBONE, PARTS, to_config
 from ltexp.errors import ConfigError
 
 PRIMARY = "config"
@@ -55,9 +55,10 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     for node, key in places:
         if node[key] not in (None, "fresh", "stage1"):
             node[key] = str(Path(node[key]).expanduser().absolute())
-    weights = plain["backbone"].get("weights")
-    if weights and Path(weights).exists():  # else it names weights of torchvision's
-        plain["backbone"]["weights"] = str(Path(weights).absolute())
+    for key in FILES_OF_A_BACKBONE:
+        file = plain["backbone"].get(key)
+        if file and Path(file).expanduser().exists():  # else it names weights of torchvision's
+            plain["backbone"][key] = str(Path(file).expanduser().absolute())
 
 
 def _reset_replaced_nodes(
@@ -86,7 +87,8 @@ def _reset_replaced_nodes(
         name = choices[key]
         alone = loader.load_configuration(None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN).node
         # a choice that was made anyway keeps its values, unless they made another of it
-        if unreplaced.get(key) == choices.get(key) and node.get("_target_") == alone.get("_target_"):
+        as_it_was = key not in chosen and unreplaced.get(key) == choices.get(key)
+        if as_it_was and node.get("_target_") == alone.get("_target_"):
             continue
         prefix = package + "."
         for part in parsed:

@@ -10,7 +10,8 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.build import build
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
+from ltexp.data.augmentation import NoAugmentation
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
@@ -71,7 +72,9 @@ def check_against_data(session: Session) -> None:
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
     if any(stage.auxiliary.get("_target_") for stage in config.stages.values()):
         _check_maps(session)
-    for stage in config.stages.values():
+    for name, stage in config.stages.items():
+        if data.kind != "images":
+            _check_without_images(config, name, stage, data.kind)
         own = session.for_stage(stage)
         check_features(own, stage)
         if stage.teacher != "stage1":
@@ -99,6 +102,18 @@ def _check_maps(session: Session) -> None:
             f"an auxiliary network attends to places in a map, and those of backbone {name} on {data.name} are "
             f"{', '.join(sizes)}: choose a backbone with larger maps, or auxiliary@STAGE.auxiliary=none"
         )
+
+
+def _check_without_images(config: Config, name: str, stage: StageConfig, kind: str) -> None:
+    unfit = {
+        "mixing": get_class(stage.mixing["_target_"]).blends,  # type: ignore[attr-defined]
+        "augmentation": get_class(stage.augmentation["_target_"]) is not NoAugmentation,
+    }
+    for group, wrong in unfit.items():
+        if wrong:
+            key = f"{group}@{name}.{group}"
+            chosen = config.choices.get(key, stage.__dict__[group]["_target_"])
+            raise ConfigError(f"{name}: {group} {chosen} is for images and the dataset holds {kind}: set {key}=none")
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
