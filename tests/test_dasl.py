@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from runs import assert_equal_weights, composed, run_here, weights
+from test_distributed_run import run_on_rank
 
 from ltexp import evaluate
 from ltexp.config import to_config
@@ -143,6 +144,14 @@ def test_the_auxiliary_network_trains_the_backbone_in_stage_1_and_not_in_stage_2
     two = weights(dasl, "stage2")
     backbone = [name for name in one if name.startswith("backbone")]
     assert_equal_weights({name: one[name] for name in backbone}, {name: two[name] for name in backbone})
+
+
+def test_the_auxiliary_network_trains_on_two_processes(dasl: Path, tmp_path: Path, run_on_ranks: Any) -> None:
+    """Every parameter gets a gradient in both stages, or the processes would wait for it."""
+    run_on_ranks(run_on_rank, 2, str(tmp_path / "run"), ("method=dasl", *SHORT, "trainer.devices=2"))
+    assert record(tmp_path / "run")["status"] == "finished"
+    one, two = (weights(folder, "stage2") for folder in (dasl, tmp_path / "run"))
+    assert not torch.equal(one["classifier.weight"], two["classifier.weight"])  # each normalised its own share
 
 
 def test_the_record_prints_what_the_networks_cost(dasl: Path) -> None:
