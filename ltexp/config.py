@@ -65,6 +65,7 @@ class StageConfig:
     auxiliary: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     loss: dict[str, Any] = field(default_factory=dict)
+    loss_weight: float = 1.0
     terms: dict[str, Term] = field(default_factory=dict)
     reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
     sampler: dict[str, Any] = field(default_factory=dict)
@@ -178,6 +179,15 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: if the file is missing or is not a run's config.
     """
+    return to_config(load_plain(path))
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """The content of a run's config.yaml, as it is.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
+    """
     try:
         container = OmegaConf.to_container(OmegaConf.load(path))
     except OSError as error:
@@ -186,7 +196,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(container, dict):
         raise ConfigError(f"{path} is not the config of a run")
-    return to_config({str(key): value for key, value in container.items()})
+    return {str(key): value for key, value in container.items()}
 
 
 def _wrong_value(error: OmegaConfBaseException) -> str:
@@ -246,6 +256,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
         if not getattr(stage, group).get("_target_"):
             raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
+    _require(stage.loss_weight > 0, f"{name}.loss_weight", stage.loss_weight, "a number above 0")
     lr = stage.optimizer.get("lr")
     _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
     for key in ("momentum", "weight_decay"):

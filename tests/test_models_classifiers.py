@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.models.classifier import Classifier, Cosine, Linear
+from ltexp.models.posthoc import NearestClassMean
 from ltexp.models.weight_shift import LearnableWeightScaling, WeightShift
 from ltexp.randomness import default_generator, generator
 
@@ -231,7 +232,37 @@ def test_a_source_of_another_shape_or_kind_is_refused(build: type) -> None:
     with pytest.raises(CheckpointError, match="10 classes on features of width 6, this one 4 on 6"):
         build(D, C).start_from(Linear(D, 10))
     with pytest.raises(ConfigError, match="cannot continue"):
-        build(D, C).start_from(Linear(D, C) if build is Cosine else Cosine(D, C))
+        build(D, C).start_from(Linear(D, C) if build is Cosine else NearestClassMean(D, C))
+
+
+def test_a_weight_shift_cannot_continue_a_cosine() -> None:
+    with pytest.raises(ConfigError, match="cannot continue a Cosine"):
+        WeightShift(D, C).start_from(Cosine(D, C))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_learnable_weight_scaling_of_a_cosine_stage_scales_its_cosines_and_loads_back(bias: bool) -> None:
+    source, scaled = Cosine(D, C), LearnableWeightScaling(D, C, bias)
+    scaled.start_from(source)
+    assert scaled.kind == "cosine"
+    assert torch.equal(scaled(draw(3, D)), source(draw(3, D)))
+    sgd_steps(scaled)
+    assert not torch.allclose(scaled.scale, torch.ones(C))
+    torch.testing.assert_close(scaled(draw(3, D)), scaled.scale * source(draw(3, D)))
+    assert [name for name, _ in scaled.named_parameters()] == ["scale"]
+    again = LearnableWeightScaling(D, C, bias)
+    again.load_state_dict(scaled.state_dict())
+    assert again.kind == "cosine"
+    assert torch.equal(again(draw(3, D)), scaled(draw(3, D)))
+    assert all(isinstance(value, Tensor) for value in scaled.state_dict().values())
+
+
+def test_cosines_that_are_scaled_stay_exact_under_bf16_autocast() -> None:
+    scaled = LearnableWeightScaling(D, C)
+    scaled.start_from(Cosine(D, C))
+    expected = scaled(draw(3, D))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(scaled(draw(3, D)), expected)
 
 
 def test_a_cosine_continues_a_cosine() -> None:

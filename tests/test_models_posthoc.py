@@ -105,7 +105,33 @@ def test_logit_adjustment_names_a_class_without_images() -> None:
         LogitAdjusted(D, C).set_class_counts(torch.tensor([5, 0, 10, 1]))
 
 
-@pytest.mark.parametrize("build", [TauNormalized, LogitAdjusted])
-def test_a_cosine_source_is_refused(build: type) -> None:
+def test_logit_adjustment_refuses_a_cosine_source() -> None:
     with pytest.raises(ConfigError, match="cannot continue a Cosine"):
-        build(D, C).start_from(Cosine(D, C))
+        LogitAdjusted(D, C).start_from(Cosine(D, C))
+
+
+def trained_cosine() -> Cosine:
+    """With norms as training leaves them: far from 1."""
+    source = Cosine(D, C)
+    with torch.no_grad():
+        source.weight.mul_(torch.tensor([[4.0], [1.0], [0.5], [2.0]]))
+    return source
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_tau_1_gives_a_cosine_stage_back(bias: bool) -> None:
+    source, head = trained_cosine(), TauNormalized(D, C, bias=bias)
+    head.start_from(source)
+    assert head.kind == "cosine"
+    torch.testing.assert_close(head(draw(3, D)), source(draw(3, D)))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.6, 1.7])
+def test_tau_of_a_cosine_stage_is_the_formula_on_its_raw_weights_up_to_one_factor(tau: float) -> None:
+    """f . w_c / ||w_c||^tau with the unit feature; 4, 1, 1/2 and 2 have the geometric mean sqrt 2."""
+    source, head = trained_cosine(), TauNormalized(D, C, tau=tau)
+    head.start_from(source)
+    weight, features = source.weight.detach(), draw(3, D)
+    unit = features / features.norm(dim=1, keepdim=True)
+    expected = unit @ weight.T / weight.norm(dim=1) ** tau
+    torch.testing.assert_close(head(features) * 2 ** (0.5 * (1 - tau)), expected)

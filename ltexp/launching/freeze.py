@@ -1,5 +1,6 @@
 """Turns a composed Hydra config into the plain, resolved, checked config that a run is started on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
     task = composed.copy()
     with open_dict(task):
         task.pop("hydra")
-        _reset_replaced_nodes(task, overrides, choices)
+        _reset_replaced_nodes(task, overrides, choices, task.pop("choose", {}))
         # a frozen config that is run again has no groups to choose from, but remembers its choices
         task.choices = {**OmegaConf.select(task, "choices", default={}), **choices}
         task.overrides = overrides
@@ -59,22 +60,29 @@ def _make_absolute(plain: dict[str, Any]) -> None:
         plain["backbone"]["weights"] = str(Path(weights).absolute())
 
 
-def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[str, str]) -> None:
-    """A choice that the command line replaced starts from its own file.
+def _reset_replaced_nodes(
+    task: DictConfig, overrides: list[str], choices: dict[str, str], chosen: Mapping[str, str]
+) -> None:
+    """A choice that the command line, or a paper's settings by `choose`, replaced starts from its own file.
 
     A method or a paper's settings may set keys of the choice that they expect (the smoothing factors of a loss, say).
     They mean nothing to the choice that replaced it, and where a key has the same name they would change it in silence.
+    Hydra lets no file whose name is an interpolation override a choice, which is why `choose` is done here; what is
+    typed has the last word. `choices` then holds what was chosen.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     typed = {part.get_key_element(): part for part in parsed if _is_stage_choice(part)}
-    if not typed:
+    chosen = {key: name for key, name in chosen.items() if key not in typed}
+    choices.update(chosen)
+    if not typed and not chosen:
         return
     loader = GlobalHydra.instance().config_loader()
     others = [part.input_line or "" for part in parsed if not _is_stage_choice(part) and _is_choice(part, choices)]
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
-    for key in sorted(typed, key=len):  # a choice within a choice after the one it is part of
+    for key in sorted({**typed, **chosen}, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
-        if OmegaConf.select(task, package) is None or unreplaced.get(key) == choices.get(key):
+        replaced = unreplaced.get(key) != choices.get(key)
+        if OmegaConf.select(task, package) is None or not replaced:
             continue
         name = choices[key]
         alone = loader.load_configuration(None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN).node

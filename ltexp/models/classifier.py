@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         num_classes: C.
     """
 
-    kind: ClassVar[Literal["linear", "cosine", "distance"]] = "linear"
+    kind: Literal["linear", "cosine", "distance"] = "linear"
     needs_features: ClassVar[bool] = False
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
@@ -85,9 +85,11 @@ class Classifier(nn.Module):
                 "(stage2.init.classifier=fresh), or give both stages classifiers of one kind"
             )
 
-    def _linear_source(self, source: "Classifier", bias: bool, drop_bias: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The weight of a linear `source`, and its bias (zeros if it has none) where this classifier has one."""
-        self._check_source(source, ["linear"])
+    def _linear_source(
+        self, source: "Classifier", bias: bool, drop_bias: bool = False, kinds: Sequence[str] = ("linear",)
+    ) -> tuple[Tensor, Tensor | None]:
+        """The map of a `source` of `kinds`: its weight, and its bias (zeros if it has none) where this one has one."""
+        self._check_source(source, kinds)
         weight, source_bias = source.linear_form()
         if not bias and not drop_bias and source_bias is not None:
             raise ConfigError(
@@ -147,6 +149,57 @@ class Affine(Classifier):
         self.weight.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
+
+
+class Inherited(Affine):
+    """Base of the classifiers that keep the map of the previous stage's classifier as it is, linear or cosine.
+
+    It is of its source's kind: over a cosine classifier the map applies to the normalised feature, and stays a matter
+    of cosines for the loss.
+
+    Args:
+        bias: whether there is a b. A cosine source has none, so that b is 0.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, feature_dim: int, num_classes: int, bias: bool) -> None:
+        super().__init__(feature_dim, num_classes)
+        self.register_buffer("weight", torch.zeros(num_classes, feature_dim))
+        self.register_buffer("bias", torch.zeros(num_classes) if bias else None)
+
+    @property
+    def needs_source(self) -> bool:
+        """True: the map is the previous stage's."""
+        return True
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D)."""
+        if self.kind == "cosine":
+            with torch.autocast(features.device.type, enabled=False):
+                return F.linear(F.normalize(features.float()), self.weight, self.bias)
+        return super().forward(features)
+
+    @torch.no_grad()
+    def start_from(self, source: Classifier) -> None:
+        """Takes the map of a linear or cosine `source`, and its kind; see `Classifier.start_from`."""
+        weight, bias = self._linear_source(source, bias=self.bias is not None, kinds=("linear", "cosine"))
+        self._take(weight, bias, source)
+
+    def _take(self, weight: Tensor, bias: Tensor | None, source: Classifier) -> None:
+        self.kind = source.kind
+        self.weight.copy_(weight)
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+
+    def get_extra_state(self) -> Tensor:
+        """Whether the source was a cosine classifier: a checkpoint has to know."""
+        return torch.tensor(self.kind == "cosine")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes what `get_extra_state` gave."""
+        self.kind = "cosine" if bool(state) else "linear"
 
 
 class Linear(Affine):

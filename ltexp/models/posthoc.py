@@ -5,45 +5,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.errors import DataError
-from ltexp.models.classifier import Affine, Classifier
+from ltexp.models.classifier import Affine, Classifier, Cosine, Inherited
 
 CHUNK = 8192  # rows turned to float64 at a time, so that a large set's features are never held twice
 
 
-class TauNormalized(Affine):
+class TauNormalized(Inherited):
     """Logits f . w_c / ||w_c||^tau: the previous stage's weights with their norms evened out.
 
     Kang et al., "Decoupling Representation and Classifier", ICLR 2020, Sec. 4. tau = 0 leaves the weights alone,
     tau = 1 gives all of them norm 1. The authors choose tau on validation data from 0, 0.1, ..., 2.
+
+    A cosine does not depend on the norm of the weight that training left, so tau = 1 gives a cosine stage 1 back as it
+    is. Any other tau brings those norms in: the logits are cos_c (||w_c|| / g)^(1 - tau), with g the geometric mean of
+    the norms, which keeps them cosines on average and changes no prediction. Neither the thesis (Table 5.6) nor the
+    authors' code says what tau-normalisation of a cosine classifier is; this is the same formula read for it.
 
     Args:
         tau: default 1.0.
         bias: whether the previous stage's bias is kept, unscaled. Default False: the authors' code drops it.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-
     def __init__(self, feature_dim: int, num_classes: int, tau: float = 1.0, bias: bool = False) -> None:
-        super().__init__(feature_dim, num_classes)
+        super().__init__(feature_dim, num_classes, bias)
         self.tau = tau
-        self.register_buffer("weight", torch.zeros(num_classes, feature_dim))
-        self.register_buffer("bias", torch.zeros(num_classes) if bias else None)
-
-    @property
-    def needs_source(self) -> bool:
-        """True: the weights are the previous stage's."""
-        return True
 
     @torch.no_grad()
     def start_from(self, source: Classifier) -> None:
-        """Normalises the weights of a linear `source`; see `Classifier.start_from`."""
-        weight, bias = self._linear_source(source, bias=self.bias is not None, drop_bias=True)
+        """Normalises the weights of a linear or cosine `source`; see `Classifier.start_from`."""
+        keeps_bias, kinds = self.bias is not None, ("linear", "cosine")
+        weight, bias = self._linear_source(source, bias=keeps_bias, drop_bias=True, kinds=kinds)
+        if isinstance(source, Cosine):  # its own form has them evened out already
+            weight = source.weight.detach().clone()
         norms = weight.norm(dim=1, keepdim=True)
         norms[norms == 0] = 1  # a weight of zero stays zero
-        self.weight.copy_(weight / norms**self.tau)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
+        if source.kind == "cosine":
+            weight, norms = weight / norms.log().mean().exp(), norms / norms.log().mean().exp()
+        self._take(weight / norms**self.tau, bias, source)
 
 
 class NearestClassMean(Classifier):

@@ -7,37 +7,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltexp.errors import ConfigError
-from ltexp.models.classifier import Affine, Classifier, fresh_linear
+from ltexp.models.classifier import Classifier, Inherited, fresh_linear
 from ltexp.names import unknown_name
 
 
-class LearnableWeightScaling(Affine):
+class LearnableWeightScaling(Inherited):
     """Logits s * (W f + b) with one learned factor a class; W and b are the previous stage's and stay fixed.
 
     Kang et al., "Decoupling Representation and Classifier", ICLR 2020, Sec. 4. The authors' code scales the finished
-    logits, hence the bias too; s starts at 1, and weight decay acts on it.
+    logits, hence the bias too; s starts at 1, and weight decay acts on it. Over a cosine classifier the logits are
+    s * cos: the scaled cosines that the loss, with its own temperature and margins, takes for cosines.
 
     Args:
         bias: whether there is a b.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-
     def __init__(self, feature_dim: int, num_classes: int, bias: bool = True) -> None:
-        super().__init__(feature_dim, num_classes)
-        self.register_buffer("weight", torch.zeros(num_classes, feature_dim))
-        self.register_buffer("bias", torch.zeros(num_classes) if bias else None)
+        super().__init__(feature_dim, num_classes, bias)
         self.scale = nn.Parameter(torch.ones(num_classes))
-
-    @property
-    def needs_source(self) -> bool:
-        """True: there is nothing to scale before `start_from`."""
-        return True
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
-        return self.scale * F.linear(features, self.weight, self.bias)
+        return self.scale * super().forward(features)
 
     @torch.no_grad()
     def linear_form(self) -> tuple[Tensor, Tensor | None]:

@@ -23,20 +23,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report import figures
 from ltexp.report.columns import COLUMNS
-from ltexp.report.formats import ENDINGS, FORMATS, to_terminal
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
 
 KEYS = ("format", "out", "stages", "columns", "figure")
-_UNLIMITED = 400  # columns of text where no window sets a limit
 
 
 def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -92,7 +91,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     if name == "terminal" and out is None:
         window = Console()
         # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
-        (window if window.is_terminal else Console(width=_UNLIMITED)).print(to_terminal(table), soft_wrap=False)
+        (window if window.is_terminal else Console(width=UNLIMITED)).print(to_terminal(table), soft_wrap=False)
         return
     text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
     if out is None:
@@ -100,14 +99,6 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     else:
         write_text(out, text)
         print(out)
-
-
-def as_text(content: RenderableType) -> str:
-    """What rich would show in a window as wide as needed, without colours."""
-    console = Console(width=_UNLIMITED, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(content)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
 def usage() -> str:

@@ -1,6 +1,6 @@
 """Which parts of a run cannot work together, found out before any data is read."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -9,6 +9,7 @@ from hydra.utils import get_class
 from ltexp.build import build
 from ltexp.config import Config, StageConfig
 from ltexp.data.samplers import Sampler
+from ltexp.distributed import rank
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.models.classifier import Classifier
@@ -16,6 +17,35 @@ from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
 from ltexp.training.objective import Objective, flat_factors
+
+
+def without_idle_epochs(config: Config) -> Config:
+    """`config` with 0 epochs for a stage in which nothing at all could change: they would only take time.
+
+    So a classifier without training can take the place of a trained one by its own name alone.
+    """
+    stages = config.stages
+    for name, stage in config.stages.items():
+        other = stage.batch_norm != "frozen" or stage.auxiliary.get("_target_")
+        if stage.epochs > 0 and not other and not _learns(stage, _tried(stage.classifier)):
+            stages[name] = replace(stage, epochs=0)
+            if rank() == 0:
+                what = config.choices.get(f"classifier@{name}.classifier", "its classifier")
+                print(f"{name}: nothing learns here ({what}), so its {stage.epochs} epochs are left out", flush=True)
+    return replace(config, stage1=stages["stage1"], stage2=stages.get("stage2"))
+
+
+def _tried(node: dict[str, Any]) -> Classifier:
+    """The classifier of `node` in a size of no matter: only how it fits is tried."""
+    with default_generator("check"):
+        classifier: Classifier = build(node, feature_dim=4, num_classes=3)
+    return classifier
+
+
+def _learns(stage: StageConfig, classifier: Classifier) -> bool:
+    """Whether backbone or classifier does."""
+    learnable = any(True for _ in classifier.parameters())
+    return stage.trainable.backbone or stage.batch_norm == "train" or (learnable and stage.trainable.classifier)
 
 
 def check_composition(config: Config) -> None:
@@ -28,11 +58,13 @@ def check_composition(config: Config) -> None:
     previous: Classifier | None = None
     previous_stage: StageConfig | None = None
     for name, stage in config.stages.items():
-        # of a size of no matter: only how the parts fit is tried
-        with default_generator("check"):
-            classifier: Classifier = build(stage.classifier, feature_dim=4, num_classes=3)
+        classifier = _tried(stage.classifier)
         before = previous_stage.auxiliary if previous_stage else {}
         _check_auxiliary(name, stage, before)
+        _check_needs(name, stage, _check_settings(stage))
+        _check_factors(name, stage, classifier)
+        _check_start(name, stage, classifier)
+        _continue(stage, classifier, previous)
         for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
             needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
             if needed not in ("any", classifier.kind):
@@ -41,12 +73,19 @@ def check_composition(config: Config) -> None:
                     f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
                     f"add classifier@{name}.classifier={needed}"
                 )
-        _check_needs(name, stage, _check_settings(stage))
-        _check_factors(name, stage, classifier)
-        _check_start(name, stage, classifier)
-        if stage.init.classifier == "stage1" and previous is not None:
-            classifier.start_from(previous)
         previous, previous_stage = classifier, stage
+
+
+def _continue(stage: StageConfig, classifier: Classifier, previous: Classifier | None) -> None:
+    """Lets `classifier` start from that of the stage before, or of a file: only of a kind that it can continue."""
+    where = stage.init.classifier
+    if where == "stage1" and previous is not None:
+        classifier.start_from(previous)
+    elif where not in ("fresh", "stage1"):
+        found = checkpoint.read(checkpoint.locate(where))
+        source = _tried(found.classifier_config)
+        source.kind = found.build_classifier().kind
+        classifier.start_from(source)
 
 
 def _check_settings(stage: StageConfig) -> Objective:
@@ -106,6 +145,5 @@ def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
         raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
     if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
         raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
-    idle = not stage.trainable.backbone and stage.batch_norm != "train" and not (learns and stage.trainable.classifier)
-    if stage.epochs > 0 and (idle or classifier.needs_features):
+    if stage.epochs > 0 and (not _learns(stage, classifier) or classifier.needs_features):
         raise ConfigError(f"{name}: its classifier is not trained by epochs: set {name}.epochs=0, or choose another")

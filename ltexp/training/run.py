@@ -18,7 +18,7 @@ from ltexp.identity import config_hash
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
-from ltexp.training.composition import check_composition
+from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -31,6 +31,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         LtexpError: for whatever the user can mend; the record then says `failed` and why.
     """
     started = now()
+    config = without_idle_epochs(config)
     check_composition(config)
     data = build(config.dataset, root=config.paths.data)
     identifier = records.run_id(folder)

@@ -68,8 +68,8 @@ class Stage(pl.LightningModule):
             batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )
         output: ModelOutput = self.model(mixed.inputs, self.needs)
-        if "teacher_logits" in self.needs and self.teacher is not None:
-            output.teacher_logits = self.teacher(mixed.inputs)
+        if self.teacher is not None:
+            self.teacher(mixed.inputs, output)
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = mixed.targets.objective(self.objective, in_float32(output))
         loss = loss * batch.share

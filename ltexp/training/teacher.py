@@ -11,6 +11,7 @@ from ltexp.errors import CheckpointError
 from ltexp.models.backbone import Backbone
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
+from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
 
 
@@ -27,10 +28,10 @@ class Teacher:
         self.logit_scale = logit_scale
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Scaled logits (B, C) of the inputs that the student reads, images (B, 3, H, W)."""
-        logits: Tensor = self.model(inputs).logits
-        return self.logit_scale * logits
+    def __call__(self, inputs: Tensor, output: ModelOutput) -> None:
+        """Puts its scaled logits (B, C) and its features (B, D) into the student's `output` for the same inputs."""
+        own: ModelOutput = self.model(inputs)
+        output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
     Seeds of one experiment are averaged, with their standard deviation as a line.
 
     Args:
-        how many groups of equally many classes, or none: each class; default: each class up to 20, else ten groups.
+        groups: how many groups of equally many classes, or none: each class; default: each up to 20 classes, else ten.
 
     Raises:
         ConfigError: for runs of other class counts, too many experiments, or groups that cannot be.

@@ -31,7 +31,7 @@ def draw(
     Args:
         classes: labels or names, 0,1,8,9; default: four, from the most to the least frequent.
         stage: whose training the curves show; default: stage1.
-        how many groups of equally many classes, or none: each class; default: each class up to 20, else ten groups.
+        groups: how many groups of equally many classes, or none: each class; default: each up to 20 classes, else ten.
 
     Raises:
         ConfigError: for runs of other class counts, too many experiments, or runs whose norms were not kept.
