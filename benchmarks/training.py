@@ -86,7 +86,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     session = Session(config, Path(), data, pick_device("auto", 0))
     model = session.place(session.fresh_model("stage1", config.stage1)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    batches = [(batch.inputs, batch.labels) for batch in session.train_loader("stage1", config.stage1)]
+    batches = [(batch.inputs, batch.labels) for batch in session.train_loader("stage1", config.stage1, model)]
     speeds = []
     for _ in range(2):
         start = time.perf_counter()

@@ -60,7 +60,10 @@ class StageConfig:
     init: Init = field(default_factory=Init)
     trainable: Trainable = field(default_factory=Trainable)
     batch_norm: str = "train"
+    training_set: dict[str, Any] = field(default_factory=dict)
     augmentation: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
+    feature_power: float = 1.0
     classifier: dict[str, Any] = field(default_factory=dict)
     auxiliary: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
@@ -242,6 +245,10 @@ def check_values(config: Config) -> None:
     _require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")
     for name, stage in config.stages.items():
         _check_stage(name, stage, trainer.devices)
+        for key in stage.training_set:
+            if key not in config.dataset:
+                known = [f"{name}.training_set.{own}" for own in config.dataset if own != "_target_"]
+                raise ConfigError(unknown_name("key", f"{name}.training_set.{key}", known))
 
 
 def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
@@ -262,6 +269,8 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for key in ("momentum", "weight_decay"):
         value = stage.optimizer.get(key, 0)
         _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
+    power = stage.feature_power
+    _require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
     for part in PARTS:
         start = getattr(stage.init, part)

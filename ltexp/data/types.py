@@ -1,8 +1,8 @@
 """What a dataset is made of: the arrays of its source, and the long-tailed subset that a run trains on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ class Split:
     def describe(self) -> str:
         """What a sample is like, in a few words."""
         raise NotImplementedError
+
+    def take(self, rows: npt.NDArray[Any]) -> Self:
+        """A part of the split: the rows of a mask (N,), or of positions in that order."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

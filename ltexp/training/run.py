@@ -19,6 +19,7 @@ from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.feature_stage import check_features
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -45,7 +46,8 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     try:
         outcomes: list[Outcome] = []
         for name, stage in config.stages.items():
-            outcomes.append(run_stage(session, name, stage, outcomes[-1] if outcomes else None))
+            previous = outcomes[-1] if outcomes else None
+            outcomes.append(run_stage(session.for_stage(stage), name, stage, previous))
         if rank() == 0:
             finish(session, base, outcomes)
         status = "success"
@@ -65,8 +67,10 @@ def check_against_data(session: Session) -> None:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
     for stage in config.stages.values():
+        own = session.for_stage(stage)
+        check_features(own, stage)
         if stage.teacher != "stage1":
-            load_teacher(session, stage)
+            load_teacher(own, stage)
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:

@@ -34,9 +34,10 @@ class Teacher:
         output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
 
     @torch.no_grad()
-    def classify(self, features: Tensor) -> Tensor:
-        """Scaled logits (B, C) of features (B, D)."""
-        return self.logit_scale * self.model.classify(features).logits
+    def classify(self, features: Tensor, output: ModelOutput) -> None:
+        """The same of features (B, D) that are inputs themselves: its classifier's answer alone."""
+        own = self.model.classify(features)
+        output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
 
 
 def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
@@ -63,7 +64,8 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
     config = source.backbone_config | ({"weights": None} if "weights" in source.backbone_config else {})
     backbone: Backbone = build(config, **backbone_settings)
     load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
-    return Teacher(Model(backbone, source.build_classifier()), source.logit_scale)
+    model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
+    return Teacher(model, source.logit_scale)
 
 
 def _counts(counts: list[int]) -> str:
