@@ -402,8 +402,8 @@ def test_settings_of_the_papers(dataset: str) -> None:
         assert stage["optimizer"]["lr"] == 0.1
     stage = gcl["stage2"]
     assert (stage["epochs"], stage["optimizer"]["lr"], stage["batch_norm"]) == (30, 0.002, "frozen")
-    assert stage["trainable"] == {"backbone": False, "classifier": True}
-    assert stage["init"] == {"backbone": "stage1", "classifier": "stage1"}
+    assert (stage["trainable"]["backbone"], stage["trainable"]["classifier"]) == (False, True)
+    assert (stage["init"]["backbone"], stage["init"]["classifier"]) == ("stage1", "stage1")
     assert (stage["loss"]["margin"], stage["loss"]["scale"], stage["loss"]["focal"]) == (0.1, 20.0, 1.0)
     assert stage["sampler"]["_target_"].endswith("ClassBasedEffectiveNumber")
     assert gcl["stage1"]["loss"]["margin"] == gcl["stage1"]["loss"]["focal"] == 0
