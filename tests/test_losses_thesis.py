@@ -414,7 +414,10 @@ def test_paper_settings_exist(path: Path) -> None:
     """Every value belongs to a key of the method that it is for, those of datasets without a file of their own too."""
     from omegaconf import OmegaConf
 
-    base = composed(f"method={path.parent.name}", "dataset=cifar10_lt", small=False)
+    settings = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(settings, dict)
+    choices = [f"{group}={name}" for group, name in settings.pop("choose", {}).items()]
+    base = composed(f"method={path.parent.name}", "dataset=cifar10_lt", *choices, small=False)
 
     def leaves(node: dict, prefix: str = "") -> list[str]:
         return [
@@ -423,8 +426,8 @@ def test_paper_settings_exist(path: Path) -> None:
             for name in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
         ]
 
-    for key in leaves(OmegaConf.to_container(OmegaConf.load(path))):  # type: ignore[arg-type]
-        assert OmegaConf.select(OmegaConf.create(base), key) is not None, key
+    for key in leaves(settings):
+        assert OmegaConf.select(OmegaConf.create(base), key, default="absent") != "absent", key
 
 
 def test_ablations_are_one_key() -> None:
