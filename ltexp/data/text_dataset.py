@@ -67,24 +67,29 @@ def long_tailed_text(
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
     articles = source.open(Path(root))
     chosen = choose(request, articles.train_labels, articles.test_labels, articles.class_names, articles.unit)
-    read = [words(text) for text in articles.train_texts]
-    vocabulary = build_vocabulary((read[position] for position in chosen.train), min_count)
+    chosen_words = [
+        [words(texts[position]) for position in positions]
+        for texts, positions in (
+            (articles.train_texts, chosen.train),
+            (articles.train_texts, chosen.held_out),
+            (articles.test_texts, chosen.test),
+        )
+    ]
+    vocabulary = build_vocabulary(chosen_words[0], min_count)
     numbers = {word: number for number, word in enumerate(vocabulary)}
 
     def split(texts: list[list[str]], labels: Ints, positions: Ints) -> TokenSplit:
-        tokens = encode([texts[position] for position in positions], numbers, max_length)
-        return TokenSplit(tokens=tokens, labels=labels[positions], index=positions)
+        return TokenSplit(tokens=encode(texts, numbers, max_length), labels=labels[positions], index=positions)
 
-    train = split(read, articles.train_labels, chosen.train)
-    test = [words(text) for text in articles.test_texts]
-    held = split(read, articles.train_labels, chosen.held_out) if len(chosen.held_out) else None
+    train = split(chosen_words[0], articles.train_labels, chosen.train)
+    held = split(chosen_words[1], articles.train_labels, chosen.held_out) if len(chosen.held_out) else None
     return LongTailedData(
         name=name,
         imbalance=imbalance,
         imbalance_ratio=request.ratio,
         train=train,
         validation=held,
-        test=split(test, articles.test_labels, chosen.test),
+        test=split(chosen_words[2], articles.test_labels, chosen.test),
         class_names=chosen.class_names,
         class_counts=np.bincount(train.labels, minlength=len(chosen.class_names)).astype(np.int64),
         subset_hash=chosen.subset_hash,

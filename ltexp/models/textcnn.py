@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltexp.data.tokens import PADDING
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.vectors import read_vectors
 
+PADDING = 0  # the number that a text dataset fills its rows with
 INITIAL_RANGE = 0.25  # words without a given vector start uniform in (-0.25, 0.25), as in Kim's code
 
 
