@@ -8,6 +8,7 @@ from ltexp.names import unknown_name
 
 VERBS = {
     "train": "train a run or a sweep: one or two stages on one dataset",
+    "reproduce": "published tables: show them, run what is missing, compare",
     "evaluate": "evaluate a finished run again, or with a classifier that needs no training",
     "report": "tables and figures from any set of runs",
     "data": "prepare, check and show datasets",
@@ -17,7 +18,7 @@ VERBS = {
 def main() -> None:
     """Runs the verb named first on the command line."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+        lines = [f"  {verb:<11}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))
         print("\nEach verb has its own --help.")
         return

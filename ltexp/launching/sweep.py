@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.build import build
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
@@ -37,10 +38,14 @@ class ValidateAndFreeze(Callback):
             self._freeze_jobs(config)
 
     def _freeze_jobs(self, config: DictConfig) -> None:
+        if config.hydra.sweeper._target_.endswith("Listed"):
+            _freeze_listed(config)
+            return
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             return  # a search chooses its next jobs by the results of the last; each is checked when it starts
         loader = GlobalHydra.instance().config_loader()
-        parsed = OverridesParser.create(loader).parse_overrides(list(config.hydra.overrides.task))
+        swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
+        parsed = OverridesParser.create(loader).parse_overrides([*swept, *config.hydra.overrides.task])
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         frozen: list[dict[str, Any]] = []
         for number, overrides in enumerate(jobs):
@@ -52,6 +57,17 @@ class ValidateAndFreeze(Callback):
                 raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {error}") from None
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def _freeze_listed(config: DictConfig) -> None:
+    """Jobs that stand for themselves: one that cannot be composed fails when its turn comes, not the others with it."""
+    loader = GlobalHydra.instance().config_loader()
+    for number, overrides in enumerate(listed_jobs(config.hydra.sweeper.jobs, list(config.hydra.overrides.task))):
+        try:
+            job = freeze(loader.load_sweep_config(config, overrides))
+        except (LtexpError, HydraException, OmegaConfBaseException):
+            continue
+        write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
 
 
 def check_data(frozen: dict[str, Any]) -> None:

@@ -23,20 +23,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report import figures
-from ltexp.report.columns import COLUMNS
-from ltexp.report.formats import ENDINGS, FORMATS, to_terminal
+from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
 
 KEYS = ("format", "out", "stages", "columns", "figure")
-_UNLIMITED = 400  # columns of text where no window sets a limit
 
 
 def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -73,8 +72,8 @@ def _check(options: dict[str, str]) -> None:
     if options.get("out") == "":
         raise ConfigError("out= names no file")
     for name in options.get("columns", "").split(","):
-        if name.strip() and name.strip().removeprefix("+") not in COLUMNS:
-            raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), COLUMNS))
+        if name.strip() and find_column(name.strip().removeprefix("+")) is None:
+            raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), [*COLUMNS, OF_A_CLASS]))
 
 
 def report(runs: Sequence[Run], options: dict[str, str]) -> None:
@@ -92,7 +91,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     if name == "terminal" and out is None:
         window = Console()
         # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
-        (window if window.is_terminal else Console(width=_UNLIMITED)).print(to_terminal(table), soft_wrap=False)
+        (window if window.is_terminal else Console(width=UNLIMITED)).print(to_terminal(table), soft_wrap=False)
         return
     text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
     if out is None:
@@ -102,18 +101,10 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         print(out)
 
 
-def as_text(content: RenderableType) -> str:
-    """What rich would show in a window as wide as needed, without colours."""
-    console = Console(width=_UNLIMITED, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(content)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
 def usage() -> str:
     """The text of --help."""
     assert __doc__ is not None
-    names = list(COLUMNS)
+    names = [*COLUMNS, "accK (of the class with label K)"]
     lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
     drawn = []
     for kind in figures.kinds():

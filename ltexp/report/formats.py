@@ -4,8 +4,8 @@ import csv
 import io
 import re
 
+from rich.console import Console, RenderableType
 from rich.console import Group as Lines
-from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -14,6 +14,7 @@ from ltexp.report.groups import Statistic
 from ltexp.report.results import Table
 from ltexp.report.table import ABSENT
 
+UNLIMITED = 400  # columns of text where no window sets a limit
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -43,6 +44,14 @@ def to_terminal(table: Table) -> RenderableType:
         cells = [Text(plain(cell, column)) for cell, column in zip(row, table.columns, strict=True)]
         drawn.add_row(*cells, end_section=number + 1 in table.breaks)
     return Lines(drawn, *(Text(note, style="dim") for note in table.notes))
+
+
+def as_text(content: RenderableType) -> str:
+    """What rich would show in a window as wide as needed, without colours."""
+    console = Console(width=UNLIMITED, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(content)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
 def to_markdown(table: Table) -> str:

@@ -54,7 +54,7 @@ class Run:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What the user typed that changes the experiment and has no column of its own, sorted."""
-        return tuple(sorted({text for text in self.record.get("overrides") or () if _is_material(text)}))
+        return tuple(sorted({text for text in self.record.get("overrides") or () if is_material(text)}))
 
     @property
     def finished(self) -> float:
@@ -66,7 +66,8 @@ class Run:
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _is_material(override: str) -> bool:
+def is_material(override: str) -> bool:
+    """Whether an override changes the experiment and is not shown as one of the record's facts."""
     key = override.lstrip("+~").partition("=")[0]
     return key not in (*_SHOWN, *_IMMATERIAL) and not key.startswith(_IMMATERIAL_SECTIONS)
 

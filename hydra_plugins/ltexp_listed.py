@@ -1,0 +1,43 @@
+"""A Hydra sweeper over a list of jobs. Hydra takes plugins from the namespace package `hydra_plugins` alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class Listed(Sweeper):
+    """Hands the jobs of a file, each with the command line's overrides before its own, to the launcher in one go.
+
+    Args:
+        jobs: JSON, a list of jobs, each a list of overrides.
+    """
+
+    def __init__(self, jobs: str) -> None:
+        self.jobs = jobs
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls this first."""
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs every job, also after one that failed, and then raises the first failure."""
+        assert self.launcher is not None
+        results = self.launcher.launch(listed_jobs(self.jobs, arguments), initial_job_idx=0)
+        for result in results:
+            _ = result.return_value  # raises what the job raised
+        return results
+
+
+def listed_jobs(path: str, arguments: list[str]) -> list[list[str]]:
+    """The overrides of each job in the file at `path`, after those of the command line."""
+    jobs: list[list[str]] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return [[*arguments, *job] for job in jobs]

@@ -1,0 +1,253 @@
+"""Published tables, addressed, run and compared.
+
+    python -m ltexp.reproduce list                              papers and tables, how many cells ltexp can run
+    python -m ltexp.reproduce show table=mislas/3               the table as printed
+    python -m ltexp.reproduce show cells=mislas/3/mislas/cifar100_lt/100
+    python -m ltexp.reproduce plan table=mislas/3 seeds=0,1,2   commands, shared stages, what is there, the time
+    python -m ltexp.reproduce run table=mislas/3 seeds=0,1,2    trains what is missing; again: continues
+    python -m ltexp.reproduce compare table=mislas/3            published and measured side by side
+    python -m ltexp.reproduce table=mislas/3                    run, then compare
+    python -m ltexp.reproduce compare out=results.html          every published cell, as one page that works offline
+
+Which cells (all of them must fit; commas list alternatives):
+  table=PAPER/NUMBER  paper=PAPER  cells=NAME    a cell, the beginning of its name, or a glob
+  method= dataset= imbalance= ratio= backbone= split= own=true
+
+plan, run:
+  seeds=0,1,2           default: 0
+  dry_run=true          run: the plan, and nothing else
+  measure=true          plan: takes the throughput of what has none on record
+  KEY=VALUE             any override of `ltexp train`, for every run: trainer=bf16 stage1.epochs=20
+                        hydra/launcher=joblib hydra.launcher.n_jobs=2, or hydra/launcher=submitit_slurm
+                        A run with other epochs or images stands apart in every comparison.
+compare:
+  runs=DIR,DIR          where finished runs are; default: outputs (or paths.outputs=DIR)
+  format=terminal|markdown|latex|csv|html     default: as the ending of out= says
+  out=FILE              default: the terminal
+  missing=true|false    cells without a run as well; default: true for html and csv
+  keep=DIR              also copies the records that the table stands on (record.json, config.yaml) to DIR
+
+exit status: 0; 1 if a cell that was asked for has failed or cannot be written; 2 for a wrong command line.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.files import write_text
+from ltexp.names import unknown_name
+from ltexp.papers import Cell, find_paper, find_table
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
+from ltexp.report.records import Run, counts_of, find_runs
+from ltexp.reproduce.compare import compare, to_page, to_table
+from ltexp.reproduce.cost import Cost
+from ltexp.reproduce.keep import keep_records
+from ltexp.reproduce.measured import Outputs
+from ltexp.reproduce.plan import Plan, make_plan, show_plan
+from ltexp.reproduce.run import check_extra, check_jobs, outputs_root, run_plan
+from ltexp.reproduce.selection import FILTERS, select
+from ltexp.reproduce.show import list_all, list_papers, show_cell, show_paper, show_table
+
+VERBS = ("list", "show", "plan", "run", "compare")
+KEYS = {
+    "list": ("paper",),
+    "show": FILTERS,
+    "plan": (*FILTERS, "seeds", "runs", "measure"),
+    "run": (*FILTERS, "seeds", "runs", "dry_run"),
+    "compare": (*FILTERS, "runs", "format", "out", "missing", "keep"),
+}
+KEYS[""] = (*KEYS["run"], *KEYS["compare"])  # run, then compare
+
+
+def parse(words: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
+    """(verb, options, overrides for training) of a command line; without a verb it is run and compare.
+
+    Raises:
+        ConfigError: for an unknown verb or key, or a key without a value.
+    """
+    verb, rest = (words[0], words[1:]) if words and "=" not in words[0] else ("", words)
+    if verb and verb not in VERBS:
+        raise ConfigError(unknown_name("verb", verb, VERBS))
+    options: dict[str, str] = {}
+    extra: list[str] = []
+    for word in rest:
+        key, separator, value = word.partition("=")
+        if not separator and not word.startswith("~"):
+            raise ConfigError(f"'{word}' is not KEY=VALUE; see ltexp reproduce --help")
+        if key in KEYS[verb]:
+            if not value:
+                raise ConfigError(f"{key}= names nothing")
+            options[key] = value
+        elif verb in ("plan", "run", "") and _is_override(key):
+            extra.append(word)
+        else:
+            raise ConfigError(unknown_name("key", key, KEYS[verb]))
+    check_extra(extra)
+    return verb, options, extra
+
+
+def _is_override(key: str) -> bool:
+    """Whether it looks like an override of `ltexp train` rather than a misspelt key of this command."""
+    return any(sign in key for sign in ".@/+~") or key in ("trainer", "logger")
+
+
+def seeds_of(options: dict[str, str]) -> list[int]:
+    """The seeds asked for.
+
+    Raises:
+        ConfigError: if they are not whole numbers from 0.
+    """
+    text = options.get("seeds", "0")
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise ConfigError(f"seeds={text} cannot be: expected whole numbers from 0, such as seeds=0,1,2")
+    return sorted({int(part) for part in text.split(",")})
+
+
+def load_runs(options: dict[str, str], extra: Sequence[str]) -> list[Run]:
+    """The finished runs; what is damaged or foreign is named in a line each and left out."""
+    folders = [Path(name) for name in options["runs"].split(",")] if "runs" in options else [outputs_root(extra)]
+    if "runs" not in options and not folders[0].exists():
+        return []
+    runs, notes = find_runs(folders)
+    for note in notes:
+        print(f"ltexp reproduce: {note}", file=sys.stderr)
+    return runs
+
+
+def show(options: dict[str, str]) -> None:
+    """Prints what the filters choose: a cell, a table, or a paper."""
+    cells = select(options)
+    if "table" not in options and "cells" not in options:
+        if set(options) != {"paper"}:
+            raise ConfigError("name a table, a paper or cells: ltexp reproduce show table=mislas/3")
+        _print(*(show_paper(find_paper(name)) for name in options["paper"].split(",")))
+    elif len(cells) <= 3 or "table" not in options:
+        _print(*map(show_cell, cells))
+    else:
+        _print(*(_table(name, cells) for name in dict.fromkeys(f"{cell.paper}/{cell.table}" for cell in cells)))
+
+
+def _table(name: str, cells: Sequence[Cell]) -> RenderableType:
+    return show_table(find_table(name), [cell for cell in cells if f"{cell.paper}/{cell.table}" == name])
+
+
+def plan(options: dict[str, str], extra: Sequence[str]) -> tuple[Plan, Cost]:
+    """The plan of the chosen cells, and what it costs."""
+    runs = load_runs(options, extra)
+    made = make_plan(select(options), Outputs(runs), seeds_of(options), extra)
+    if extra and made.to_run:
+        from ltexp.reproduce.run import compose_job
+
+        compose_job(made.to_run[0][0])  # an override that does not exist is answered at once
+    return made, Cost(runs)
+
+
+def run(options: dict[str, str], extra: Sequence[str]) -> int:
+    """Runs what is missing; 1 if something is missing still."""
+    made, cost = plan(options, extra)
+    dry = options.get("dry_run", "false")
+    if dry not in ("true", "false"):
+        raise ConfigError(unknown_name("dry_run", dry, ("true", "false")))
+    if dry == "true":
+        _print(show_plan(made, cost))
+        return 0
+    if not made.jobs:
+        _print(show_plan(made, cost))
+        return 1
+    problems = check_jobs(made)
+    for dataset, problem in problems.items():
+        print(f"ltexp reproduce: no run on {dataset}: {problem}", file=sys.stderr)
+    asked = dict(made.missing)
+    made.missing = {job: seeds for job, seeds in asked.items() if job.dataset not in problems}
+    if made.to_run:
+        print(f"{counts_of(len(made.to_run), 'run')} to train; stopped at any point, the same command continues")
+        run_plan(made)
+    done = make_plan(select(options), Outputs(load_runs(options, extra)), made.seeds, extra)
+    for job, seeds in done.missing.items():
+        if job.dataset not in problems:
+            print(f"ltexp reproduce: failed: {job.command(seeds)}", file=sys.stderr)
+    return 1 if done.missing else 0
+
+
+def _check_compare(options: dict[str, str]) -> None:
+    for key, known in {"format": ("terminal", *FORMATS, "html"), "missing": ("true", "false")}.items():
+        if key in options and options[key] not in known:
+            raise ConfigError(unknown_name(key, options[key], known))
+    if options.get("format") == "html" and "out" not in options:
+        raise ConfigError("format=html needs a file: out=results.html")
+
+
+def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
+    out = Path(options["out"]) if "out" in options else None
+    by_ending = {**ENDINGS, ".html": "html"}.get(out.suffix.lower(), "terminal") if out else "terminal"
+    name = options.get("format", by_ending)
+    every = name in ("html", "csv") or bool({"table", "cells"} & set(options))
+    lines = compare(select(options), Outputs(runs), options.get("missing", str(every).lower()) == "true")
+    if not lines:
+        raise LtexpError("none of these cells is measured yet: see ltexp reproduce plan, or add missing=true")
+    if "keep" in options:
+        kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
+        print(f"{counts_of(len(keep_records(kept.values(), Path(options['keep']))), 'record')} in {options['keep']}")
+    if name == "terminal" and out is None:
+        _print(to_terminal(to_table(lines)))
+        return
+    if name == "html":
+        assert out is not None
+        text = to_page(lines, "ltexp: published and measured").to_html(out.parent)
+    else:
+        table = to_table(lines, full=name == "csv")
+        text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        print(out)
+
+
+def _print(*content: RenderableType) -> None:
+    window = Console()
+    console = window if window.is_terminal else Console(width=UNLIMITED)
+    for part in content:
+        console.print(part, soft_wrap=not window.is_terminal)
+
+
+def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:
+    """Does what the command line says; the exit status."""
+    if verb == "list":
+        _print(list_papers([find_paper(name) for name in options["paper"].split(",")]) if options else list_all())
+        return 0
+    if verb == "show":
+        show(options)
+        return 0
+    if verb == "plan":
+        _print(show_plan(*plan(options, extra)))
+        return 0
+    _check_compare(options)
+    status = run(options, extra) if verb in ("run", "") else 0
+    if verb != "run" and options.get("dry_run") != "true":
+        _compare(options, load_runs(options, extra))
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    try:
+        verb, options, extra = parse(words)
+        return execute(verb, options, extra)
+    except ConfigError as error:
+        print(f"ltexp reproduce: {error}", file=sys.stderr)
+        return 2
+    except LtexpError as error:
+        print(f"ltexp reproduce: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

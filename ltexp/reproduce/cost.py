@@ -1,0 +1,100 @@
+"""How long runs take on this machine: images to train on, over images per second on record."""
+
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ltexp.data.catalog import dataset_config
+from ltexp.data.longtail import class_sizes
+from ltexp.data.official import OFFICIAL
+from ltexp.errors import ConfigError
+from ltexp.report.records import Run
+from ltexp.reproduce.jobs import Job
+from ltexp.reproduce.stages import read_stages
+
+if TYPE_CHECKING:
+    from ltexp.reproduce.plan import Plan
+
+PRECISIONS = {"single": "32-true", "ddp": "32-true", "bf16": "bf16-mixed"}  # of conf/trainer/
+Rate = tuple[str, bool, str]  # backbone, whether it learns, precision
+
+
+class Cost:
+    """Estimates from the throughput of finished runs.
+
+    Args:
+        runs: finished runs; those of this kind of machine count.
+    """
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._images: dict[tuple[Any, ...], int] = {}
+        found: dict[Rate, list[float]] = {}
+        for run in runs:
+            record = run.record
+            facts = (record["dataset"], record["imbalance"], record["imbalance_ratio"])
+            if not any(text.startswith("dataset.") for text in run.overrides):
+                self._images[facts] = sum(record["class_counts"])
+            if _of_this_machine(record):
+                for key, rate in _rates(run):
+                    found.setdefault(key, []).append(rate)
+        self.rates = {key: statistics.median(values) for key, values in found.items()}
+
+    def of_plan(self, plan: "Plan") -> tuple[float, list[str]]:
+        """(seconds, what has no throughput on record): all missing runs, each shared stage 1 once."""
+        precision = _precision(plan.extra)
+        seconds, unknown = 0.0, {}
+        trained = [(job, "stage1") for job in plan.stages.values()]
+        later = [(job, "stage2") for job, seeds in plan.missing.items() for _ in seeds]
+        for job, name in trained + later:
+            stage = read_stages(job.overrides).get(name)
+            if stage is None or stage.epochs == 0:
+                continue
+            key = (job.backbone, stage.trains_backbone, precision)
+            images, rate = self.images(job), self.rates.get(key)
+            if images is None:
+                unknown[job.dataset] = True
+            elif rate is None:
+                unknown[f"{key[0]}{'' if key[1] else ' frozen'} in {precision}"] = True
+            else:
+                seconds += images * stage.epochs / rate
+        return seconds, list(unknown)
+
+    def images(self, job: Job) -> int | None:
+        """Training images of the job's dataset; None where neither a record nor a rule tells."""
+        node = dataset_config(job.dataset)
+        typed = {key: value for key, _, value in (text.partition("=") for text in job.settings)}
+        known = self._images.get((job.dataset, job.imbalance, float(job.ratio or 1)))
+        if known is not None and not any(key.startswith("dataset.") for key in typed):
+            return known
+        official = OFFICIAL.get((node.get("source") or {}).get("folder", ""))
+        if official is None or job.ratio is None or job.imbalance is None:
+            return known
+        try:
+            most = int(typed.get("dataset.max_per_class", node["max_per_class"]))
+            classes = int(typed.get("dataset.num_classes", official.classes))
+            return sum(class_sizes(most, classes, job.imbalance, job.ratio))
+        except (ConfigError, ValueError, KeyError):
+            return None
+
+
+def _precision(extra: Sequence[str]) -> str:
+    typed = {key: value for key, _, value in (text.partition("=") for text in extra)}
+    return typed.get("trainer.precision", PRECISIONS.get(typed.get("trainer", "single"), "32-true"))
+
+
+def _of_this_machine(record: dict[str, Any]) -> bool:
+    environment = record.get("environment") or {}
+    here = {"platform": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    return all(environment.get(key) == value for key, value in here.items())
+
+
+def _rates(run: Run) -> Iterable[tuple[Rate, float]]:
+    record = run.record
+    stages = read_stages([f"method={record['method']}", f"dataset={record['dataset']}", *run.overrides])
+    precision = str(record["environment"].get("precision", "32-true"))
+    for stage in record["stages"]:
+        rate, read = stage.get("images_per_second"), stages.get(str(stage["name"]))
+        if rate and read is not None:
+            yield (str(record["backbone"]), read.trains_backbone, precision), float(rate)

@@ -1,0 +1,114 @@
+"""Which run of ltexp measures a published cell: by rules, from the cell's own words."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from ltexp.conf_path import conf_dir
+from ltexp.papers import Cell, find_table
+
+
+@dataclass(frozen=True)
+class Job:
+    """A composition that `ltexp train` runs, but for the seed. Cells that need the same run have equal jobs.
+
+    Attributes:
+        method: a file of conf/method/.
+        dataset: a file of conf/dataset/.
+        imbalance: longtail | step; None for a dataset with one fixed training set.
+        ratio: imbalance ratio; None as above.
+        backbone: a file of conf/backbone/.
+        settings: further overrides: what a variant changes, and the epochs that a table prints.
+    """
+
+    method: str
+    dataset: str
+    imbalance: str | None
+    ratio: int | None
+    backbone: str
+    settings: tuple[str, ...] = ()
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides of `ltexp train` that compose it."""
+        words = [f"method={self.method}", f"dataset={self.dataset}"]
+        if self.imbalance == "step":
+            words.append("dataset.imbalance=step")
+        if self.ratio is not None:
+            words.append(f"dataset.imbalance_ratio={self.ratio}")
+        return [*words, f"backbone={self.backbone}", *self.settings]
+
+    def with_extra(self, extra: Sequence[str]) -> "Job":
+        """This job with further overrides; those of a stage 2 that it does not have mean nothing to it."""
+        from ltexp.reproduce.stages import read_stages
+
+        words = [text.lstrip("+~").partition("=")[0] for text in extra]
+        of_stage2 = [key.startswith("stage2.") or "@stage2." in key for key in words]
+        if any(of_stage2) and "stage2" not in read_stages(self.overrides):
+            extra = [text for text, dropped in zip(extra, of_stage2, strict=True) if not dropped]
+        return replace(self, settings=(*self.settings, *extra))
+
+    def command(self, seeds: Sequence[int]) -> str:
+        """The command line that runs it under `seeds`."""
+        many = ["-m"] if len(seeds) > 1 else []
+        words = [*many, *self.overrides, "seed=" + ",".join(map(str, seeds))]
+        return " ".join(["ltexp train", *map(shlex.quote, words)])
+
+
+def job_of(cell: Cell) -> Job | str:
+    """The job that measures `cell`, or in a line why there is none."""
+    settings = _variant(cell)
+    choices = [("method", cell.method), ("dataset", cell.dataset), ("backbone", cell.backbone)]
+    lacking = [f"{group} {name}" for group, name in choices if name not in _choices(group)]
+    if isinstance(settings, str):
+        return "; ".join([*([_lacking(lacking)] if lacking else []), settings])
+    for group, name in _stage_choices(settings):
+        if name not in _choices(group):
+            lacking.append(f"{group} {name}")
+    if lacking:
+        return _lacking(lacking)
+    return Job(cell.method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, (*settings, *_epochs(cell)))
+
+
+def _lacking(what: Iterable[str]) -> str:
+    return f"ltexp has no {', no '.join(what)}"
+
+
+def _variant(cell: Cell) -> tuple[str, ...] | str:
+    """The overrides of the cell's variant: of its whole name, else of its parts; or why it has none."""
+    if cell.variant is None:
+        return ()
+    rules = find_table(f"{cell.paper}/{cell.table}").variants
+    names = [cell.variant] if cell.variant in rules else cell.variant.split("+")
+    settings: list[str] = []
+    for name in names:
+        rule = rules.get(name, f"no rule in ltexp/papers/{cell.paper}.yaml")
+        if isinstance(rule, str):
+            return f"variant {name}: {rule}"
+        settings += rule
+    return tuple(settings)
+
+
+def _epochs(cell: Cell) -> tuple[str, ...]:
+    """The printed epochs: of stage 1, which for a teacher and its student (their papers' tables) are those of both."""
+    if cell.epochs is None:
+        return ()
+    from ltexp.reproduce.stages import read_stages
+
+    overrides = (f"method={cell.method}", f"dataset={cell.dataset}")
+    stages = read_stages(overrides)
+    return tuple(f"{name}.epochs={cell.epochs}" for name, stage in stages.items() if stage.trains_backbone)
+
+
+def _stage_choices(settings: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for text in settings:
+        key, _, value = text.lstrip("+").partition("=")
+        group, at, _ = key.partition("@")
+        if at:
+            yield group, value
+
+
+@cache
+def _choices(group: str) -> frozenset[str]:
+    return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))

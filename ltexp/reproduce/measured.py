@@ -1,0 +1,187 @@
+"""Which finished runs measure which job, and under what protocol.
+
+A run counts for a job by what its record says: the same method, dataset, imbalance, ratio and backbone, and the same
+further overrides. Epochs, subset, precision and devices make a protocol: runs under different ones stand apart, and so
+do runs of different configs, which the record's hash tells. Nothing is averaged but seeds.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ltexp.report.groups import Statistic, statistic
+from ltexp.report.records import Run, is_material
+from ltexp.reproduce.jobs import Job
+from ltexp.reproduce.stages import read_stages
+
+_SUBSET = ("dataset.subset.", "dataset.num_classes", "dataset.max_per_class", "dataset.validation.")
+_APART = ("stage1.epochs", "stage2.epochs", "trainer", "sweep")
+_SELECTION, _SHOTS = "last", "many > 100 >= medium >= 20 > few"
+
+
+@dataclass(frozen=True, order=True)
+class Protocol:
+    """How a group of runs was made, as far as it differs from the full protocol; empty parts are as it asks.
+
+    Attributes:
+        other: overrides that the job does not have, and `without ...` those it lacks: another experiment.
+        schedule: epochs of the stages where they are not the job's, such as `8 + 4 epochs`.
+        subset: overrides that choose other images.
+        selection: another epoch than the last, or other shot bounds.
+        numerics: precision and devices, where they are not one device in 32 bits.
+    """
+
+    other: tuple[str, ...] = ()
+    schedule: str = ""
+    subset: tuple[str, ...] = ()
+    selection: str = ""
+    numerics: str = ""
+
+    @property
+    def full(self) -> bool:
+        """Whether it is the published schedule on the whole data; numerics do not count."""
+        return not (self.other or self.schedule or self.subset or self.selection)
+
+    @property
+    def text(self) -> str:
+        """For people: the epoch that is reported, and whatever differs."""
+        parts = [self.selection or "last epoch", self.schedule, *self.subset, self.numerics]
+        parts += [f"other config: {' '.join(self.other)}"] if self.other else []
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Runs of one job under one protocol and one config, a run for each seed.
+
+    Attributes:
+        protocol: how they were made.
+        mark: tells groups apart whose protocols read alike: another subset of the data, or another config.
+        runs: by seed.
+    """
+
+    protocol: Protocol
+    mark: str
+    runs: tuple[Run, ...]
+
+    @property
+    def text(self) -> str:
+        """The protocol with the mark."""
+        return ", ".join(part for part in (self.protocol.text, self.mark) if part)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that are done."""
+        return [int(run.record["seed"]) for run in self.runs]
+
+    def accuracy(self, split: str) -> Statistic | None:
+        """Mean and deviation over the seeds, in percent; `class_3` is the accuracy of class 3."""
+        return statistic([_metric(run.record["metrics"], split) for run in self.runs])
+
+
+def _metric(metrics: dict[str, Any], split: str) -> float | None:
+    if not split.startswith("class_"):
+        value: float | None = metrics.get(split)
+        return value
+    label, values = int(split.removeprefix("class_")), metrics["per_class"]
+    return values[label] if label < len(values) else None
+
+
+class Outputs:
+    """Finished runs by what they were run on.
+
+    Args:
+        runs: as `ltexp.report.records.find_runs` gives them: of one config and seed the latest.
+    """
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.runs = list(runs)
+        self._by_facts: dict[tuple[Any, ...], list[Run]] = {}
+        for run in self.runs:
+            facts = tuple(str(run.record[key]) for key in ("method", "dataset", "backbone"))
+            self._by_facts.setdefault(facts, []).append(run)
+
+    def of(self, job: Job) -> list[Measured]:
+        """All that was run on the job's data with its method, full protocols first, other experiments last."""
+        groups: dict[tuple[Any, ...], list[Run]] = {}
+        for run in self._by_facts.get((job.method, job.dataset, job.backbone), ()):
+            if job.ratio is None or _same_data(run, job):
+                groups.setdefault((protocol(run, job), *run.identity), []).append(run)
+        found = []
+        for (shared, *identity), runs in groups.items():
+            alike = [key[1:] for key in groups if key[0] == shared]
+            mark = _mark(identity, alike) if len(alike) > 1 else ""
+            found.append(Measured(shared, mark, tuple(sorted(runs, key=lambda run: int(run.record["seed"])))))
+        return sorted(found, key=lambda measured: (not measured.protocol.full, *_order(measured)))
+
+    def done(self, job: Job) -> dict[int, Run]:
+        """The runs, by seed, that leave nothing to do for `job`, under any precision and on any devices."""
+        found: dict[int, Run] = {}
+        for measured in self.of(job):
+            unlike = measured.protocol  # what is not as the job asks
+            if not any((unlike.other, unlike.schedule, unlike.subset, unlike.selection)):
+                found |= {int(run.record["seed"]): run for run in measured.runs}
+        return found
+
+
+def _order(measured: Measured) -> tuple[Any, ...]:
+    shared = measured.protocol
+    return bool(shared.other), -len(measured.runs), shared, measured.mark
+
+
+def _mark(identity: Sequence[Any], alike: Sequence[Sequence[Any]]) -> str:
+    """What of (config, subset, ...) tells this group from those that read alike."""
+    names = ("config", "subset")
+    differing = [place for place in range(len(names)) if len({other[place] for other in alike}) > 1]
+    return ", ".join(f"{names[place]} {str(identity[place])[:8]}" for place in reversed(differing))
+
+
+def protocol(run: Run, job: Job) -> Protocol:
+    """How `run` differs from what `job` asks for."""
+    typed = set(_own(run.overrides))
+    asked = set(_own(job.settings))
+    other = [*sorted(typed - asked), *(f"without {text}" for text in sorted(asked - typed))]
+    expected = expected_epochs(job)
+    ran = tuple(int(stage.get("epochs") or 0) for stage in run.record["stages"])
+    selection, shots = run.record["selection"], run.record["shot_rule"]
+    return Protocol(
+        other=tuple(other),
+        schedule="" if ran == expected else f"{' + '.join(map(str, ran))} of {' + '.join(map(str, expected))} epochs",
+        subset=_subset(run, job),
+        selection=", ".join(
+            text for text, usual in ((selection, selection == _SELECTION), (shots, shots == _SHOTS)) if not usual
+        ),
+        numerics=_numerics(run.record.get("environment") or {}),
+    )
+
+
+def _numerics(environment: dict[str, Any]) -> str:
+    precision, devices = environment.get("precision", "32-true"), environment.get("world_size", 1)
+    parts = [str(precision) if precision != "32-true" else "", f"{devices} devices" if devices != 1 else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _subset(run: Run, job: Job) -> tuple[str, ...]:
+    ran, asked = _among(run.overrides, _SUBSET), _among(job.settings, _SUBSET)
+    return () if ran == asked else ran or tuple(f"without {text}" for text in asked)
+
+
+def _own(overrides: Iterable[str]) -> list[str]:
+    """The overrides that make another experiment, not another protocol of the same."""
+    keys = [(text.lstrip("+").partition("=")[0], text.lstrip("+")) for text in overrides if is_material(text)]
+    return [text for key, text in keys if key not in _APART and not key.startswith((*_SUBSET, "trainer."))]
+
+
+def _among(overrides: Iterable[str], keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(text.lstrip("+") for text in overrides if text.lstrip("+").startswith(keys)))
+
+
+@cache
+def expected_epochs(job: Job) -> tuple[int, ...]:
+    """Epochs of each stage of the job."""
+    return tuple(stage.epochs for stage in read_stages(job.overrides).values())
+
+
+def _same_data(run: Run, job: Job) -> bool:
+    return bool(run.record["imbalance"] == job.imbalance and run.record["imbalance_ratio"] == job.ratio)

@@ -1,0 +1,128 @@
+"""What is to be run for some cells, what is measured already, and what the rest costs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.text import Text
+
+from ltexp.papers import Cell
+from ltexp.report.records import counts_of
+from ltexp.report.table import duration
+from ltexp.reproduce.cost import Cost
+from ltexp.reproduce.jobs import Job, job_of
+from ltexp.reproduce.measured import Outputs
+from ltexp.reproduce.stages import read_stages
+
+
+@dataclass
+class Plan:
+    """Jobs of some cells.
+
+    Attributes:
+        seeds: asked for.
+        extra: further overrides of every job, which the jobs here have among theirs.
+        jobs: each with the cells that it measures.
+        missing: the seeds of each job that no finished run has.
+        impossible: reason why a cell cannot run, and its cells.
+        stages: each distinct stage-1 training that is missing, (what it is, seed), with the job to run it first.
+        shared: the stage-1 trainings of the missing jobs that a finished run has done.
+    """
+
+    seeds: list[int]
+    extra: list[str]
+    jobs: dict[Job, list[Cell]] = field(default_factory=dict)
+    missing: dict[Job, list[int]] = field(default_factory=dict)
+    impossible: dict[str, list[Cell]] = field(default_factory=dict)
+    stages: dict[tuple[str, int], Job] = field(default_factory=dict)
+    shared: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def to_run(self) -> list[tuple[Job, int]]:
+        """The missing runs; the first of each distinct stage 1 comes first, so that parallel jobs seldom wait."""
+        everything = [(job, seed) for job, seeds in self.missing.items() for seed in seeds]
+        leading = {(job, seed) for (_, seed), job in self.stages.items()}
+        return sorted(everything, key=lambda run: run not in leading)
+
+
+def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], extra: Sequence[str]) -> Plan:
+    """The plan for `cells` under `seeds` with the overrides `extra`."""
+    plan = Plan(list(seeds), list(extra))
+    finished: set[tuple[str, int]] = set()
+    for cell in cells:
+        job = job_of(cell)
+        if isinstance(job, Job):
+            plan.jobs.setdefault(job.with_extra(extra), []).append(cell)
+        else:
+            plan.impossible.setdefault(job, []).append(cell)
+    for job in plan.jobs:
+        done = outputs.done(job)
+        finished |= {(stage1_key(job), seed) for seed in done}
+        if absent := [seed for seed in seeds if seed not in done]:
+            plan.missing[job] = absent
+    for job, absent in plan.missing.items():
+        for seed in absent:
+            key = stage1_key(job), seed
+            if key in finished:
+                plan.shared.add(key)
+            else:
+                plan.stages.setdefault(key, job)
+    return plan
+
+
+def stage1_key(job: Job) -> str:
+    """Equal for jobs that share their stage 1."""
+    data = [text for text in job.overrides if text.lstrip("+").startswith("dataset.")]
+    facts: list[Any] = [job.dataset, job.backbone, data]
+    return json.dumps([facts, read_stages(job.overrides)["stage1"].signature])
+
+
+def show_plan(plan: Plan, cost: Cost) -> RenderableType:
+    """The plan for people: commands, stage-1 trainings, what is there, and the time that the rest takes."""
+    lines: list[Text] = []
+    for job, cells in plan.jobs.items():
+        absent = plan.missing.get(job, [])
+        done = [seed for seed in plan.seeds if seed not in absent]
+        state = "measured" if not absent else f"measured: seed {', '.join(map(str, done))}" if done else "to run"
+        names = ", ".join(f"{cell.paper}/{cell.table}/{cell.row}/{cell.column}" for cell in cells[:3])
+        more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+        lines.append(Text(f"{names}{more}: {state}", style="dim" if not absent else ""))
+        if absent:
+            lines.append(Text(f"  {job.command(absent)}", style="bold"))
+    for reason, cells in plan.impossible.items():
+        lines.append(Text(f"cannot run {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
+    lines.append(Text(_summary(plan, cost)))
+    return Lines(*lines)
+
+
+def _examples(cells: Sequence[Cell]) -> str:
+    rows = list(dict.fromkeys(f"{cell.paper}/{cell.table}/{cell.row}" for cell in cells))
+    return ", ".join(rows[:3]) + (", ..." if len(rows) > 3 else "")
+
+
+def _summary(plan: Plan, cost: Cost) -> str:
+    cells = sum(map(len, plan.jobs.values()))
+    total = cells + sum(map(len, plan.impossible.values()))
+    runs = len(plan.to_run)
+    lines = [
+        f"{cells} of {total} cells can be run, by {counts_of(len(plan.jobs), 'composition')} under "
+        f"{counts_of(len(plan.seeds), 'seed')}: {len(plan.jobs) * len(plan.seeds) - runs} runs measured, {runs} to run"
+    ]
+    if runs:
+        stages = f"{counts_of(len(plan.stages), 'stage-1 training')} in them"
+        there = f" ({len(plan.shared)} more are there already)" if plan.shared else ""
+        lines.append(stages + there)
+        seconds, unknown = cost.of_plan(plan)
+        lines.append(f"time on this machine, one run at a time: {_time(seconds, unknown)}")
+    return "\n".join(lines)
+
+
+def _time(seconds: float, unknown: Sequence[str]) -> str:
+    if not unknown:
+        return f"about {duration(seconds)}, evaluation apart"
+    what = ", ".join(unknown)
+    hint = f"no throughput on record for {what}; measure=true takes it in seconds"
+    return f"unknown: {hint}" if not seconds else f"at least {duration(seconds)}; {hint}"

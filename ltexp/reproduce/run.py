@@ -1,0 +1,116 @@
+"""Runs what a plan lacks, through `ltexp train` and whatever launcher is chosen."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from itertools import filterfalse
+from pathlib import Path
+from typing import Any
+
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.identity import digest
+from ltexp.reproduce.jobs import Job
+from ltexp.reproduce.plan import Plan
+
+_FIXED = ("seed", "method", "dataset", "backbone", "dataset.imbalance", "dataset.imbalance_ratio", "resume")
+
+
+def check_extra(extra: Sequence[str]) -> None:
+    """Raises a ConfigError for an override that is not the user's to give: it is what a cell says."""
+    for text in extra:
+        key = text.lstrip("+~").partition("=")[0]
+        if key in _FIXED or key.startswith(("hydra.sweep", "hydra.run", "hydra/sweeper")):
+            raise ConfigError(f"{key}= is set for each cell; choose the cells with table=, cells= and other filters")
+
+
+def outputs_root(extra: Sequence[str]) -> Path:
+    """Where the runs go: paths.outputs as typed, else outputs."""
+    typed = dict(text.lstrip("+").split("=", 1) for text in extra if "=" in text)
+    return Path(typed.get("paths.outputs", "outputs"))
+
+
+def check_jobs(plan: Plan) -> dict[str, str]:
+    """Composes one missing run of each dataset and opens its data: what is wrong with them, by dataset.
+
+    Raises:
+        LtexpError: for an override among `plan.extra` that does not exist or cannot work.
+    """
+    from ltexp.launching.sweep import check_data
+
+    problems: dict[str, str] = {}
+    first = {job.dataset: job for job, _ in reversed(plan.to_run)}
+    for dataset, job in first.items():
+        frozen = compose_job(job)
+        try:
+            check_data(frozen)
+        except LtexpError as error:
+            problems[dataset] = str(error)
+    return problems
+
+
+def compose_job(job: Job) -> dict[str, Any]:
+    """The frozen config of `job`.
+
+    Raises:
+        ConfigError: in one line, for whatever is wrong with an override.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from ltexp.conf_path import conf_dir
+    from ltexp.launching.explain import explain
+    from ltexp.launching.freeze import freeze
+
+    words = [text for text in job.overrides if not _is_hydras(text)]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return freeze(compose("config", words, return_hydra_config=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, words)) from None
+
+
+def run_plan(plan: Plan) -> None:
+    """Trains the plan's missing runs; returns when the last has ended, also if some have failed.
+
+    Each has a folder of its own below `<outputs>/reproduce/`, named after what it runs: started again, an unfinished
+    run continues there.
+    """
+    root = outputs_root(plan.extra) / "reproduce"
+    jobs = [
+        [*filterfalse(_is_hydras, job.overrides), f"seed={seed}", f"hydra.sweep.subdir={folder_of(job)}/seed{seed}"]
+        for job, seed in plan.to_run
+    ]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(jobs, file)
+        file.flush()
+        words = ["-m", "hydra/sweeper=listed", f"hydra.sweeper.jobs={file.name}", f"hydra.sweep.dir={root}"]
+        _train([*words, "resume=true", *filter(_is_hydras, plan.extra)])
+
+
+def _is_hydras(override: str) -> bool:
+    """Whether it speaks to Hydra, about the launcher say, and is no part of a run's config."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def folder_of(job: Job) -> str:
+    """Where the runs of a job go, below `<outputs>/reproduce/`."""
+    kept = [text for text in job.overrides if not text.lstrip("+~").startswith(("hydra", "paths.", "logger"))]
+    return f"{job.dataset}/{job.method}-{digest(kept)[:8]}"
+
+
+def _train(words: Sequence[str]) -> None:
+    """`ltexp train WORDS` in this process, so that it ends with this one."""
+    from ltexp.train import main
+
+    typed, sys.argv = sys.argv, ["ltexp train", *words]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C
+            raise
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr, flush=True)
+    finally:
+        sys.argv = typed

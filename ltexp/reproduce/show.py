@@ -1,0 +1,93 @@
+"""What is published: the papers and tables, a table as printed, a cell and what would measure it."""
+
+import string
+from collections.abc import Sequence
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ltexp.papers import Cell, Paper, Table, load_papers
+from ltexp.reproduce.jobs import Job, job_of
+
+LETTERS = string.ascii_lowercase  # of footnotes
+
+
+def list_papers(papers: Sequence[Paper]) -> RenderableType:
+    """A line for each table: its cells, and how many of them ltexp can run."""
+    grid = Grid(title=None)
+    for title, numeric in (("table", False), ("caption", False), ("cells", True), ("runnable", True)):
+        grid.add_column(title, justify="right" if numeric else "left", no_wrap=numeric)
+    for paper in papers:
+        for table in paper.tables.values():
+            grid.add_row(table.name, table.caption, str(len(table.cells)), str(_runnable(table.cells)))
+        title = f"{paper.title} ({paper.venue}, {paper.year})"
+        grid.add_row(
+            Text(paper.id, style="bold"), title, str(len(paper.cells)), str(_runnable(paper.cells)), end_section=True
+        )
+    everything = [cell for paper in papers for cell in paper.cells]
+    total = f"{_runnable(everything)} of {len(everything)} published cells can be run"
+    return Lines(grid, Text(f"{total}; ltexp reproduce show table=PAPER/NUMBER shows a table", style="dim"))
+
+
+def _runnable(cells: Sequence[Cell]) -> int:
+    return sum(isinstance(job_of(cell), Job) for cell in cells)
+
+
+def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
+    """The rows and columns of `cells` as the paper prints them; what ltexp cannot run is dim."""
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    at = {(cell.row, cell.column): cell for cell in cells}
+    grid = Grid(title=Text(f"{table.name}: {table.caption}", style="bold"), title_justify="left")
+    grid.add_column("")
+    for column in columns:
+        grid.add_column(column.replace("/", "\n"), justify="right")
+    marks: dict[str, list[Cell]] = {}  # each note and the cells that it is about
+    for row in rows:
+        line = [Text(row)]
+        for column in columns:
+            line.append(_printed(at.get((row, column)), marks))
+        grid.add_row(*line)
+    metric = {"top1_accuracy": "top-1 accuracy in %", "top1_error": "top-1 error in %"}[table.metric]
+    notes = [f"{metric}, as printed; dim: ltexp cannot run it", *([table.note] if table.note else [])]
+    notes += [
+        f"{LETTERS[place]} {', '.join(f'{cell.row}/{cell.column}' for cell in about)}: {note}"
+        for place, (note, about) in enumerate(marks.items())
+    ]
+    return Lines(grid, *(Text(note, style="dim") for note in notes))
+
+
+def _printed(cell: Cell | None, marks: dict[str, list[Cell]]) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    letter = ""
+    if cell.note:
+        marks.setdefault(cell.note, []).append(cell)
+        letter = LETTERS[list(marks).index(cell.note)]
+    return Text(cell.text + letter, style="" if isinstance(job_of(cell), Job) else "dim")
+
+
+def show_cell(cell: Cell) -> RenderableType:
+    """One cell: its number, and what measures it or why nothing does."""
+    job = job_of(cell)
+    error = f" (accuracy {cell.accuracy:g})" if cell.metric == "top1_error" else ""
+    own = {True: "the paper's own run", False: "quoted by the paper", None: "own run or quoted: not said"}[cell.own]
+    lines = [f"{cell.name}: {cell.metric} {cell.text}{error}, {own}"]
+    lines += [f"  note: {cell.note}"] if cell.note else []
+    lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  cannot run: {job}")
+    return Text("\n".join(lines))
+
+
+def show_paper(paper: Paper) -> RenderableType:
+    """A paper's tables, its printed settings, and what is noted about its numbers."""
+    settings = [" ".join(f"{key}={value}" for key, value in record.items()) for record in paper.settings]
+    lines = ["settings, as printed:", *(f"  {text}" for text in settings)]
+    lines += ["misprints, contradictions, and what was decided:", *(f"  - {note}" for note in paper.notes)]
+    return Lines(list_papers([paper]), Text("\n".join(lines)))
+
+
+def list_all() -> RenderableType:
+    """Every paper and table."""
+    return list_papers(list(load_papers().values()))

@@ -1,0 +1,208 @@
+"""`python -m ltexp.reproduce`: its grammar, exit status and speed, and what it makes of damaged outputs."""
+
+import csv
+import io
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from records import record, write
+
+from ltexp.papers import all_cells
+from ltexp.reproduce.__main__ import main
+from ltexp.reproduce.jobs import Job, job_of
+
+VARYING = ("method", "dataset", "imbalance", "backbone", "imbalance_ratio", "config_hash", "seed", "overrides")
+TABLE = ("table=mislas/3", "dataset=cifar100_lt", "ratio=100")
+
+
+def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: object) -> Path:
+    """A finished run of CIFAR-100-LT at ratio 100 with the published schedule."""
+    typed = [f"method={method}", "dataset=cifar100_lt", "backbone=resnet32", f"seed={seed}"]
+    facts = {"method": method, "dataset": "cifar100_lt", "seed": seed, "overrides": typed, "config_hash": method}
+    stages = record()["stages"]
+    for stage, epochs in zip(stages, (200, 10), strict=True):
+        stage["epochs"] = epochs
+    return write(folder, **{**facts, "stages": stages, **changes})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lst"], "unknown verb 'lst': did you mean 'list'?"),
+        (["show", "table=mislas/33"], "unknown table 'mislas/33': did you mean 'mislas/3'?"),
+        (["show", "paper=mislass"], "unknown paper 'mislass': did you mean 'mislas'?"),
+        (["plan", "cells=mislas/3/mislass"], "unknown cell 'mislas/3/mislass'"),
+        (["plan", "table=mislas/3", "method=mislass"], "unknown method 'mislass': did you mean 'mislas'?"),
+        (["plan", "table=mislas/3", "method=bkd"], "these filters contradict each other"),
+        (["plan", "paper=kps", "table=mislas/3"], "paper=kps and table=mislas/3 contradict each other"),
+        (["plan", "table=mislas/3", "seeds=0,x"], "seeds=0,x cannot be: expected whole numbers"),
+        (["plan", "table=mislas/3", "sedes=0"], "unknown key 'sedes': did you mean 'seeds'?"),
+        (["plan", "table=mislas/3", "stage1.epcohs=8"], "unknown key 'stage1.epcohs': did you mean 'stage1.epochs'?"),
+        (["plan", "table=mislas/3", "dataset.imbalance_ratio=7"], "dataset.imbalance_ratio= is set for each cell"),
+        (["run", "table=mislas/3", "dry_run=yes"], "unknown dry_run 'yes'"),
+        (["compare", "table=mislas/3", "format=htm"], "unknown format 'htm': did you mean 'html'?"),
+        (["compare", "table=mislas/3", "format=html"], "format=html needs a file"),
+        (["compare", "table="], "table= names nothing"),
+        (["compare", "trainer=bf16"], "unknown key 'trainer'"),
+        (["show"], "name a table, a paper or cells"),
+        (["show", "table"], "'table' is not KEY=VALUE"),
+    ],
+)
+def test_a_wrong_command_line_has_one_line_and_status_2(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_counts_every_cell_and_the_runnable_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    runnable = sum(isinstance(job_of(cell), Job) for cell in all_cells())
+    text = capsys.readouterr().out
+    assert f"{runnable} of 1269 published cells can be run" in text
+    assert runnable >= 422
+    assert "mislas/8" in text
+
+
+def test_show_prints_the_table_the_cell_and_the_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "table=mislas/3"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"mislas +│ +82\.1 │ +85\.8 │ +89\.9 │ +47\.0 │ +52\.3 │ +63\.0", text)
+    assert main(["show", "cells=mislas/3/mislas/cifar100_lt/100"]) == 0
+    command = "ltexp train method=mislas dataset=cifar100_lt dataset.imbalance_ratio=100 backbone=resnet32 seed=0"
+    assert command in capsys.readouterr().out
+    assert main(["show", "paper=kps"]) == 0
+    assert "probably kps" in capsys.readouterr().out
+
+
+def test_plan_says_what_is_measured_and_what_is_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path / "one")
+    assert main(["plan", *TABLE, "seeds=0,1", f"runs={tmp_path}"]) == 0
+    text = capsys.readouterr().out
+    assert "mislas/3/mislas/cifar100_lt/100: measured: seed 0" in text
+    assert "6 of 8 cells can be run, by 6 compositions under 2 seeds: 1 runs measured, 11 to run" in text
+    assert "cannot run 1 cell (mislas/3/bbn): ltexp has no method bbn" in text
+    assert "5 stage-1 trainings in them (1 more are there already)" in text
+    assert "no throughput on record for resnet32 in 32-true" in text
+
+
+def test_plan_estimates_time_from_what_is_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+    import platform
+
+    here = {"platform": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    counts = [500, 100, 50]
+    finished(tmp_path / "one", environment={**here, "precision": "32-true"}, class_counts=counts)
+    assert main(["plan", *TABLE, "method=ce", f"runs={tmp_path}"]) == 0
+    # 650 images x 200 epochs at 1234.5 images/s
+    assert "about 1 min 45 s" in capsys.readouterr().out
+
+
+def test_compare_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, accuracy in enumerate((46.0, 48.0)):
+        finished(tmp_path / "runs" / str(seed), seed=seed, all=accuracy)
+    for name, part in (
+        ("t.md", "| mislas/3 | mislas | cifar100_lt | 100 |"),
+        ("t.tex", r"47.0 & $47.00 \pm 1.41$ & 2 & +0.00 & last epoch"),
+        ("t.html", '"47.0'),
+        ("t.txt", "47.00 ± 1.41"),
+    ):
+        out = tmp_path / name
+        assert main(["compare", *TABLE, f"runs={tmp_path}/runs", f"out={out}"]) == 0
+        assert part in out.read_text() or name == "t.html"
+    capsys.readouterr()
+    assert main(["compare", *TABLE, f"runs={tmp_path}/runs", "format=csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    (row,) = (row for row in rows if row["method"] == "mislas")
+    assert (float(row["published"]), float(row["measured"]), row["n"]) == (47.0, 47.0, "2")
+    assert {row["protocol"] for row in rows if row["method"] == "bbn"} == {"cannot run: ltexp has no method bbn"}
+
+
+def test_damaged_foreign_and_older_records_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path / "good", all=47.5)
+    finished(tmp_path / "older", schema=0)
+    for name, text in (("damaged", "{"), ("foreign", '{"accuracy": 99}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    assert main(["compare", *TABLE, "method=mislas", f"runs={tmp_path}"]) == 0
+    output = capsys.readouterr()
+    assert "47.50" in output.out
+    assert output.err.count("\n") == 3
+    for part in ("is damaged", "is not a record of ltexp", "has schema 0"):
+        assert part in output.err
+
+
+def test_kept_records_give_the_same_table_without_the_machines_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["method=mislas", "dataset=cifar100_lt", "paths.outputs=/home/someone/outputs", "seed=0"]
+    folder = finished(tmp_path / "runs", overrides=typed)
+    paths = f"paths: {{data: {tmp_path}, outputs: {tmp_path}}}\nstage_cache: {{enabled: true, dir: {tmp_path}}}\n"
+    (folder / "config.yaml").write_text(paths + f"overrides: {json.dumps(typed)}\n")
+    assert main(["compare", *TABLE, f"runs={tmp_path}/runs", f"keep={tmp_path}/kept", f"out={tmp_path}/a.csv"]) == 0
+    assert main(["compare", *TABLE, f"runs={tmp_path}/kept", f"out={tmp_path}/b.csv"]) == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    kept = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert {path.name for path in kept} == {"record.json", "config.yaml"}
+    assert not any("/home" in path.read_text() or str(tmp_path) in path.read_text() for path in kept)
+
+
+def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "paper=bkd", f"runs={finished(tmp_path)}"]) == 1
+    assert "none of these cells is measured yet" in capsys.readouterr().err
+    assert main(["run", "cells=mislas/7/mislas"]) == 1
+    assert "ltexp has no dataset inat18" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "table=bkd/1"], ["plan", "table=mislas/3", "seeds=0,1,2"]])
+def test_list_show_and_plan_take_under_two_seconds_and_no_torch(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from ltexp.reproduce.__main__ import main; status = main(sys.argv[1:])\n"
+        "print(status, [name for name in ('torch', 'hydra', 'pandas', 'matplotlib') if name in sys.modules])"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", code, *words]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.stdout.splitlines()[-1] == "0 []"
+    # processor time: other work on the machine does not count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_the_page_of_every_cell_and_3000_runs_is_quick_and_light(tmp_path: Path) -> None:
+    jobs = list(dict.fromkeys(job for cell in all_cells() if isinstance(job := job_of(cell), Job)))
+    metrics = {
+        "all": 50.0,
+        "many": 60.0,
+        "medium": 40.0,
+        "few": 30.0,
+        "ece": 5.0,
+        "mce": 9.0,
+        "per_class": [50.0] * 100,
+    }
+    sized = {"metrics": metrics, "confusion": [[1] * 100] * 100, "class_counts": [10] * 100}
+    stages = [{**record()["stages"][0], "metrics": metrics}]
+    rest = json.dumps({key: value for key, value in record(**sized, stages=stages).items() if key not in VARYING})
+    for number in range(3000):
+        job, seed = jobs[number % len(jobs)], number // len(jobs)
+        facts = (job.method, job.dataset, job.imbalance, job.backbone, float(job.ratio or 1), f"{hash(job):x}", seed)
+        own = dict(zip(VARYING, (*facts, [*job.overrides, f"seed={seed}"]), strict=True))
+        (tmp_path / "runs" / str(number)).mkdir(parents=True)
+        (tmp_path / "runs" / str(number) / "record.json").write_text(json.dumps(own)[:-1] + "," + rest[1:])
+    start = time.process_time()
+    assert main(["compare", f"runs={tmp_path}/runs", f"out={tmp_path}/page.html"]) == 0
+    assert time.process_time() - start < 20
+    assert (tmp_path / "page.html").stat().st_size < 3_000_000

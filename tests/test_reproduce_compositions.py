@@ -1,0 +1,63 @@
+"""Every runnable cell composes, to what its rule says; the quick reading of conf/ agrees with Hydra."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from runs import composed
+
+from ltexp.papers import all_cells
+from ltexp.reproduce.jobs import Job, job_of
+from ltexp.reproduce.stages import read_stages
+
+
+def runnable() -> list[Job]:
+    jobs = {job: None for cell in all_cells() if isinstance(job := job_of(cell), Job)}
+    return list(jobs)
+
+
+def one_of_each() -> list[Job]:
+    """A job for each method and variant, rather than for each dataset and ratio as well."""
+    found: dict[Any, Job] = {}
+    for job in sorted(runnable(), key=lambda job: (job.ratio != 100, job.dataset != "cifar100_lt")):
+        found.setdefault((job.method, job.settings), job)
+    return list(found.values())
+
+
+def check(jobs: Iterable[Job]) -> None:
+    by_signature: dict[Any, Any] = {}
+    by_stage: dict[str, Any] = {}
+    for job in jobs:
+        plain = composed(*job.overrides, small=False)
+        assert plain["choices"]["method"] == job.method
+        assert plain["choices"]["backbone"] == job.backbone
+        assert plain["dataset"]["name"] == job.dataset
+        if job.ratio is not None:
+            assert plain["dataset"]["imbalance_ratio"] == job.ratio
+            assert plain["dataset"]["imbalance"] == job.imbalance
+        stages = read_stages(job.overrides)
+        for name in ("stage1", "stage2"):
+            assert (name in stages) == (plain[name] is not None), job
+            if name in stages:
+                read, real = stages[name], plain[name]
+                assert read.epochs == real["epochs"], job
+                assert read.values["batch_size"] == real["batch_size"], job
+                assert read.trains_backbone == real["trainable"]["backbone"], job
+                for key, choice in read.choices.items():
+                    group, part = key.split(" ")
+                    assert plain["choices"][f"{group}@{name}.{part}"] == choice, (job, key)
+        # equal signatures compose to equal stages
+        data = (job.dataset, job.imbalance, job.ratio, job.backbone)
+        signature = (*data, stages["stage1"].signature)
+        assert by_signature.setdefault(signature, plain["stage1"]) == plain["stage1"], job
+        # and different ones to different stages: a plan does not count one training twice
+        assert by_stage.setdefault(repr((data, plain["stage1"])), signature) == signature, job
+
+
+def test_each_method_and_variant_composes_and_is_read_as_hydra_composes_it() -> None:
+    check(one_of_each())
+
+
+@pytest.mark.slow
+def test_every_runnable_cell_composes_and_is_read_as_hydra_composes_it() -> None:
+    check(runnable())

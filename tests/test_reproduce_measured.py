@@ -1,0 +1,158 @@
+"""Which runs count for which cell: what is averaged, what stands apart, what is left to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import record, write
+
+from ltexp.papers import all_cells, match_cells
+from ltexp.report.records import Run
+from ltexp.reproduce.compare import compare, to_page, to_table
+from ltexp.reproduce.jobs import Job, job_of
+from ltexp.reproduce.measured import Outputs
+from ltexp.reproduce.plan import make_plan
+
+MISLAS = "mislas/3/mislas/cifar100_lt/100"
+
+
+def job(name: str) -> Job:
+    (cell,) = match_cells(all_cells(), name)
+    found = job_of(cell)
+    assert isinstance(found, Job)
+    return found
+
+
+def run(name: str = MISLAS, epochs: tuple[int, ...] = (200, 10), **changes: Any) -> Run:
+    """A run of the cell's job; further overrides in `typed`, other entries of the record by name."""
+    of_cell = job(name)
+    typed = [*of_cell.overrides, *changes.pop("typed", [])]
+    facts = {"method": of_cell.method, "dataset": of_cell.dataset, "imbalance": of_cell.imbalance}
+    facts |= {"imbalance_ratio": float(of_cell.ratio or 1), "backbone": of_cell.backbone}
+    made = record(**{**facts, "overrides": typed, **changes})
+    made["stages"] = [{**made["stages"][0], "name": f"stage{n}", "epochs": e} for n, e in enumerate(epochs, 1)]
+    return Run(Path(f"{made['config_hash']}-{made['seed']}"), made)
+
+
+def measured(*runs: Run, name: str = MISLAS) -> list[tuple[str, list[int], float]]:
+    found = Outputs(runs).of(job(name))
+    return [(group.text, group.seeds, group.accuracy("all").mean) for group in found]  # type: ignore[union-attr]
+
+
+def test_seeds_are_averaged_under_one_protocol() -> None:
+    assert measured(run(all=46.0), run(all=48.0, seed=1)) == [("last epoch", [0, 1], 47.0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"epochs": (8, 4)}, "last epoch, 8 + 4 of 200 + 10 epochs"),
+        ({"typed": ["dataset.subset.seed=1"]}, "last epoch, dataset.subset.seed=1"),
+        ({"typed": ["dataset.max_per_class=50"]}, "last epoch, dataset.max_per_class=50"),
+        ({"environment": {"precision": "bf16-mixed", "world_size": 2}}, "last epoch, bf16-mixed, 2 devices"),
+        ({"selection": "best_on_test"}, "best_on_test"),
+        ({"typed": ["stage2.loss.head_smoothing=0.2"]}, "last epoch, other config: stage2.loss.head_smoothing=0.2"),
+    ],
+)
+def test_other_protocols_and_configs_stand_apart_and_after_the_full_one(changes: dict[str, Any], text: str) -> None:
+    found = measured(run(all=47.0), run(all=10.0, seed=1, config_hash="d", **changes))
+    assert found == [("last epoch", [0], 47.0), (text, [1], 10.0)]
+
+
+def test_two_configs_that_claim_one_cell_and_seed_are_shown_not_averaged() -> None:
+    found = measured(run(all=40.0, config_hash="aaaaaaaaaa"), run(all=50.0, config_hash="bbbbbbbbbb"))
+    assert found == [("last epoch, config aaaaaaaa", [0], 40.0), ("last epoch, config bbbbbbbb", [0], 50.0)]
+
+
+def test_other_images_of_the_same_counts_are_shown_not_averaged() -> None:
+    found = measured(run(subset_hash="one"), run(subset_hash="two", seed=1))
+    assert [text for text, _, _ in found] == ["last epoch, subset one", "last epoch, subset two"]
+
+
+def test_a_variant_is_its_own_cell() -> None:
+    without = run("mislas/2/mislas:mu+sl/cifar100_lt/100", all=45.0)
+    assert measured(without, name="mislas/2/mislas:mu+sl/cifar100_lt/100") == [("last epoch", [0], 45.0)]
+    cells = match_cells(all_cells(), "mislas/2/mislas:mu+sl+las/cifar100_lt/100")
+    # beside the full method it would only be in the way
+    assert [line.kind for line in compare(cells, Outputs([without]), missing=True)] == ["missing"]
+
+
+def test_equal_compositions_of_several_tables_are_one_job() -> None:
+    names = ("mislas/2/mislas:mu+sl+las/cifar100_lt/100", MISLAS, "gcl/5.2/mislas/cifar100_lt/100")
+    assert len({job(name) for name in names}) == 1
+    assert job("kps/3.4/kps:ga/cifar10_lt/50") == job("kps/3.2/kps/cifar10_lt/50")
+
+
+def test_a_precision_and_devices_leave_nothing_to_do_but_another_schedule_does() -> None:
+    cells = match_cells(all_cells(), MISLAS)
+    bf16 = Outputs([run(environment={"precision": "bf16-mixed"})])
+    assert make_plan(cells, bf16, [0, 1], []).to_run == [(job(MISLAS), 1)]
+    short = Outputs([run(epochs=(8, 4), typed=["stage1.epochs=8", "stage2.epochs=4"])])
+    assert len(make_plan(cells, short, [0], []).to_run) == 1
+    assert not make_plan(cells, short, [0], ["stage1.epochs=8", "stage2.epochs=4", "trainer=bf16"]).to_run
+    assert len(make_plan(cells, short, [0], ["stage1.epochs=9", "stage2.epochs=4"]).to_run) == 1
+    subset = ["dataset.num_classes=5"]
+    assert len(make_plan(cells, Outputs([run()]), [0], subset).to_run) == 1
+    assert not make_plan(cells, Outputs([run(typed=subset)]), [0], subset).to_run
+
+
+def test_stage_1_is_counted_once_for_the_methods_that_share_it() -> None:
+    cells = match_cells(all_cells(), "mislas/3/*/cifar100_lt/100")
+    plan = make_plan(cells, Outputs([]), [0, 1], [])
+    assert len(plan.to_run) == 12
+    assert len(plan.stages) == 6  # ce, ldam_drw, and one for mixup, crt_mixup, lws_mixup and mislas
+    assert {reason.rpartition(" ")[2] for reason in plan.impossible} == {"bbn", "remix_drw"}
+    later = make_plan(cells, Outputs([run("mislas/3/crt_mixup/cifar100_lt/100")]), [0], [])
+    assert (len(later.to_run), len(later.stages), len(later.shared)) == (5, 2, 1)
+
+
+def test_an_override_of_stage_2_does_not_reach_methods_without_one() -> None:
+    short = job("mislas/3/ce/cifar100_lt/100").with_extra(["stage1.epochs=8", "stage2.epochs=4"])
+    assert short.settings == ("stage1.epochs=8",)
+
+
+def test_an_error_table_is_compared_in_errors() -> None:
+    (cell,) = match_cells(all_cells(), "kps/3.2/kps/cifar100_lt/100")  # 54.97
+    (line,) = compare(
+        [cell], Outputs([run(cell.name, (200,), all=44.0), run(cell.name, (200,), all=46.0, seed=1)]), True
+    )
+    assert line.value is not None
+    assert (line.value.mean, round(line.difference or 0, 2)) == (55.0, 0.03)
+    row = to_table([line]).rows[0]
+    assert row[-5] == "54.97"
+    assert row[-2] == "+0.03"
+
+
+def test_classes_and_shots_come_from_the_same_run() -> None:
+    cells = match_cells(all_cells(), "fbl/4.5/fbl/cifar10_lt/100")
+    outputs = Outputs([run("fbl/4.2/fbl/cifar10_lt/100", (200,))])
+    values = {line.cell.split: line.value for line in compare(cells, outputs, missing=False)}
+    assert values["class_0"].mean == 60.0  # type: ignore[union-attr]
+    assert values["class_2"] is None  # the record has no accuracy of it
+
+
+def test_what_cannot_run_says_why_in_one_line() -> None:
+    for cell in all_cells():
+        found = job_of(cell)
+        assert isinstance(found, Job) or (found and "\n" not in found), cell.name
+    assert job_of(match_cells(all_cells(), "mislas/7/mislas/inat18")[0]) == "ltexp has no dataset inat18"
+
+
+def test_a_cell_with_many_other_configs_does_not_list_them_all() -> None:
+    others = [run(config_hash=f"{n}", typed=[f"stage2.loss.head_smoothing=0.{n}"]) for n in range(1, 6)]
+    lines = compare(match_cells(all_cells(), MISLAS), Outputs(others), missing=True)
+    assert [line.remark for line in lines] == ["5 other configs: see ltexp report"]
+
+
+def test_the_page_has_each_run_once_with_its_command_and_links(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a b", overrides=["method=mislas", "stage1.x=[1, 2]"])
+    (folder / "reliability.png").write_bytes(b"")
+    base = run()
+    linked = Run(folder, base.record | {"overrides": [*base.record["overrides"], "seed=0"]})
+    page = to_page(compare(match_cells(all_cells(), MISLAS), Outputs([linked]), True), "</script><b>")
+    text = page.to_html(tmp_path)
+    assert "a%20b/record.json" in text
+    assert "a%20b/reliability.png" in text
+    assert text.count("ltexp train method=mislas dataset=cifar100_lt") == 1
+    assert "</script><b>" not in text
+    assert "://" not in text.replace("http://www.w3.org", "")  # nothing is fetched
