@@ -125,7 +125,7 @@ class GaussianClouded(Loss):
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""
         cosines = output.logits.float()
-        logits = torch.add(self.noise(cosines).mul_(-self.scale * self.clouds), cosines, alpha=self.scale)
+        logits = self.noise(cosines).mul_(-self.scale * self.clouds).add_(cosines, alpha=self.scale)
         if self.margin > 0:
             logits = subtract_at_target_(logits, target, logits.new_full(target.shape, self.scale * self.margin))
         losses = F.cross_entropy(logits, target, reduction="none")
