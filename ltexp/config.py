@@ -22,6 +22,7 @@ from ltexp.signature import accepted_keywords, fits
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
 ACCELERATORS = ("auto", "cpu", "gpu")
+FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
 PARTS = ("backbone", "classifier", "auxiliary")  # of a stage's model
 
 
@@ -60,11 +61,15 @@ class StageConfig:
     init: Init = field(default_factory=Init)
     trainable: Trainable = field(default_factory=Trainable)
     batch_norm: str = "train"
+    training_set: dict[str, Any] = field(default_factory=dict)
     augmentation: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
+    feature_power: float = 1.0
     classifier: dict[str, Any] = field(default_factory=dict)
     auxiliary: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     loss: dict[str, Any] = field(default_factory=dict)
+    loss_weight: float = 1.0
     terms: dict[str, Term] = field(default_factory=dict)
     reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
     sampler: dict[str, Any] = field(default_factory=dict)
@@ -241,6 +246,10 @@ def check_values(config: Config) -> None:
     _require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")
     for name, stage in config.stages.items():
         _check_stage(name, stage, trainer.devices)
+        for key in stage.training_set:
+            if key not in config.dataset:
+                known = [f"{name}.training_set.{own}" for own in config.dataset if own != "_target_"]
+                raise ConfigError(unknown_name("key", f"{name}.training_set.{key}", known))
 
 
 def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
@@ -255,11 +264,14 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
         if not getattr(stage, group).get("_target_"):
             raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
+    _require(stage.loss_weight > 0, f"{name}.loss_weight", stage.loss_weight, "a number above 0")
     lr = stage.optimizer.get("lr")
     _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
     for key in ("momentum", "weight_decay"):
         value = stage.optimizer.get(key, 0)
         _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
+    power = stage.feature_power
+    _require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
     for part in PARTS:
         start = getattr(stage.init, part)

@@ -15,6 +15,7 @@ class ModelOutput:
         feature_maps: the backbone's maps, block by block, each (B, c, h, w), when a loss asked for them.
         expert_logits: (E, B, C) for a network of E experts.
         teacher_logits: (B, C) when the stage has a teacher; carries no gradient.
+        teacher_features: (B, D), what the teacher's classifier read; likewise.
         auxiliary_logits: (B, C) of an auxiliary network.
         auxiliary_maps: the auxiliary network's maps, one for each of `feature_maps`.
     """
@@ -24,5 +25,6 @@ class ModelOutput:
     feature_maps: list[Tensor] | None = None
     expert_logits: Tensor | None = None
     teacher_logits: Tensor | None = None
+    teacher_features: Tensor | None = None
     auxiliary_logits: Tensor | None = None
     auxiliary_maps: list[Tensor] | None = None

@@ -4,9 +4,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ltexp.outputs import ModelOutput
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -29,3 +33,24 @@ def load(group: str, name: str) -> DictConfig:
 def build(group: str, name: str, **keywords: Any) -> Any:
     """conf/<group>/<name>.yaml, instantiated with further keywords."""
     return instantiate(load(group, name), **keywords)
+
+
+def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
+    """An output with `logits` (B, C) in which whatever a loss may read besides is there too, made up but fixed."""
+    draws = torch.Generator().manual_seed(0)
+    rows, classes = logits.shape
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draws)
+
+    shifts = normal(2, rows, classes)
+    return ModelOutput(
+        logits=logits,
+        features=normal(rows, width),
+        expert_logits=logits + shifts - shifts.mean(0),
+        teacher_logits=normal(rows, classes),
+        teacher_features=normal(rows, width),
+        feature_maps=[normal(rows, 4, side, side) for side in (4, 2)],
+        auxiliary_logits=normal(rows, classes),
+        auxiliary_maps=[normal(rows, 4, side, side).square() for side in (4, 2)],
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from choices import build, names
+from choices import build, full_output, names
 from torch import Tensor
 
 from ltexp.losses.base import Loss
@@ -83,7 +83,7 @@ def test_mixup_with_lambda_1_is_no_mixup(counts: Tensor, name: str, monkeypatch:
     mixed, targets = Mixup()(images, y, size=8, seed=0, epoch=0, step=0)
     assert torch.equal(mixed, images)
     loss = build("loss", name, class_counts=counts)
-    output = ModelOutput(logits=z, features=torch.randn(8, 6))
+    output = full_output(z)
     loss.set_progress(5, 10)
     value = targets.objective(loss, output)
     loss.set_progress(5, 10)  # noise is drawn from the same point again

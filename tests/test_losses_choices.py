@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from choices import build, load, names
+from choices import build, full_output, load, names
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -60,20 +60,17 @@ def test_all_samplers_are_there() -> None:
 @pytest.mark.parametrize("name", names("loss"))
 def test_loss_takes_one_step(name: str) -> None:
     """A scalar in float32, a finite gradient, progress accepted, and nothing to save: counts are the data's."""
-    from ltexp.outputs import ModelOutput
-
     loss = build("loss", name, class_counts=COUNTS)
     loss.set_progress(0, 10, step=3)
-    logits, soft = (torch.randn(8, 3, requires_grad=True) for _ in range(2))
-    maps = [torch.randn(8, 4, side, side, requires_grad=True) for side in (4, 2)]
-    auxiliary = {"auxiliary_logits": soft, "auxiliary_maps": [m.detach().square() for m in maps]}
-    read = {"features": torch.randn(8, 5), "teacher_logits": torch.randn(8, 3)} | auxiliary
-    output = ModelOutput(logits=logits, feature_maps=maps, **read)
+    output = full_output(torch.randn(8, 3))
+    leaves = [output.logits, output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps]
+    for leaf in leaves:
+        leaf.requires_grad_()
     value = loss(output, torch.arange(8) % 3)
     value.backward()
     assert value.shape == ()
     assert value.dtype == torch.float32
-    gradients = [leaf.grad for leaf in (logits, soft, *maps) if leaf.grad is not None]
+    gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert not {"class_counts", "class_weights"} & set(loss.state_dict())  # they follow from the data

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from choices import build, names
+from choices import build, full_output, names
 from runs import assert_equal_weights, composed, run_here, weights
 from torch import Tensor
 
@@ -392,7 +392,7 @@ def own(loss: str) -> Loss:
 def test_deferred_weights_hold_from_the_start_on_and_not_before(loss: str) -> None:
     """Any loss that weighs nothing itself: plain up to epoch 159 of 200, weighted from 160, plain if asked again."""
     z, y = batch(33, 10, scale=0.3)
-    output = ModelOutput(logits=z, features=torch.ones(33, 5))
+    output = full_output(z)
     deferred, plain, weighted = objective(loss), own(loss), own(loss)
     weighted.class_weights = torch.tensor(effective(COUNTS["unsorted"].tolist(), 0.9999))
     for epoch in (0, 159, 160, 199, 159):

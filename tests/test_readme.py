@@ -55,7 +55,11 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["method", "dataset", "classifier", "loss", "reweighting", "sampler", "auxiliary", "mixing", "schedule"]
+    "group",
+    [
+        *("method", "dataset", "classifier", "loss", "reweighting", "sampler", "auxiliary", "mixing", "schedule"),
+        *("augmentation", "features", "training_set"),
+    ],
 )
 def test_the_readmes_table_names_every_choice(group: str) -> None:
     (row,) = re.findall(rf"^\| `{group}[@`].*$", README, re.MULTILINE)

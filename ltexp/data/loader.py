@@ -114,6 +114,16 @@ class Loader(ABC, Generic[AnySplit]):
         """Sets the epoch, from 0, that the next iteration is of."""
         self.epoch = epoch
 
+    def end_epoch(self, epoch: int) -> None:
+        """Called after an epoch's last step, on every process, for a loader that learns from one epoch to the next."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What such a loader has learned, for the checkpoint to resume from."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from `state`."""
+
     @property
     def rows(self) -> int:
         """Rows of the epoch over all processes."""
@@ -126,18 +136,29 @@ class Loader(ABC, Generic[AnySplit]):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
-        order, draws = self._plan()
-        steps = len(self)
-        for step in range(steps):
-            start = step * self.batch_size
-            stop = len(order) if step == steps - 1 else start + self.batch_size
-            size = stop - start
-            own = len(range(start + self._rank, stop, self._world_size))
-            rows = slice(start + self._rank, stop, self._world_size) if own else slice(stop - 1, stop)
+        order, _ = self._plan()
+        for step in range(len(self)):
+            rows, own, size = self._share(step)
             index = order[rows]
-            inputs = self._inputs(index, {name: drawn[rows] for name, drawn in draws.items()})
             labels = self._labels.index_select(0, index)
+            inputs = self._batch_inputs(step, rows)
             yield Batch(inputs, labels, index, own * self._world_size / size, size, epoch, step)
+
+    def _share(self, step: int) -> tuple[slice, int, int]:
+        """(positions in the order, how many of them are this process's, rows of all) of the batch `step`.
+
+        A process without rows gets the batch's last one, which stands in and is not its own.
+        """
+        start = step * self.batch_size
+        stop = self.rows if step == len(self) - 1 else start + self.batch_size
+        own = len(range(start + self._rank, stop, self._world_size))
+        rows = slice(start + self._rank, stop, self._world_size) if own else slice(stop - 1, stop)
+        return rows, own, stop - start
+
+    def _batch_inputs(self, step: int, rows: slice) -> Tensor:
+        """What the model reads of the positions `rows` in the order, which are of the batch `step`."""
+        order, draws = self._plan()
+        return self._inputs(order[rows], {name: drawn[rows] for name, drawn in draws.items()})
 
     def _plan(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The epoch's order (L,) and augmentation draws (L, ...), on the device."""

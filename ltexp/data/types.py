@@ -1,8 +1,8 @@
 """What a dataset is made of: the arrays of its source, and the long-tailed subset that a run trains on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,13 @@ class Split:
         index: int64 (N,), each sample's position in the source's split.
         loader: dotted path of the `ltexp.data.loader.Loader` that makes batches of such a split; imported when one is
             needed, since it needs torch.
+        unit: what one sample is called, in the plural.
     """
 
     labels: Ints
     index: Ints
     loader: ClassVar[str]
+    unit: ClassVar[str]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,6 +34,10 @@ class Split:
     def describe(self) -> str:
         """What a sample is like, in a few words."""
         raise NotImplementedError
+
+    def take(self, rows: npt.NDArray[Any]) -> Self:
+        """A part of the split: the rows of a mask (N,), or of positions in that order."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +50,7 @@ class ImageSplit(Split):
 
     images: Images
     loader: ClassVar[str] = "ltexp.data.loader.ImageLoader"
+    unit: ClassVar[str] = "images"
 
     def describe(self) -> str:
         """Height and width."""
@@ -58,6 +65,7 @@ class SourceArrays:
         train_images: uint8 (N, H, W, 3), RGB; so is `test_images`, with the same H and W.
         train_labels: int64 (N,), positions in `class_names`; so is `test_labels`.
         class_names: one for each label.
+        unit: what one sample is called, in the plural.
     """
 
     train_images: Images
@@ -65,6 +73,11 @@ class SourceArrays:
     test_images: Images
     test_labels: Ints
     class_names: tuple[str, ...]
+    unit: ClassVar[str] = "images"
+
+    def describe(self) -> str:
+        """What a sample is like, in a few words."""
+        return f"{self.train_images.shape[1]}x{self.train_images.shape[2]} pixels"
 
 
 class Source(Protocol):

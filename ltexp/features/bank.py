@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ltexp.features.statistics import ClassStatistics
 
+COVARIANCES = ("auto", "implicit", "full")
 BLOCK = 2**24  # random numbers drawn at a time for one class
 
 
@@ -34,8 +35,11 @@ class FeatureBank:
 
     def __init__(self, features: Tensor, labels: Tensor, statistics: ClassStatistics, covariance: str = "auto") -> None:
         order = labels.argsort(stable=True)
-        self.features, self.labels = features[order], labels[order]
-        self.place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        rows = torch.arange(len(order), device=order.device)
+        self.place = torch.empty_like(order).scatter_(0, order, rows)
+        # a training set is usually sorted already, and its features are then not held twice
+        in_order = bool((order == rows).all())
+        self.features, self.labels = (features, labels) if in_order else (features[order], labels[order])
         self.counts = statistics.counts.cpu()
         self.starts = self.counts.cumsum(0) - self.counts
         self.means = statistics.mean().float()

@@ -48,7 +48,7 @@ class Confidence:
                 raise ConfigError(f"features.{name}={value} cannot be: expected 0 or more")
         self.is_tail, self.adaptive = is_tail.cpu(), adaptive
         self.step, self.threshold, self.most = step, threshold, most
-        self.beta = torch.full((epochs + 1, len(is_tail)), start) * self.is_tail
+        self.beta = torch.full((epochs + 1, len(is_tail)), float(start)) * self.is_tail
         self.score = torch.full((epochs, len(is_tail)), torch.nan)
 
     def update(self, epoch: int, score: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Turns a composed Hydra config into the plain, resolved, checked config that a run is started on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import PARTS, to_config
+from ltexp.config import FILES_OF_A_BACKBONE, PARTS, to_config
 from ltexp.errors import ConfigError
 
 PRIMARY = "config"
@@ -30,7 +31,7 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
     task = composed.copy()
     with open_dict(task):
         task.pop("hydra")
-        _reset_replaced_nodes(task, overrides, choices)
+        _reset_replaced_nodes(task, overrides, choices, task.pop("choose", {}))
         # a frozen config that is run again has no groups to choose from, but remembers its choices
         task.choices = {**OmegaConf.select(task, "choices", default={}), **choices}
         task.overrides = overrides
@@ -54,27 +55,35 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     for node, key in places:
         if node[key] not in (None, "fresh", "stage1"):
             node[key] = str(Path(node[key]).expanduser().absolute())
-    weights = plain["backbone"].get("weights")
-    if weights and Path(weights).exists():  # else it names weights of torchvision's
-        plain["backbone"]["weights"] = str(Path(weights).absolute())
+    for key in FILES_OF_A_BACKBONE:
+        file = plain["backbone"].get(key)
+        if file and Path(file).expanduser().exists():  # else it names weights of torchvision's
+            plain["backbone"][key] = str(Path(file).expanduser().absolute())
 
 
-def _reset_replaced_nodes(task: DictConfig, overrides: list[str], choices: dict[str, str]) -> None:
-    """A choice that the command line replaced starts from its own file.
+def _reset_replaced_nodes(
+    task: DictConfig, overrides: list[str], choices: dict[str, str], chosen: Mapping[str, str]
+) -> None:
+    """A choice that the command line, or a paper's settings by `choose`, replaced starts from its own file.
 
     A method or a paper's settings may set keys of the choice that they expect (the smoothing factors of a loss, say).
     They mean nothing to the choice that replaced it, and where a key has the same name they would change it in silence.
+    Hydra lets no file whose name is an interpolation override a choice, which is why `choose` is done here; what is
+    typed has the last word. `choices` then holds what was chosen.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     typed = {part.get_key_element(): part for part in parsed if _is_stage_choice(part)}
-    if not typed:
+    chosen = {key: name for key, name in chosen.items() if key not in typed}
+    choices.update(chosen)
+    if not typed and not chosen:
         return
     loader = GlobalHydra.instance().config_loader()
     others = [part.input_line or "" for part in parsed if not _is_stage_choice(part) and _is_choice(part, choices)]
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
-    for key in sorted(typed, key=len):  # a choice within a choice after the one it is part of
+    for key in sorted({**typed, **chosen}, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
-        if OmegaConf.select(task, package) is None or unreplaced.get(key) == choices.get(key):
+        replaced = key in chosen or unreplaced.get(key) != choices.get(key)
+        if OmegaConf.select(task, package) is None or not replaced:
             continue
         name = choices[key]
         alone = loader.load_configuration(None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN).node

@@ -11,6 +11,7 @@ from ltexp.config import BATCH_NORMS
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
+from ltexp.models.experts import ExpertCosine
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
 
@@ -24,10 +25,19 @@ class Model(nn.Module):
         backbone: images (B, 3, H, W), or what else it reads, to features (B, D).
         classifier: features (B, D) to logits (B, C).
         auxiliary: a network that only training uses: the backbone's maps to (logits (B, C), a map for each of them).
+        feature_power: what the backbone's features are raised to before anything reads them (Tukey's ladder of powers);
+            other than 1 it wants features of 0 or more, as after a ReLU.
     """
 
-    def __init__(self, backbone: Backbone, classifier: Classifier, auxiliary: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        classifier: Classifier,
+        auxiliary: nn.Module | None = None,
+        feature_power: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.feature_power = feature_power
         self.backbone = backbone
         self.classifier = classifier
         self.auxiliary = auxiliary
@@ -48,18 +58,28 @@ class Model(nn.Module):
                 features, feature_maps = self.backbone.forward_maps(inputs)
             else:
                 features = cast(Tensor, self.backbone(inputs))
-        output = self.classify(features)
+        output = self.classify(self.transform(features))
         output.feature_maps = feature_maps
         if auxiliary is not None:
             output.auxiliary_logits, output.auxiliary_maps = auxiliary(feature_maps)
         return output
 
+    def transform(self, features: Tensor) -> Tensor:
+        """The backbone's features (B, D) raised to `feature_power`, in float32 unless that is 1."""
+        return features if self.feature_power == 1 else features.float() ** self.feature_power
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Features (B, D) as the classifier reads them."""
+        return self.transform(cast(Tensor, self.backbone(inputs)))
+
     def classify(self, features: Tensor) -> ModelOutput:
-        """Logits of features (B, D)."""
+        """Logits of features (B, D), transformed already, or of (B, E, D) of E experts, with those of each expert."""
         # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.classifier(features.float())
-        return ModelOutput(logits=logits, features=features)
+            if isinstance(self.classifier, ExpertCosine):
+                experts = self.classifier.expert_logits(features.float())
+                return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
+            return ModelOutput(logits=self.classifier(features.float()), features=features)
 
     def set_trainable(
         self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train", auxiliary: bool = True

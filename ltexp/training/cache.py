@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from ltexp.distributed import broadcast_object, rank
 from ltexp.errors import LtexpError
 from ltexp.files import copy_file, write_text
-from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, read_metrics, write_metrics
+from ltexp.run_folder import CHECKPOINT, CONFIDENCE, FEATURE_NORMS, METRICS, read_metrics, write_metrics
 
 _ENTRY = "entry.json"
+OPTIONAL = (FEATURE_NORMS, CONFIDENCE)  # what only some stages leave
 
 
 class StageCache:
@@ -67,7 +68,7 @@ class StageCache:
             return
         temporary = self.folder / f".{fingerprint}.{os.getpid()}"
         try:
-            kept = [name for name in (CHECKPOINT, METRICS, FEATURE_NORMS) if (stage_folder / name).exists()]
+            kept = [name for name in (CHECKPOINT, METRICS, *OPTIONAL) if (stage_folder / name).exists()]
             for name in kept:
                 copy_file(stage_folder / name, temporary / name)
             checksums = {name: checksum(temporary / name) for name in kept}
@@ -96,8 +97,8 @@ class StageCache:
         if not same_evaluation:
             rows = [{key: row[key] for key in row if not key.startswith(("test_", "validation_"))} for row in rows]
         write_metrics(stage_folder / METRICS, rows)
-        if FEATURE_NORMS in names:  # there is none of a stage that was never evaluated while it trained
-            copy_file(entry / FEATURE_NORMS, stage_folder / FEATURE_NORMS)
+        for name in names & set(OPTIONAL):
+            copy_file(entry / name, stage_folder / name)
         copy_file(entry / CHECKPOINT, stage_folder / CHECKPOINT)  # last: it says that the stage is done
         return True
 

@@ -34,6 +34,7 @@ class Checkpoint:
         feature_dim: D, the width of what the classifier reads.
         class_counts: (C,) of the training set; None in an older file.
         logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
+        feature_power: what features are raised to before the classifier.
         auxiliary, auxiliary_config: of the network that only training uses; None and {} without one.
     """
 
@@ -45,6 +46,7 @@ class Checkpoint:
     feature_dim: int
     class_counts: list[int] | None = None
     logit_scale: float = 1.0
+    feature_power: float = 1.0
     auxiliary: dict[str, Tensor] | None = None
     auxiliary_config: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +87,7 @@ def save(
         "feature_dim": model.backbone.feature_dim,
         "class_counts": list(class_counts),
         "logit_scale": logit_scale,
+        "feature_power": model.feature_power,
         "auxiliary": None if model.auxiliary is None else _on_cpu(model.auxiliary),
         "auxiliary_config": stage.auxiliary if model.auxiliary is not None else {},
     }

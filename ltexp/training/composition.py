@@ -61,7 +61,10 @@ def check_composition(config: Config) -> None:
         classifier = _tried(stage.classifier)
         before = previous_stage.auxiliary if previous_stage else {}
         _check_auxiliary(name, stage, before)
-        _check_needs(name, stage, _check_settings(stage))
+        objective = _check_settings(stage)
+        _check_needs(name, stage, objective)
+        _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+        _check_features(name, stage, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
         _continue(stage, classifier, previous)
@@ -113,6 +116,39 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
         if present and not readers and stage.epochs > 0:
             without = f"{name}.teacher=null" if source == "teacher" else f"auxiliary@{name}.auxiliary=none"
             raise ConfigError(f"{name}: no loss or term reads its {source}: add one that does, or set {without}")
+
+
+def _check_experts(name: str, experts: int | None, classifier: Classifier, needs: frozenset[str]) -> None:
+    """Backbone and classifier have the same experts, and the losses read what there is."""
+    if experts is not None and experts != classifier.experts:
+        raise ConfigError(
+            f"{name}: a backbone of {experts} experts needs heads for as many: "
+            f"classifier@{name}.classifier=expert_cosine {name}.classifier.experts={experts}"
+        )
+    if experts is None and classifier.experts is not None:
+        raise ConfigError(
+            f"{name}: its classifier is for {classifier.experts} experts: set backbone.experts to as many"
+        )
+    if experts is None and "expert_logits" in needs:
+        raise ConfigError(f"{name}: its loss is for a network of experts: set backbone.experts, or see method ride_3")
+    if experts is not None and "features" in needs:
+        raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
+
+
+def _check_features(name: str, stage: StageConfig, objective: Objective) -> None:
+    """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
+    if not stage.features.get("_target_"):
+        return
+    build(stage.features)  # settings out of range
+    if stage.trainable.backbone or stage.batch_norm != "frozen":
+        raise ConfigError(
+            f"{name}: it trains on features, so its backbone cannot change: set {name}.trainable.backbone=false and "
+            f"{name}.batch_norm=frozen, or features@{name}.features=none"
+        )
+    if stage.init.backbone == "fresh" and stage.checkpoint is None:
+        raise ConfigError(f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone")
+    if missing := objective.needs - {"teacher_logits", "teacher_features", "features"}:
+        raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 
 def _check_auxiliary(name: str, stage: StageConfig, before: dict[str, Any]) -> None:

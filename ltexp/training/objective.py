@@ -12,7 +12,7 @@ from ltexp.outputs import ModelOutput
 
 
 class Objective(nn.Module):
-    """loss + sum of weight * term, each a `Loss`; the stage's re-weighting is the loss's alone.
+    """loss_weight * loss + sum of weight * term, each a `Loss`; the stage's re-weighting is the loss's alone.
 
     Args:
         stage: whose `loss`, `reweighting` and `terms` to build.
@@ -27,6 +27,7 @@ class Objective(nn.Module):
         self.loss: Loss = build(stage.loss, class_counts=class_counts)
         self.reweighting = Reweighted(self.loss, build(stage.reweighting))
         self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
+        self.loss_weight = stage.loss_weight
         self.weights = {name: term.weight for name, term in stage.terms.items()}
 
     @property
@@ -66,6 +67,8 @@ class Objective(nn.Module):
 
     def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
         total: Tensor = self.loss(output, target)
+        if self.loss_weight != 1.0:
+            total = self.loss_weight * total
         for name, term in self.terms.items():
             total = total + self.weights[name] * term(output, target)
         return total

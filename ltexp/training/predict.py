@@ -69,8 +69,8 @@ def predict(model: Model, loader: Loader[Any], precision: str) -> Predictions:
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:
-    """(index, features (N, D), labels) of every sample, as `predict` gives logits."""
-    return _collect(model, loader, precision, model.backbone)
+    """(index, features (N, D) as the classifier reads them, labels) of every sample, as `predict` gives logits."""
+    return _collect(model, loader, precision, model.features)
 
 
 def _logits_and_norm(output: ModelOutput) -> Tensor:
@@ -79,7 +79,7 @@ def _logits_and_norm(output: ModelOutput) -> Tensor:
     if features is None or features.ndim != 2:
         norm = logits.new_full((len(logits),), torch.nan)
     else:
-        norm = features.float().norm(dim=1)
+        norm = features.float().flatten(1).norm(dim=1)
     return torch.cat([logits, norm[:, None]], dim=1)
 
 

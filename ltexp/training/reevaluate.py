@@ -57,8 +57,8 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         DataError: if the run's data is not there.
     """
     data = build(config.dataset, root=config.paths.data)
-    session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0))
     settings = config.stages[stage]
+    session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
     model = session.fresh_model(stage, settings)
     load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")

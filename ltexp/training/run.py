@@ -10,7 +10,8 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.build import build
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
+from ltexp.data.augmentation import NoAugmentation
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
@@ -19,6 +20,7 @@ from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.feature_stage import check_features
 from ltexp.training.run_stage import Outcome, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -45,7 +47,8 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     try:
         outcomes: list[Outcome] = []
         for name, stage in config.stages.items():
-            outcomes.append(run_stage(session, name, stage, outcomes[-1] if outcomes else None))
+            previous = outcomes[-1] if outcomes else None
+            outcomes.append(run_stage(session.for_stage(stage), name, stage, previous))
         if rank() == 0:
             finish(session, base, outcomes)
         status = "success"
@@ -64,9 +67,25 @@ def check_against_data(session: Session) -> None:
     if reads != data.kind:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
-    for stage in config.stages.values():
+    for name, stage in config.stages.items():
+        if data.kind != "images":
+            _check_without_images(config, name, stage, data.kind)
+        own = session.for_stage(stage)
+        check_features(own, stage)
         if stage.teacher != "stage1":
-            load_teacher(session, stage)
+            load_teacher(own, stage)
+
+
+def _check_without_images(config: Config, name: str, stage: StageConfig, kind: str) -> None:
+    unfit = {
+        "mixing": get_class(stage.mixing["_target_"]).blends,  # type: ignore[attr-defined]
+        "augmentation": get_class(stage.augmentation["_target_"]) is not NoAugmentation,
+    }
+    for group, wrong in unfit.items():
+        if wrong:
+            key = f"{group}@{name}.{group}"
+            chosen = config.choices.get(key, stage.__dict__[group]["_target_"])
+            raise ConfigError(f"{name}: {group} {chosen} is for images and the dataset holds {kind}: set {key}=none")
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
 from ltexp.training.cache import StageCache
+from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
 from ltexp.training.monitor import Monitor, ResumeCheckpoint
 from ltexp.training.norms import append_norms, weight_norms
@@ -69,6 +70,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
         "epochs": stage.epochs,
         "cached": cached,
         "fingerprint": fingerprint,
+        **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS)),
     }
     return Outcome(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
@@ -122,9 +124,9 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         TrainingError: if the loss is no longer finite.
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
-    loader = session.train_loader(name, stage)
+    loader = session.train_loader(name, stage, model)
     seed, teacher = session.stage_seed(name), load_teacher(session, stage)
-    module = Stage(model, stage, session.class_counts, seed, teacher)
+    module = Stage(model, stage, session.class_counts, seed, teacher, loader)
     monitor = Monitor(
         folder,
         name,
@@ -144,6 +146,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         if resume is not None and ("PytorchStreamReader" in str(error) or not isinstance(error, RuntimeError)):
             raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
         raise
+    write_history(loader, folder)
     if rank() == 0:
         (folder / RESUME).unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
 """What the stages of one run share: data, device, loaders, seeds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.randomness import default_generator, key_to_seed
+from ltexp.training.feature_stage import feature_loader
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -36,6 +37,7 @@ class Session:
         data: the long-tailed data of this run.
         device: where this process computes.
         logger: of the run, or None.
+        shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
     """
 
     config: Config
@@ -43,7 +45,21 @@ class Session:
     data: LongTailedData
     device: torch.device
     logger: Logger | None = None
+    shot_counts: Ints | None = None
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
+
+    def for_stage(self, stage: StageConfig) -> "Session":
+        """This session on the stage's own training set, with the shots of the run's.
+
+        Raises:
+            LtexpError: if the dataset cannot give that training set.
+        """
+        if not stage.training_set:
+            return self
+        data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data)
+        if data.num_classes != self.data.num_classes:
+            raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
+        return replace(self, data=data, shot_counts=self.data.class_counts)
 
     @property
     def class_counts(self) -> Tensor:
@@ -59,10 +75,12 @@ class Session:
         """The seed of a stage's draws; stages of one run draw apart."""
         return key_to_seed("stage", self.config.seed, stage)
 
-    def train_loader(self, name: str, stage: StageConfig) -> Loader[Any]:
-        """Augmented batches of the training split in the order of the stage's sampler."""
+    def train_loader(self, name: str, stage: StageConfig, model: Model) -> Loader[Any]:
+        """Augmented batches of the training split, or of the features `model` makes of it, in the sampler's order."""
+        if stage.features.get("_target_"):
+            return feature_loader(self, name, stage, model)
         labels = torch.as_tensor(self.data.train.labels)
-        return self._loader(
+        return self.loader(
             self.data.train,
             batch_size=stage.batch_size,
             sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
@@ -74,11 +92,12 @@ class Session:
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
         if id(split) not in self._evaluation_loaders:
-            loader = self._loader(split, batch_size=EVALUATION_BATCH * world_size())
+            loader = self.loader(split, batch_size=EVALUATION_BATCH * world_size())
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
 
-    def _loader(self, split: Split, **settings: Any) -> Loader[Any]:
+    def loader(self, split: Split, **settings: Any) -> Loader[Any]:
+        """Batches of `split` for this process; see `Loader` for `settings`."""
         settings |= {"device": self.device, "rank": rank(), "world_size": world_size()}
         loader: Loader[Any] = get_class(split.loader)(split, **settings, **self.data.preprocessing)
         return loader
@@ -98,7 +117,7 @@ class Session:
                 auxiliary = build(
                     stage.auxiliary, map_channels=backbone.map_channels, num_classes=self.data.num_classes
                 )
-        return Model(backbone, classifier, auxiliary)
+        return Model(backbone, classifier, auxiliary, stage.feature_power)
 
     def place(self, model: Model) -> Model:
         """The model on this process's device, in the memory format that convolutions like best."""
@@ -116,7 +135,8 @@ class Session:
     def measure(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """Metrics in percent and their details (see `evaluation.metrics.measure`) by this run's rules."""
         bins = self.config.evaluation.calibration_bins
-        return measure(logits, labels, self.data.class_counts, self.shot_rule, bins, logit_scale)
+        counts = self.data.class_counts if self.shot_counts is None else self.shot_counts
+        return measure(logits, labels, counts, self.shot_rule, bins, logit_scale)
 
 
 def pick_device(accelerator: str, local_rank: int) -> torch.device:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ltexp.build import build
 from ltexp.config import StageConfig
-from ltexp.data.loader import Batch
+from ltexp.data.loader import Batch, Loader
 from ltexp.errors import ConfigError
+from ltexp.features.loader import FeatureLoader
+from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
@@ -26,10 +28,17 @@ class Stage(pl.LightningModule):
         class_counts: int64 (C,), the training images of each class.
         seed: of this stage's random draws.
         teacher: whose logits the objective may read.
+        loader: of the batches, which may learn from one epoch to the next; one of features feeds the classifier alone.
     """
 
     def __init__(
-        self, model: Model, config: StageConfig, class_counts: Tensor, seed: int, teacher: Teacher | None = None
+        self,
+        model: Model,
+        config: StageConfig,
+        class_counts: Tensor,
+        seed: int,
+        teacher: Teacher | None = None,
+        loader: Loader[Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -41,6 +50,9 @@ class Stage(pl.LightningModule):
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
         self.teacher = teacher
+        self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
+        self.loader = loader
+        self.reads_features = isinstance(loader, FeatureLoader)
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
@@ -67,17 +79,35 @@ class Stage(pl.LightningModule):
         mixed = self.mixing(
             batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )
-        output: ModelOutput = self.model(mixed.inputs, self.needs)
-        if "teacher_logits" in self.needs and self.teacher is not None:
-            output.teacher_logits = self.teacher(mixed.inputs)
+        for dropout in self.dropouts:
+            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size)
+        output = self.answer(mixed.inputs)
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = mixed.targets.objective(self.objective, in_float32(output))
         loss = loss * batch.share
         self.loss_sum += loss.detach()
         return loss
 
+    def answer(self, inputs: Tensor) -> ModelOutput:
+        """What the objective reads of a batch."""
+        output: ModelOutput = self.model.classify(inputs) if self.reads_features else self.model(inputs, self.needs)
+        if self.teacher is not None:
+            answer = self.teacher.classify if self.reads_features else self.teacher
+            answer(inputs, output)
+        return output
+
     def on_train_epoch_end(self) -> None:
         self.objective.end_epoch()
+        if self.loader is not None:
+            self.loader.end_epoch(self.current_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.loader is not None:
+            checkpoint["loader"] = self.loader.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.loader is not None and checkpoint.get("loader"):
+            self.loader.load_state(checkpoint["loader"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # the loader makes batches where they are needed

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from ltexp.build import build
+from ltexp.config import FILES_OF_A_BACKBONE
 from ltexp.errors import CheckpointError
 from ltexp.models.backbone import Backbone
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
+from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
 
 
@@ -27,15 +29,16 @@ class Teacher:
         self.logit_scale = logit_scale
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Scaled logits (B, C) of the inputs that the student reads, images (B, 3, H, W)."""
-        logits: Tensor = self.model(inputs).logits
-        return self.logit_scale * logits
+    def __call__(self, inputs: Tensor, output: ModelOutput) -> None:
+        """Puts its scaled logits (B, C) and its features (B, D) into the student's `output` for the same inputs."""
+        own: ModelOutput = self.model(inputs)
+        output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
 
     @torch.no_grad()
-    def classify(self, features: Tensor) -> Tensor:
-        """Scaled logits (B, C) of features (B, D)."""
-        return self.logit_scale * self.model.classify(features).logits
+    def classify(self, features: Tensor, output: ModelOutput) -> None:
+        """The same of features (B, D) that are inputs themselves: its classifier's answer alone."""
+        own = self.model.classify(features)
+        output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
 
 
 def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
@@ -59,10 +62,11 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
             f"the teacher in {path} was trained on other class counts ({_counts(source.class_counts)}) than this run's "
             f"({_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset for both"
         )
-    config = source.backbone_config | ({"weights": None} if "weights" in source.backbone_config else {})
+    config = source.backbone_config | {key: None for key in FILES_OF_A_BACKBONE if key in source.backbone_config}
     backbone: Backbone = build(config, **backbone_settings)
     load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
-    return Teacher(Model(backbone, source.build_classifier()), source.logit_scale)
+    model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
+    return Teacher(model, source.logit_scale)
 
 
 def _counts(counts: list[int]) -> str:

@@ -1,0 +1,185 @@
+"""Batches of features: those of the training samples, extracted once an epoch, and those generated from them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltexp.data.loader import Batch, Loader
+from ltexp.data.longtail import name_class
+from ltexp.data.types import Split
+from ltexp.distributed import gather_batch, sum_over_ranks
+from ltexp.errors import TrainingError
+from ltexp.features.bank import FeatureBank
+from ltexp.features.generation import Generation
+from ltexp.features.source import Extracted
+from ltexp.features.statistics import ClassStatistics
+from ltexp.models.model import Model
+from ltexp.randomness import generator
+from ltexp.training.predict import autocast, evaluating
+
+CHUNK = 2**26  # numbers that are generated at a time: 256 MiB
+
+
+class FeatureLoader(Loader[Split]):
+    """Global batches of features as the classifier reads them, of which every process takes its share.
+
+    At the start of an epoch every training sample is augmented and goes once through the backbone, in eval mode; each
+    process then holds the features of all. Further features are generated a chunk of batches at a time: their number
+    may be many times what fits into memory. All draws are keyed by (seed, epoch, chunk).
+
+    Args:
+        split: labels of the N extracted features, then those of the G generated ones.
+        images: the samples whose features are extracted, in the order of their labels, each once an epoch.
+        scored: samples that keep the source's score; None: there are none.
+        model: whose backbone extracts, and whose classifier is scored.
+        source: of the generated features, started.
+        precision: as in `trainer.precision`.
+        logit_scale: what turns the classifier's logits into those of its softmax.
+        class_names: for messages.
+        settings: see `Loader`.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        images: Loader[Any],
+        scored: Loader[Any] | None,
+        model: Model,
+        source: Extracted,
+        precision: str,
+        logit_scale: float,
+        class_names: Sequence[str],
+        **settings: Any,
+    ) -> None:
+        super().__init__(split, **settings)
+        self._images, self._scored = images, scored
+        self._model, self._precision, self._logit_scale = model, precision, logit_scale
+        self.source, self._class_names = source, class_names
+        self._steps = max(1, CHUNK // (model.backbone.feature_dim * self.batch_size))
+        self._bank: FeatureBank
+        self._generation: Generation | None = None
+        self._chunk: tuple[int, Tensor, Tensor] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._chunk = self._generation = None  # the last epoch's are gone before this one's come
+        self._images.set_epoch(self.epoch)
+        features, labels, statistics = extract(self._model, self._images, self._precision, self._class_names)
+        self._bank = FeatureBank(features, labels, statistics)
+        del features
+        self._generation = self.source.plan(self._bank, self.epoch, self._seed)
+        yield from super().__iter__()
+
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        return self._bank.features[self._bank.place[index]]
+
+    def _batch_inputs(self, step: int, rows: slice) -> Tensor:
+        if self._generation is None:
+            return super()._batch_inputs(step, rows)
+        number = step // self._steps
+        start = number * self._steps * self.batch_size
+        if self._chunk is None or self._chunk[0] != number:
+            self._chunk = None
+            self._chunk = (number, *self._generate(number, start, self._generation))
+        _, features, place = self._chunk
+        return features[place[rows.start - start : rows.stop - start : rows.step]]
+
+    def _generate(self, number: int, start: int, generation: Generation) -> tuple[Tensor, Tensor]:
+        """This process's features of a chunk of batches, and where among them each position of the chunk is."""
+        steps = range(number * self._steps, min((number + 1) * self._steps, len(self)))
+        shares = [self._share(step)[0] for step in steps]
+        stop = self.rows if steps.stop == len(self) else steps.stop * self.batch_size
+        index = self._plan()[0][start:stop]
+        own = torch.cat([torch.arange(share.start, share.stop, share.step or 1) for share in shares]) - start
+        own = own.to(self.device)
+        place = torch.full((len(index),), -1, device=self.device)
+        place[own] = torch.arange(len(own), device=self.device)
+        extracted = len(self._bank.features)
+        is_made = index >= extracted
+        made = is_made.nonzero().flatten()
+        mine = (place[made] >= 0).nonzero().flatten()
+        features = torch.empty(len(own), self._bank.features.shape[1], device=self.device)
+        real = ~is_made[own]
+        features[real] = self._bank.features[self._bank.place[index[own][real]]]
+        draws = generator("generate", self._seed, self.epoch, number, device=self.device)
+        features[~real] = generation.generate(index[made] - extracted, mine, draws)
+        return features, place
+
+    def end_epoch(self, epoch: int) -> None:
+        """Tells the source how each class does on the samples that keep the score."""
+        if self._scored is not None:
+            score = class_scores(self._model, self._scored, self._precision, self._logit_scale)
+            self.source.end_epoch(epoch, score)
+
+    def state(self) -> dict[str, Tensor]:
+        """The source's."""
+        return self.source.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """See `state`."""
+        self.source.load_state(state)
+
+
+def extract(
+    model: Model, loader: Loader[Any], precision: str, class_names: Sequence[str]
+) -> tuple[Tensor, Tensor, ClassStatistics]:
+    """(features (N, D) float32, labels (N,), their statistics) of all samples of a loader, on every process.
+
+    Raises:
+        TrainingError: for features that are not numbers, or below 0 where the model raises them to a power.
+    """
+    rows, width, device = loader.rows, model.backbone.feature_dim, loader.device
+    features = torch.empty(rows, width, device=device)
+    labels = torch.empty(rows, dtype=torch.int64, device=device)
+    negative, broken = (torch.zeros(rows, dtype=torch.bool, device=device) for _ in range(2))
+    statistics = ClassStatistics(len(class_names), width, device)
+    start = 0
+    with evaluating(model):
+        for batch in loader:
+            with autocast(precision, device):
+                plain = model.backbone(batch.inputs).float()
+            found = model.transform(plain)
+            if batch.share > 0:
+                statistics.update(found, batch.labels)
+            part = slice(start, start + batch.size)
+            features[part] = gather_batch(found, batch.size)
+            labels[part] = gather_batch(batch.labels, batch.size)
+            negative[part] = gather_batch((plain < 0).any(1), batch.size)
+            broken[part] = gather_batch(~plain.isfinite().all(1), batch.size)
+            start += batch.size
+    statistics.merge()
+    if broken.any():
+        raise TrainingError(
+            "the backbone gives features that are not finite, first for class "
+            f"{_first(broken, labels, class_names)}: train it with a lower learning rate, or trainer.precision=32-true"
+        )
+    if model.feature_power != 1 and negative.any():
+        raise TrainingError(
+            f"feature_power={model.feature_power} needs features of 0 or more, and the backbone gives negative ones, "
+            f"first for class {_first(negative, labels, class_names)}: set the stage's feature_power=1"
+        )
+    return features, labels, statistics
+
+
+def _first(marked: Tensor, labels: Tensor, class_names: Sequence[str]) -> str:
+    return name_class(int(labels[marked.nonzero()[0, 0]]), class_names)
+
+
+def class_scores(model: Model, loader: Loader[Any], precision: str, logit_scale: float) -> Tensor:
+    """(C,) float64 mean probability of the true class over the samples of each class, NaN for a class without any.
+
+    Sums over all processes in float64, so that shares cannot be seen.
+    """
+    classes = model.classifier.num_classes
+    sums = torch.zeros(2, classes, dtype=torch.float64, device=loader.device)
+    with evaluating(model), autocast(precision, loader.device):
+        for batch in loader:
+            if batch.share > 0:
+                logits = logit_scale * model(batch.inputs).logits.double()
+                right = logits.softmax(1).gather(1, batch.labels[:, None]).squeeze(1)
+                sums[0].index_add_(0, batch.labels, right)
+                sums[1].index_add_(0, batch.labels, torch.ones_like(right))
+    total = sum_over_ranks(sums)
+    return total[0] / total[1]

@@ -1,0 +1,114 @@
+"""RIDE's loss for a network of experts: each learns by itself, and all are kept apart."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltexp.epochs import check_start, has_started
+from ltexp.errors import ConfigError
+from ltexp.losses.base import weighted_mean
+from ltexp.losses.distillation import divergence
+from ltexp.losses.margin_softmax import LDAM, subtract_at_target_
+from ltexp.outputs import ModelOutput
+
+
+def diversity_temperatures(class_counts: Tensor, temperature: float, rarity: float) -> Tensor:
+    """(C,) float32 temperatures T * a_c / max(a), a_c = rarity * C * pi_c + 1 - rarity: the rarer, the lower.
+
+    Args:
+        class_counts: (C,) int64; pi_c is their share.
+        temperature: T, of the most frequent class.
+        rarity: in [0, 1): how much lower the rarest class's is. 0: T for all.
+    """
+    counts = class_counts.double()
+    share = rarity * len(counts) * counts / counts.sum() + 1 - rarity
+    return (temperature * share / share.max()).float()
+
+
+class Ride(LDAM):
+    """RIDE (Wang et al., ICLR 2021): the sum over experts of LDAM less a diversity term.
+
+    For an expert with logits z_e and the mean m of all experts' logits,
+
+        l_e = LDAM(z_e, y) - diversity * mean(τ)² KL(softmax(m / τ) || softmax(z_e / τ)),
+
+    where no gradient flows through softmax(m / τ). Deferred re-weighting is a schedule of the stage; it weights LDAM by
+    class and leaves the diversity term alone. One expert without diversity is LDAM.
+
+    Args:
+        class_counts: (C,) int64.
+        max_margin: see `LDAM`; 0: cross-entropy for each expert, which no class is favoured by.
+        diversity: what the term counts for, 0 or more. Default 0.2 (the authors' code; 0.45 on CIFAR).
+        temperature: τ of the most frequent class. Default 1 (the same).
+        rarity: how much τ falls with rarity, see `diversity_temperatures`. Default 0.05 (the same).
+        rarity_start: τ is the same for all classes before this fraction of the stage (below 1) or whole epoch from 0.
+            Default 0.8 (the same: epoch 160 of 200, with the re-weighting).
+        scale: s of the cosines. Default 30 (the same).
+
+    Raises:
+        ConfigError: a setting out of range, and as `LDAM`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"expert_logits"})
+    temperatures: Tensor
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        max_margin: float = 0.5,
+        diversity: float = 0.2,
+        temperature: float = 1.0,
+        rarity: float = 0.05,
+        rarity_start: float = 0.8,
+        scale: float = 30.0,
+    ) -> None:
+        super().__init__(class_counts, max_margin, scale)
+        check_start("loss.rarity_start", rarity_start)
+        if not diversity >= 0:
+            raise ConfigError(f"loss.diversity must be 0 or more, got {diversity}")
+        if not temperature > 0:
+            raise ConfigError(f"loss.temperature must be positive, got {temperature}")
+        if not 0 <= rarity < 1:
+            raise ConfigError(f"loss.rarity must lie in [0, 1), got {rarity}")
+        temperatures = diversity_temperatures(class_counts, temperature, rarity)
+        self.register_buffer("temperatures", temperatures, persistent=False)
+        self.diversity, self.temperature, self.rarity_start = diversity, temperature, rarity_start
+
+    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """The scalar loss of a batch."""
+        experts = self._experts(output)
+        losses = self._classification(experts, target)
+        if self.class_weights is None:
+            total = losses.mean()
+        else:
+            total = weighted_mean(losses, self.class_weights[target], self.share)
+        return total - self.diversity * self._divergences(experts).mean() if self.diversity else total
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """(B,) losses."""
+        experts = self._experts(output)
+        losses = self._classification(experts, target)
+        return losses - self.diversity * self._divergences(experts) if self.diversity else losses
+
+    def _experts(self, output: ModelOutput) -> Tensor:
+        """(E, B, C) scaled logits."""
+        assert output.expert_logits is not None, "ride needs a network of experts"
+        return self.scale * output.expert_logits.float()
+
+    def _classification(self, experts: Tensor, target: Tensor) -> Tensor:
+        """(B,) the sum over experts of cross-entropy with the margin at the target."""
+        number, rows, classes = experts.shape
+        targets = target.repeat(number)
+        logits = experts.reshape(number * rows, classes).clone()
+        subtract_at_target_(logits, targets, self.scale * self.margins[targets])
+        return F.cross_entropy(logits, targets, reduction="none").view(number, rows).sum(0)
+
+    def _divergences(self, experts: Tensor) -> Tensor:
+        """(B,) the sum over experts of mean(τ)² KL(mean || expert)."""
+        started = has_started("loss.rarity_start", self.rarity_start, self.epoch, self.max_epochs)
+        temperatures = self.temperatures if started else torch.full_like(self.temperatures, self.temperature)
+        mean = F.log_softmax(experts.detach().mean(0) / temperatures, dim=1)
+        each = [divergence(mean, F.log_softmax(expert / temperatures, dim=1)) for expert in experts]
+        return temperatures.mean() ** 2 * torch.stack(each).sum(0)

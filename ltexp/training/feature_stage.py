@@ -1,0 +1,99 @@
+"""A stage that trains its classifier on features: what it trains on, and what it leaves beside its metrics."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ltexp.build import build
+from ltexp.config import StageConfig
+from ltexp.data.types import Split
+from ltexp.distributed import rank, world_size
+from ltexp.features.loader import FeatureLoader
+from ltexp.features.source import Extracted
+from ltexp.models.model import Model
+from ltexp.run_folder import CONFIDENCE, write_metrics
+from ltexp.training.objective import Objective
+
+if TYPE_CHECKING:
+    from ltexp.training.session import Session
+
+EXTRACTION_BATCH = 512
+
+
+def feature_loader(session: "Session", name: str, stage: StageConfig, model: Model) -> FeatureLoader:
+    """The features that the stage trains on; `model` extracts them."""
+    source: Extracted = build(stage.features)
+    train, validation = session.data.train, session.data.validation
+    held = _held_out(session, source)
+    kept = train.take(~held) if held.any() else train
+    counts = torch.bincount(torch.as_tensor(kept.labels), minlength=session.data.num_classes)
+    made = source.start(session.class_counts, counts, stage.epochs)
+    labels = torch.cat([torch.as_tensor(kept.labels), made])
+    scored = (train.take(held) if held.any() else validation) if source.keeps_score else None
+    every = {"batch_size": EXTRACTION_BATCH * world_size()}
+    augmentation, seed = build(stage.augmentation), session.stage_seed(name)
+    return FeatureLoader(
+        Split(labels=labels.numpy(), index=np.arange(len(labels))),
+        images=session.loader(kept, **every, augmentation=augmentation, seed=seed),
+        scored=None if scored is None else session.loader(scored, **every),
+        model=model,
+        source=source,
+        precision=session.config.trainer.precision,
+        logit_scale=Objective(stage, session.class_counts).logit_scale,
+        class_names=session.data.class_names,
+        batch_size=stage.batch_size,
+        device=session.device,
+        sampler=build(stage.sampler, labels=labels, class_counts=torch.bincount(labels)),
+        seed=seed,
+        max_epochs=stage.epochs,
+        rank=rank(),
+        world_size=world_size(),
+    )
+
+
+def check_features(session: "Session", stage: StageConfig) -> None:
+    """Refuses a training set that the stage's source of features cannot work with.
+
+    Raises:
+        ConfigError: naming the class.
+    """
+    if stage.features.get("_target_"):
+        source: Extracted = build(stage.features)
+        source.check(session.class_counts, session.data.class_names, session.data.validation is not None)
+
+
+def describe_features(session: "Session", stage: StageConfig) -> dict[str, Any]:
+    """What the stage's entry in the record says of its features; nothing where it trains on the data itself."""
+    if not stage.features.get("_target_"):
+        return {}
+    source: Extracted = build(stage.features)
+    held = _held_out(session, source)
+    kept = torch.bincount(torch.as_tensor(session.data.train.labels[~held]), minlength=session.data.num_classes)
+    scored = f"{int(held.sum())} images held out of the training set" if held.any() else "the validation split"
+    return {
+        "features": {
+            "extracted": int(kept.sum()),
+            "generated": len(source.start(session.class_counts, kept, stage.epochs)),
+            "scored_on": scored if source.keeps_score else None,
+        }
+    }
+
+
+def write_history(loader: Any, folder: Path) -> None:
+    """Writes confidence.csv of a finished stage: β of each tail class by epoch, where there is one."""
+    rows = loader.source.history() if isinstance(loader, FeatureLoader) else []
+    if rows and rank() == 0:
+        write_metrics(folder / CONFIDENCE, rows)
+
+
+def _held_out(session: "Session", source: Extracted) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(N,) which training samples are not trained on: the last of their class, whose order was drawn at random."""
+    sizes = source.held_out(session.class_counts, session.data.validation is not None).numpy()
+    labels, counts = session.data.train.labels, session.data.class_counts
+    order = np.argsort(labels, kind="stable")
+    within = np.empty_like(labels)
+    within[order] = np.arange(len(labels)) - (counts.cumsum() - counts)[labels[order]]
+    held: np.ndarray[Any, np.dtype[np.bool_]] = within >= (counts - sizes)[labels]
+    return held

@@ -1,0 +1,308 @@
+"""Stages on features: exact to resume and on two processes, blind to the test set, open to any classifier and loss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import assert_equal_weights, composed, run_here, weights
+from test_distributed_run import run_on_rank
+from test_run import Killed, killed_after
+
+from ltexp.config import to_config
+from ltexp.data import digits
+from ltexp.data.types import SourceArrays
+from ltexp.errors import ConfigError, TrainingError
+from ltexp.features import loader
+from ltexp.features.generator import AdaptiveFeatureGenerator
+from ltexp.identity import differing_keys
+from ltexp.models.cifar_resnet import CifarResNet
+from ltexp.run_folder import read_metrics
+from ltexp.training import run_stage
+from ltexp.training.reevaluate import restore
+from ltexp.training.session import Session
+
+GLAG = ("method=glag", "stage2.epochs=4", "stage_cache.enabled=false")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def glag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small run of the whole method."""
+    folder = tmp_path_factory.mktemp("glag") / "run"
+    run_here(folder, *GLAG, "stage1.epochs=4")
+    return folder
+
+
+def test_a_run_says_what_its_classifier_learned_from(glag: Path) -> None:
+    """Of 120, 76, 48, 30, 19, 12, 7, 4, 3, 2 images all classes but the two largest hold a fifth out, at least one."""
+    features = record(glag)["stages"][1]["features"]
+    held = 9 + 6 + 3 + 2 + 1 + 1 + 1 + 1
+    assert features["scored_on"] == f"{held} images held out of the training set"
+    assert features["extracted"] == 321 - held
+    assert features["extracted"] + features["generated"] == 10 * 120
+    rows = read_metrics(glag / "stage2" / "confidence.csv")
+    assert [(row["epoch"], row["class"]) for row in rows] == [(str(e), str(c)) for e in range(4) for c in range(2, 10)]
+    assert {row["beta"] for row in rows if row["epoch"] in "01"} == {"0.6"}
+    assert all(0 <= float(row["score"]) <= 1 for row in rows)
+
+
+def test_the_power_is_part_of_the_model_wherever_it_is_evaluated(glag: Path) -> None:
+    config = to_config(composed(*GLAG, "stage1.epochs=4"))
+    restored = restore(config, glag, "stage2", None)
+    assert restored.model.feature_power == 0.9
+    assert restored.measure() == record(glag)["metrics"]
+    restored.model.feature_power = 1.0
+    assert restored.measure() != record(glag)["metrics"]
+
+
+@pytest.mark.parametrize("steps", [3, 25], ids=["in the first epoch", "in the third"])
+def test_a_killed_stage_goes_on_as_if_nothing_had_been(
+    steps: int, glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (*GLAG, f"stage1.checkpoint={glag}")
+    with monkeypatch.context() as context:
+        killed_after(steps, context, 4)
+        with pytest.raises(Killed):
+            run_here(tmp_path / "run", *overrides)
+    run_here(tmp_path / "run", *overrides, "resume=true")
+    assert_equal_weights(weights(glag, "stage2"), weights(tmp_path / "run", "stage2"))
+    paths = [folder / "stage2" / "confidence.csv" for folder in (glag, tmp_path / "run")]
+    assert paths[0].read_text() == paths[1].read_text()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1])
+def test_two_processes_train_what_one_trains(gamma: float, glag: Path, tmp_path: Path, run_on_ranks: Any) -> None:
+    overrides = (*GLAG, f"stage1.checkpoint={glag}", f"stage2.features.gamma={gamma}", "stage2.batch_size=64")
+    run_here(tmp_path / "one", *overrides)
+    run_on_ranks(run_on_rank, 2, str(tmp_path / "two"), (*overrides, "trainer.devices=2"))
+    one, two = (weights(tmp_path / name, "stage2") for name in ("one", "two"))
+    assert_equal_weights(one, two, tolerance=2e-4)
+    betas = [[row["beta"] for row in read_metrics(tmp_path / n / "stage2" / "confidence.csv")] for n in ("one", "two")]
+    assert betas[0] == betas[1]
+
+
+def test_training_does_not_depend_on_the_test_images(
+    glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a test set of black images of class 0, evaluated every epoch, the same weights and betas come out."""
+    read = digits.Digits.open
+
+    def blackened(self: Any, root: Path) -> SourceArrays:
+        whole = read(self, root)
+        return SourceArrays(
+            whole.train_images, whole.train_labels, 0 * whole.test_images, 0 * whole.test_labels, whole.class_names
+        )
+
+    monkeypatch.setattr(digits.Digits, "open", blackened)
+    run_here(tmp_path / "run", *GLAG, "stage1.epochs=4", "evaluation.every=1")
+    for stage in ("stage1", "stage2"):
+        assert_equal_weights(weights(glag, stage), weights(tmp_path / "run", stage))
+    text = (glag / "stage2" / "confidence.csv").read_text()
+    assert (tmp_path / "run" / "stage2" / "confidence.csv").read_text() == text
+    assert record(tmp_path / "run")["metrics"]["all"] != record(glag)["metrics"]["all"]
+
+
+def test_no_test_data_is_read_while_a_stage_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch of the test split is made between the start and the end of training."""
+    training: list[bool] = []
+    train, make = run_stage.train, Session.loader
+
+    def watched_train(*arguments: Any) -> None:
+        training.append(True)
+        train(*arguments)
+        training.clear()
+
+    def watched_loader(self: Session, split: Any, **settings: Any) -> Any:
+        made = make(self, split, **settings)
+        if split is self.data.test:
+            plan = made._plan
+
+            def watched_plan() -> Any:
+                assert not training, "test data is read during training"
+                return plan()
+
+            made._plan = watched_plan
+        return made
+
+    monkeypatch.setattr(run_stage, "train", watched_train)
+    monkeypatch.setattr(Session, "loader", watched_loader)
+    run_here(tmp_path / "run", *GLAG, "stage1.epochs=1", "stage2.epochs=2")
+    with pytest.raises(AssertionError, match="test data is read"):  # the watch sees what it is there for
+        run_here(tmp_path / "watched", *GLAG, "stage1.epochs=1", "evaluation.every=1")
+
+
+def test_extracted_features_train_what_the_images_train(glag: Path, tmp_path: Path) -> None:
+    """Without augmentation, features taken once an epoch are the features of every batch."""
+    shared = ("method=crt", "stage2.epochs=3", "augmentation@stage2.augmentation=none", f"stage1.checkpoint={glag}")
+    run_here(tmp_path / "images", *shared)
+    run_here(tmp_path / "features", *shared, "features@stage2.features=extracted")
+    images, features = (weights(tmp_path / name, "stage2") for name in ("images", "features"))
+    assert_equal_weights(images, features, tolerance=1e-5)
+    assert record(tmp_path / "features")["stages"][1]["features"] == {
+        "extracted": 321,
+        "generated": 0,
+        "scored_on": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("method=crt", "sampler@stage2.sampler=class_aware"),
+        ("method=lws", "loss@stage2.loss=balanced_softmax", "mixing@stage2.mixing=mixup"),
+        (
+            "method=mislas",
+            "stage2.batch_norm=frozen",
+            "sampler@stage2.sampler=class_balanced",
+            "stage2.features.beta=0",
+        ),
+        ("method=gcl", "stage2.features.adaptive=false", "stage2.features.gamma=0.1"),
+    ],
+    ids=["crt", "lws", "mislas", "gcl"],
+)
+def test_other_classifiers_losses_and_samplers_train_on_generated_features(
+    choices: tuple[str, ...], tmp_path: Path
+) -> None:
+    generated = ("features@stage2.features=generated", "stage2.features.tail_at_most=48")
+    run_here(tmp_path / "run", *choices, *generated, "stage1.epochs=1", "stage2.epochs=2")
+    features = record(tmp_path / "run")["stages"][1]["features"]
+    assert features["extracted"] + features["generated"] == 10 * 120
+
+
+def test_a_validation_split_keeps_the_score_where_there_is_one(glag: Path, tmp_path: Path) -> None:
+    shared = (*GLAG, "stage1.epochs=1", "stage2.epochs=2", "dataset.validation.fraction=0.2")
+    run_here(tmp_path / "run", *shared)
+    features = record(tmp_path / "run")["stages"][1]["features"]
+    assert features["scored_on"] == "the validation split"
+    assert features["extracted"] == sum(record(tmp_path / "run")["class_counts"])
+
+
+def test_a_class_of_one_image_works(tmp_path: Path) -> None:
+    """At ratio 120 the smallest class has one image: nothing can be held out of it, so beta is fixed."""
+    small = ("dataset.imbalance_ratio=120", "stage1.epochs=1", "stage2.epochs=2")
+    with pytest.raises(ConfigError, match=r"of class 8 \(and 1 more\) leaves none of its 1 to train on: set"):
+        run_here(tmp_path / "adaptive", *GLAG, *small)
+    run_here(tmp_path / "fixed", *GLAG, *small, "stage2.features.adaptive=false")
+    content = record(tmp_path / "fixed")
+    assert content["class_counts"][-1] == 1
+    assert content["stages"][1]["features"]["scored_on"] is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage2.features.support_classes=3", r"only 2 classes have more images than class 2 with 48: lower it"),
+        ("stage2.features.tail_at_most=200", r"only 0 classes have more images than class 0 with 120"),
+        (
+            "stage2.features.gamma=-0.1",
+            r"features.gamma=-0.1 cannot be: expected a number of 0 or more, for all classes",
+        ),
+        ("stage2.features.beta=0.95", r"features.beta=0.95 cannot be: .* from 0 to most_beta=0.9, for every class"),
+        ("stage2.features.most_beta=1.5", r"features.most_beta=1.5 cannot be"),
+        ("stage2.features.held_out_fraction=0", r"features.held_out_fraction=0, held_out_most=20 cannot be"),
+        ("stage2.features.covariance=ful", r"did you mean 'full'"),
+        ("stage2.trainable.backbone=true", r"trains on features, so its backbone cannot change"),
+        ("stage2.batch_norm=statistics", r"trains on features, so its backbone cannot change"),
+        ("stage2.init.backbone=fresh", r"features of an untrained backbone"),
+        ("stage2.feature_power=0", r"stage2.feature_power=0.* cannot be: expected a number above 0"),
+        ("+stage2.training_set.imbalanc=balanced", r"did you mean 'stage2.training_set.imbalance'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_stage_1_trains(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_here(tmp_path / "run", *GLAG, override)
+    assert not (tmp_path / "run" / "stage1").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda features: features - 10, r"feature_power=0.9 needs features of 0 or more, .* first for class 0"),
+        (lambda features: features * torch.nan, r"features that are not finite, first for class 0"),
+    ],
+    ids=["negative", "not a number"],
+)
+def test_features_that_cannot_be_used_are_named(
+    change: Any, message: str, glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, extract = CifarResNet.forward_maps, loader.extract
+
+    def changed(self: CifarResNet, images: torch.Tensor) -> Any:
+        features, maps = forward(self, images)
+        return change(features), maps
+
+    def extract_changed(*arguments: Any) -> Any:
+        with monkeypatch.context() as context:
+            context.setattr(CifarResNet, "forward_maps", changed)
+            return extract(*arguments)
+
+    monkeypatch.setattr(loader, "extract", extract_changed)
+    with pytest.raises(TrainingError, match=message):
+        run_here(tmp_path / "run", *GLAG, f"stage1.checkpoint={glag}")
+
+
+def test_a_richer_class_that_is_left_with_one_image_lends_its_mean() -> None:
+    """Held-out images may leave a supporting class without a covariance."""
+    source = AdaptiveFeatureGenerator(tail_at_most=5)
+    counts = torch.tensor([50, 2, 9, 1])
+    kept = counts - torch.tensor([0, 1, 0, 0])
+    source.keeps_score = False
+    labels = source.start(counts, kept, epochs=1)
+    assert torch.bincount(labels).tolist() == [0, 49, 41, 49]
+
+
+@pytest.mark.parametrize("stage1", ["ce", "graloss", "la"])
+def test_the_classifier_can_be_retrained_on_the_full_balanced_set(stage1: str, tmp_path: Path) -> None:
+    loss = {"ce": "cross_entropy", "graloss": "gradual_balanced", "la": "logit_adjustment"}[stage1]
+    run_here(
+        tmp_path / "run",
+        "method=crt",
+        f"loss@stage1.loss={loss}",
+        "training_set@stage2.training_set=full_balanced",
+        "sampler@stage2.sampler=instance_balanced",
+        "stage1.epochs=1",
+        "stage2.epochs=1",
+    )
+    content = record(tmp_path / "run")
+    assert content["class_counts"][-1] == 2  # the run's own data, which says what is many, medium and few shot
+    one, two = content["stages"]
+    assert one["images_per_second"] * one["seconds"] == pytest.approx(321)
+    assert two["images_per_second"] * two["seconds"] == pytest.approx(1200)
+    assert content["metrics"]["few"] is not None
+    backbone = {name: value for name, value in weights(tmp_path / "run", "stage1").items() if "backbone" in name}
+    assert all(torch.equal(weights(tmp_path / "run", "stage2")[name], value) for name, value in backbone.items())
+
+
+@pytest.mark.parametrize(
+    ("override", "touched"),
+    [
+        ("loss@stage1.loss=cross_entropy", "stage1.loss"),
+        ("loss@stage1.loss=logit_adjustment", "stage1.loss"),
+        ("stage1.loss.c=4", "stage1.loss"),
+        ("stage2.features.adaptive=false", "stage2.features.adaptive"),
+        ("stage2.terms.head_distillation.weight=0", "stage2.terms.head_distillation.weight"),
+        ("features@stage2.features=extracted", "stage2.features"),
+        ("stage2.feature_power=1", "stage2.feature_power"),
+    ],
+)
+def test_each_part_of_glag_has_one_key(override: str, touched: str) -> None:
+    full = to_config(composed("method=glag", "dataset=cifar100_lt"))
+    keys = differing_keys(full, to_config(composed("method=glag", "dataset=cifar100_lt", override)))
+    assert keys
+    assert all(key.startswith(touched) for key in keys), keys
+
+
+def test_glag_and_graloss_share_their_stage_1_and_any_method_takes_the_loss() -> None:
+    for dataset in ("digits_lt", "cifar100_lt"):
+        glag, graloss = (composed(f"method={method}", f"dataset={dataset}") for method in ("glag", "graloss"))
+        assert glag["stage1"] == graloss["stage1"]
+    for method in ("crt", "lws", "mislas"):
+        plain = to_config(composed(f"method={method}"))
+        changed = to_config(composed(f"method={method}", "loss@stage1.loss=gradual_balanced"))
+        assert all(key.startswith("stage1.loss") for key in differing_keys(plain, changed))
