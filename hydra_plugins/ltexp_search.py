@@ -1,4 +1,4 @@
-"""A Hydra sweeper that searches with a budget, by optuna. Hydra takes plugins from the namespace `hydra_plugins` alone."""
+"""A Hydra sweeper that searches with a budget, by optuna. Hydra takes plugins from `hydra_plugins` alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +8,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ltexp.errors import ConfigError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
 from ltexp.run_folder import read_metrics
 
 METRICS = {"all": "maximize", "many": "maximize", "medium": "maximize", "few": "maximize", "ece": "minimize"}
+
+
+class SearchError(HydraException):
+    """A search that cannot be: of the sweep itself, where an `LtexpError` is of one of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,12 @@ class Search(Sweeper):
 
     def __init__(self, trials: int, parallel: int, metric: str, seed: int) -> None:
         if trials < 1 or parallel < 1:
-            raise ConfigError("hydra.sweeper.trials and hydra.sweeper.parallel are at least 1")
+            raise SearchError("hydra.sweeper.trials and hydra.sweeper.parallel are at least 1")
         if metric not in METRICS:
-            raise ConfigError(unknown_name("hydra.sweeper.metric", metric, METRICS))
+            raise SearchError(unknown_name("hydra.sweeper.metric", metric, METRICS))
         self.trials, self.parallel, self.metric, self.seed = trials, parallel, metric, seed
         self.launcher: Launcher | None = None
+        self.config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this first."""
@@ -77,7 +82,7 @@ class Search(Sweeper):
         """Runs trials until the budget is spent, and writes the best values to `search.yaml`.
 
         Raises:
-            ConfigError: without optuna, a key to search, or a validation part to judge by.
+            SearchError: without optuna, a key to search, or a validation part to judge by.
         """
         assert self.launcher is not None
         parsed = OverridesParser.create().parse_overrides(arguments)
@@ -95,14 +100,15 @@ class Search(Sweeper):
 
     def _study(self, searched: dict[str, Override]) -> Any:
         if not searched:
-            raise ConfigError("nothing to search: give a key a range, such as 'stage2.optimizer.lr=interval(0.01,1)'")
+            raise SearchError("nothing to search: give a key a range, such as 'stage2.optimizer.lr=interval(0.01,1)'")
         try:
             import optuna
         except ModuleNotFoundError:
-            raise ConfigError("hydra/sweeper=search needs optuna: pip install optuna") from None
+            raise SearchError("hydra/sweeper=search needs optuna: pip install optuna") from None
+        assert self.config is not None
         validation = OmegaConf.select(self.config, "dataset.validation.fraction", default=0)
         if not validation:
-            raise ConfigError("a search judges by held-out training images: add dataset.validation.fraction=0.1")
+            raise SearchError("a search judges by held-out training images: add dataset.validation.fraction=0.1")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(str(self.folder / "search.log"))
@@ -135,7 +141,10 @@ class Search(Sweeper):
     def _finish(self, study: Any) -> Any:
         finished = [trial for trial in study.trials if trial.value is not None]
         if not finished:
-            raise ConfigError(f"no trial of the search in {self.folder} has finished")
+            raise SearchError(
+                f"no trial of the search in {self.folder} was measured on the validation part after its last epoch: "
+                "evaluation.every has to divide the epochs of the last stage"
+            )
         best = {"metric": f"validation {self.metric}", "value": study.best_value, "overrides": study.best_params}
         write_text(self.folder / "search.yaml", OmegaConf.to_yaml(OmegaConf.create(best | {"trials": len(finished)})))
         typed = " ".join(f"{key}={value}" for key, value in study.best_params.items())
