@@ -115,10 +115,11 @@ class Search(Sweeper):
         study = optuna.create_study(
             study_name="search",
             storage=optuna.storages.JournalStorage(backend),
-            sampler=optuna.samplers.TPESampler(seed=self.seed),
             direction=METRICS[self.metric],
             load_if_exists=True,
         )
+        # a search that goes on draws on, instead of what its first trials drew
+        study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
         for trial in study.trials:
             if trial.state.name == "RUNNING":  # of a search that was killed
                 study.tell(trial.number, state=_failed())
