@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -12,13 +14,13 @@ from omegaconf import DictConfig
 
 
 class Listed(Sweeper):
-    """Hands the jobs of a file, each with the command line's overrides before its own, to the launcher in one go.
+    """Hands listed jobs, each after the command line's overrides, to the launcher in one go.
 
     Args:
-        jobs: JSON, a list of jobs, each a list of overrides.
+        jobs: the jobs, each a list of overrides, or a JSON file of them.
     """
 
-    def __init__(self, jobs: str) -> None:
+    def __init__(self, jobs: Any) -> None:
         self.jobs = jobs
         self.launcher: Launcher | None = None
 
@@ -37,7 +39,14 @@ class Listed(Sweeper):
         return results
 
 
-def listed_jobs(path: str, arguments: list[str]) -> list[list[str]]:
-    """The overrides of each job in the file at `path`, after those of the command line."""
-    jobs: list[list[str]] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return [[*arguments, *job] for job in jobs]
+def listed_jobs(jobs: Any, arguments: list[str]) -> list[list[str]]:
+    """The overrides of each job, after those of the command line; where these list values, for each of them.
+
+    Args:
+        jobs: see `Listed`.
+        arguments: such as `seed=0,1,2`.
+    """
+    listed = json.loads(Path(jobs).read_text(encoding="utf-8")) if isinstance(jobs, str) else jobs
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    (products,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [[*product, *job] for job in listed for product in products]

@@ -150,8 +150,13 @@ class Config:
 def by_imbalance_ratio(table: Mapping[int, Any], *, _root_: DictConfig) -> Any:
     """Resolver `${by_imbalance_ratio:{100:0.4, 50:0.3}}`: the entry of the listed ratio nearest in proportion."""
     balanced = OmegaConf.select(_root_, "dataset.imbalance") == "balanced"
-    ratio = 1.0 if balanced else max(float(OmegaConf.select(_root_, "dataset.imbalance_ratio", default=1.0)), 1.0)
-    return table[min(table, key=lambda listed: abs(math.log(listed / ratio)))]
+    ratio = 1.0 if balanced else float(OmegaConf.select(_root_, "dataset.imbalance_ratio", default=1.0))
+    return nearest_in_proportion(table, ratio)
+
+
+def nearest_in_proportion(table: Mapping[int, Any], ratio: float) -> Any:
+    """The entry of the key nearest to `ratio` by their quotient."""
+    return table[min(table, key=lambda listed: abs(math.log(listed / max(ratio, 1.0))))]
 
 
 def by_backbone(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:

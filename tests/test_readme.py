@@ -57,7 +57,18 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "group",
     [
-        *("method", "dataset", "classifier", "loss", "reweighting", "sampler", "auxiliary", "mixing", "schedule"),
+        *(
+            "method",
+            "dataset",
+            "classifier",
+            "loss",
+            "reweighting",
+            "sampler",
+            "auxiliary",
+            "mixing",
+            "schedule",
+            "sweep",
+        ),
         *("augmentation", "features", "training_set"),
     ],
 )

@@ -88,3 +88,19 @@ def test_neither_report_nor_evaluation_waits_for_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path / "runs" / f"a{seed}", seed=seed, overrides=["t=1"], config_hash="a", all=40.0 + seed)
+    write(tmp_path / "runs" / "b", overrides=["t=2"], config_hash="b")
+    out = tmp_path / "page.html"
+    assert main([str(tmp_path / "runs"), f"out={out}"]) == 0
+    text = out.read_text()
+    assert "[40.5,0.7" in text
+    assert "runs/a0/record.json" in text
+    assert "runs/b/config.yaml" in text
+    assert "over the keys that a sweep varied" in text
+    assert text.count("data:image/png;base64,") >= 3
+    assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0
+    assert "Reliability diagrams" in out.read_text()

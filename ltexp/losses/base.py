@@ -27,8 +27,9 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         classifier: the kind of classifier the loss is defined for, "any" or "cosine" (plain cosines as logits).
-        needs: the fields of `ModelOutput` that the loss reads beside logits and features, such as "teacher_logits"; a
-            stage that cannot fill them is refused before any data is read.
+        needs: the fields of `ModelOutput` that the loss reads beside logits and features, such as "teacher_logits"; and
+            "features" if the loss takes one a sample, which experts do not have. A stage that cannot fill them
+            is refused before any data is read.
         reads_labels: whether the loss depends on the labels; False for a term that a mixed batch, whose loss is of two
             labels, need not compute twice.
         takes_class_weights: whether a stage may set `class_weights` (deferred re-weighting); False for a loss whose

@@ -7,7 +7,7 @@ Numbers stand as printed, also where a note calls them suspect.
 - `metric`: top1_accuracy, or top1_error.
 - `own`: true for the paper's own method, its ablations and baselines it says it ran; false if quoted; null if not said.
 - `variant`: a row of an ablation; parts are joined by `+`. `variants` beside the rows says what each composes to:
-  config overrides, or in words why it cannot be composed.
+  config overrides (`method=` takes the place of the row's method), or in words why it cannot be composed.
 - `notes` of a row: by the number of the column, from 0. `notes` of a paper: misprints and contradictions.
 - `settings`: what the paper prints of hyper-parameters, one record for each place that prints them.
 
@@ -28,6 +28,7 @@ from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
 _FOLDER = Path(__file__).parent
+Rule = list[str] | str  # overrides of `ltexp train`, or why there are none
 SPLITS = ("all", "many", "medium", "few")
 
 
@@ -99,7 +100,7 @@ class Table:
         caption: what it shows.
         note: on the whole table.
         metric: top1_accuracy | top1_error.
-        variants: what each variant of its rows composes to: overrides, or why it cannot.
+        variants: what each variant of its rows composes to: overrides, or why it cannot; by method where they differ.
         cells: in the order of print.
     """
 
@@ -108,7 +109,7 @@ class Table:
     caption: str
     note: str | None
     metric: str
-    variants: dict[str, list[str] | str]
+    variants: dict[str, "Rule | dict[str, Rule]"]
     cells: tuple[Cell, ...]
 
     @property

@@ -4,6 +4,7 @@
     python -m ltexp.report outputs/multirun format=latex out=table.tex
     python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
     python -m ltexp.report outputs/quickstart stages=true            a row for each stage
+    python -m ltexp.report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
     python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
     python -m ltexp.report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
 
@@ -11,7 +12,7 @@ Runs that differ by their seed alone share a row: mean ± sample standard deviat
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
 
 keys:
-  format=terminal|markdown|csv|latex   default: as the ending of out= says (.md, .csv, .tex), else terminal
+  format=terminal|markdown|csv|latex|html    default: as the ending of out= says (.md, .csv, .tex, .html)
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
   columns=NAME,+NAME                   {columns}
@@ -32,6 +33,7 @@ from ltexp.report import figures
 from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
 from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
 from ltexp.report.groups import group_runs
+from ltexp.report.html import runs_page
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
 
@@ -62,7 +64,7 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _check(options: dict[str, str]) -> None:
-    choices = {"format": ["terminal", *FORMATS], "stages": ["true", "false"], "figure": figures.kinds()}
+    choices = {"format": ["terminal", *FORMATS, "html"], "stages": ["true", "false"], "figure": figures.kinds()}
     for key, known in choices.items():
         if key in options and options[key] not in known:
             raise ConfigError(unknown_name(key, options[key], known))
@@ -85,15 +87,20 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         print(path)
         return
     out = Path(options["out"]) if "out" in options else None
-    name = options.get("format", ENDINGS.get(out.suffix.lower(), "terminal") if out else "terminal")
+    endings = {**ENDINGS, ".html": "html"}
+    name = options.get("format", endings.get(out.suffix.lower(), "terminal") if out else "terminal")
     stages = options.get("stages") == "true"
-    table = results_table(group_runs(runs), options.get("columns"), stages, full=name == "csv")
+    groups = group_runs(runs)
+    table = results_table(groups, options.get("columns"), stages, full=name == "csv")
     if name == "terminal" and out is None:
         window = Console()
         # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
         (window if window.is_terminal else Console(width=UNLIMITED)).print(to_terminal(table), soft_wrap=False)
         return
-    text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
+    if name == "html":
+        text = runs_page(groups, table, out.parent if out else Path())
+    else:
+        text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
     if out is None:
         sys.stdout.write(text)
     else:

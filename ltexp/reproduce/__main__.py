@@ -16,7 +16,6 @@ Which cells (all of them must fit; commas list alternatives):
 plan, run:
   seeds=0,1,2           default: 0
   dry_run=true          run: the plan, and nothing else
-  measure=true          plan: takes the throughput of what has none on record
   KEY=VALUE             any override of `ltexp train`, for every run: trainer=bf16 stage1.epochs=20
                         hydra/launcher=joblib hydra.launcher.n_jobs=2, or hydra/launcher=submitit_slurm
                         A run with other epochs or images stands apart in every comparison.
@@ -55,7 +54,7 @@ VERBS = ("list", "show", "plan", "run", "compare")
 KEYS = {
     "list": ("paper",),
     "show": FILTERS,
-    "plan": (*FILTERS, "seeds", "runs", "measure"),
+    "plan": (*FILTERS, "seeds", "runs"),
     "run": (*FILTERS, "seeds", "runs", "dry_run"),
     "compare": (*FILTERS, "runs", "format", "out", "missing", "keep"),
 }

@@ -59,7 +59,11 @@ class Job:
 def job_of(cell: Cell) -> Job | str:
     """The job that measures `cell`, or in a line why there is none."""
     settings = _variant(cell)
-    choices = [("method", cell.method), ("dataset", cell.dataset), ("backbone", cell.backbone)]
+    method = cell.method
+    if not isinstance(settings, str):
+        method = next((text.removeprefix("method=") for text in settings if text.startswith("method=")), method)
+        settings = tuple(text for text in settings if not text.startswith("method="))
+    choices = [("method", method), ("dataset", cell.dataset), ("backbone", cell.backbone)]
     lacking = [f"{group} {name}" for group, name in choices if name not in _choices(group)]
     if isinstance(settings, str):
         return "; ".join([*([_lacking(lacking)] if lacking else []), settings])
@@ -68,7 +72,7 @@ def job_of(cell: Cell) -> Job | str:
             lacking.append(f"{group} {name}")
     if lacking:
         return _lacking(lacking)
-    return Job(cell.method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, (*settings, *_epochs(cell)))
+    return Job(method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, (*settings, *_epochs(cell)))
 
 
 def _lacking(what: Iterable[str]) -> str:
@@ -84,6 +88,8 @@ def _variant(cell: Cell) -> tuple[str, ...] | str:
     settings: list[str] = []
     for name in names:
         rule = rules.get(name, f"no rule in ltexp/papers/{cell.paper}.yaml")
+        if isinstance(rule, dict):
+            rule = rule.get(cell.method, f"no rule for {cell.method}")
         if isinstance(rule, str):
             return f"variant {name}: {rule}"
         settings += rule

@@ -124,5 +124,5 @@ def _time(seconds: float, unknown: Sequence[str]) -> str:
     if not unknown:
         return f"about {duration(seconds)}, evaluation apart"
     what = ", ".join(unknown)
-    hint = f"no throughput on record for {what}; measure=true takes it in seconds"
+    hint = f"no throughput on record for {what}: the first finished run of it gives one"
     return f"unknown: {hint}" if not seconds else f"at least {duration(seconds)}; {hint}"

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ltexp.conf_path import conf_dir
+from ltexp.config import nearest_in_proportion
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STAGES = ("stage1", "stage2")
@@ -67,7 +68,8 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
     dataset, method = chosen.get("dataset", default["dataset"]), chosen.get("method", default["method"])
     for path in (f"dataset/{dataset}", f"method/{method}", f"paper/{method}/{dataset}"):
         reading.file(path)
-    for key, value in typed:
+    reading.ratio = _load(conf_dir() / "dataset" / f"{dataset}.yaml").get("imbalance_ratio", 1.0)
+    for key, value in sorted(typed, key=lambda word: "@stage" not in word[0]):  # choices, then values on them
         reading.override(key, value)
     return reading.finish()
 
@@ -80,6 +82,7 @@ class _Reading:
         self.choices: dict[str, str] = {}  # group@stage.part: name
         self.values: dict[str, Any] = {name: {} for name in _STAGES}
         self.backbone: dict[str, Any] = {}
+        self.ratio = 1.0  # of the dataset's file
 
     def file(self, path: str) -> None:
         full = conf_dir() / f"{path}.yaml"
@@ -156,8 +159,17 @@ class _Reading:
         found = dict(values)
         for key, value in values.items():
             if match := re.fullmatch(r"\$\{(stage[12])\.(\w+)\}", str(value)):
-                found[key] = (self.values[match[1]] or {}).get(match[2])
+                value = (self.values[match[1]] or {}).get(match[2])
+            if match := re.fullmatch(r"\$\{(by_\w+):(\{.*\})\}", str(value)):
+                value = self._looked_up(match[1], yaml.load(re.sub(r"(\w):", r"\1: ", match[2]), Loader=_LOADER))
+            found[key] = value
         return found
+
+    def _looked_up(self, resolver: str, table: dict[Any, Any]) -> Any:
+        """What a resolver of `ltexp.config` takes from its table."""
+        if resolver == "by_backbone":
+            return table.get(self.typed.get("backbone"), table["other"])
+        return nearest_in_proportion(table, float(self.typed.get("dataset.imbalance_ratio", self.ratio)))
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def write_features(restored: Restored) -> Path:
     for name, split in (("train", session.data.train), ("test", session.data.test)):
         loader = session.evaluation_loader(split)
         _, features, labels = extract_features(restored.model, loader, session.config.trainer.precision)
-        arrays |= {f"{name}_features": features, f"{name}_labels": labels}
+        # of experts: one after the other
+        arrays |= {f"{name}_features": features.reshape(len(features), -1), f"{name}_labels": labels}
     path = session.folder / FEATURES
     with atomic_write(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
