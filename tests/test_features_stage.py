@@ -1,9 +1,11 @@
 """Stages on features: exact to resume and on two processes, blind to the test set, open to any classifier and loss."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import assert_equal_weights, composed, run_here, weights
@@ -20,7 +22,7 @@ from ltexp.identity import differing_keys
 from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.run_folder import read_metrics
 from ltexp.training import run_stage
-from ltexp.training.reevaluate import restore
+from ltexp.training.reevaluate import restore, write_features
 from ltexp.training.session import Session
 
 GLAG = ("method=glag", "stage2.epochs=4", "stage_cache.enabled=false")
@@ -59,6 +61,21 @@ def test_the_power_is_part_of_the_model_wherever_it_is_evaluated(glag: Path) -> 
     assert restored.measure() == record(glag)["metrics"]
     restored.model.feature_power = 1.0
     assert restored.measure() != record(glag)["metrics"]
+
+
+def test_some_generated_features_are_kept_for_figures(glag: Path, tmp_path: Path) -> None:
+    """Of the tail classes, with the last epoch's betas, beside the real features; the same whenever they are made."""
+    shutil.copytree(glag, tmp_path / "run")
+    found = []
+    for _ in range(2):
+        restored = restore(to_config(composed(*GLAG, "stage1.epochs=4")), tmp_path / "run", "stage2", None)
+        with np.load(write_features(restored)) as arrays:
+            found.append(dict(arrays))
+    labels, features = found[0]["generated_labels"], found[0]["generated_features"]
+    lacking = {label: 120 - kept for label, kept in zip(range(2, 10), (39, 24, 16, 10, 6, 3, 2, 1), strict=True)}
+    assert dict(zip(*np.unique(labels, return_counts=True), strict=True)) == lacking
+    assert features.shape == (len(labels), found[0]["train_features"].shape[1])
+    assert np.array_equal(found[1]["generated_features"], features)
 
 
 @pytest.mark.parametrize("steps", [3, 25], ids=["in the first epoch", "in the third"])
