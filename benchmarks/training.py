@@ -1,4 +1,4 @@
-"""Images per second of real training against a bare PyTorch loop, and of stage 2 against stage 1.
+"""Images per second of real training against a bare PyTorch loop, of stage 2 against stage 1, and beside a teacher.
 
 ResNet-32, batch 128, CIFAR-100-LT at ratio 100 (or random images of its shape where it is not prepared). The bare loop
 is forward, loss, backward and step over ready-made batches: it neither augments nor reports. Both run in turn, in this
@@ -23,7 +23,8 @@ from ltexp.config import Config, to_config
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
-from ltexp.run_folder import read_metrics
+from ltexp.run_folder import CHECKPOINT, read_metrics
+from ltexp.training import checkpoint
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
@@ -33,8 +34,8 @@ STEPS, ROUNDS, BATCH = 16, 5, 128
 PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")
 
 
-def configured(method: str) -> Config:
-    """The run whose stages are timed: short epochs of STEPS steps."""
+def configured(method: str, *further: str) -> Config:
+    """The run whose stages are timed: short epochs of STEPS steps; `further` overrides come last."""
     length = STEPS * BATCH
     overrides = [
         f"method={method}",
@@ -48,6 +49,7 @@ def configured(method: str) -> Config:
     ]
     if method != "ce":
         overrides += ["stage2.epochs=2", f"stage2.sampler.epoch_length={length}"]
+    overrides += further
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         return to_config(freeze(compose("config", overrides, return_hydra_config=True)))
 
@@ -77,6 +79,10 @@ def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
         model = session.place(session.fresh_model("stage1", config.stage1))
         model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
         (Path(folder) / stage_name).mkdir()
+        if stage.teacher == "stage1":  # a teacher of the student's size; what it has learned does not matter
+            counts = data.class_counts.tolist()
+            (Path(folder) / "stage1").mkdir()
+            checkpoint.save(Path(folder) / "stage1" / CHECKPOINT, model, config.backbone, config.stage1, counts, 1.0)
         train(session, stage_name, stage, model, Path(folder) / stage_name)
         return [float(row["images_per_second"]) for row in read_metrics(Path(folder) / stage_name / "metrics.csv")]
 
@@ -106,6 +112,7 @@ def main() -> None:
     """Prints the medians and the ratios."""
     quieten()
     ce, crt, mislas = configured("ce"), configured("crt"), configured("mislas")
+    student, alone = configured("kd"), configured("kd", "stage2.teacher=null", "~stage2.terms.distillation")
     data = data_for(ce)
     speeds: dict[str, list[float]] = {}
     kinds: dict[str, Any] = {
@@ -114,6 +121,8 @@ def main() -> None:
         "stage 1 (mislas, with mixup)": lambda: real(mislas, data, "stage1"),
         "stage 2 (crt, frozen)": lambda: real(crt, data, "stage2"),
         "stage 2 (mislas, statistics)": lambda: real(mislas, data, "stage2"),
+        "student without teacher": lambda: real(alone, data, "stage2"),
+        "student with teacher (kd)": lambda: real(student, data, "stage2"),
     }
     for _ in range(ROUNDS):
         for name, run in kinds.items():
@@ -126,6 +135,8 @@ def main() -> None:
     print(f"stage 1 / bare PyTorch              {first / medians['bare PyTorch']:.2f}  (wanted: at least 0.90)")
     print(f"stage 2 frozen / stage 1            {medians['stage 2 (crt, frozen)'] / first:.2f}  (wanted: at least 2.5)")
     print(f"stage 2 statistics / stage 1        {medians['stage 2 (mislas, statistics)'] / first:.2f}")
+    teacher = medians["student without teacher"] / medians["student with teacher (kd)"]
+    print(f"step with a teacher / without       {teacher:.2f}  (wanted: at most 1.45)")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ltexp.signature import accepted_keywords, fits
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
 ACCELERATORS = ("auto", "cpu", "gpu")
+FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
 PARTS = ("backbone", "classifier", "auxiliary")  # of a stage's model
 
 

@@ -4,11 +4,13 @@
     python -m ltexp.evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
     python -m ltexp.evaluate RUN classifier=nearest_class_mean stage=stage2
     python -m ltexp.evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
+    python -m ltexp.evaluate RUN gradients=true                         # for figure=negative_gradients
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
 keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), features (true |
-false: the backbone's features of the training and the test images), accelerator (auto | cpu | gpu), precision (as
+false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
+does to the logits of each class over the training images), accelerator (auto | cpu | gpu), precision (as
 trained; 32-true | bf16-mixed | 16-mixed), data (data root).
 """
 
@@ -27,7 +29,7 @@ from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
 
-KEYS = ("classifier", "stage", "features", "accelerator", "precision", "data")
+KEYS = ("classifier", "stage", "features", "gradients", "accelerator", "precision", "data")
 
 
 def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
@@ -49,8 +51,11 @@ def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | 
         loaded = OmegaConf.to_container(OmegaConf.load(choices[options["classifier"]]))
         assert isinstance(loaded, dict)
         node = {str(key): value for key, value in loaded.items()}
-    if options.get("features", "false") not in ("true", "false"):
-        raise ConfigError(f"features={options['features']} cannot be: expected true | false")
+    for flag in ("features", "gradients"):
+        if options.get(flag, "false") not in ("true", "false"):
+            raise ConfigError(f"{flag}={options[flag]} cannot be: expected true | false")
+    if node is not None and options.get("gradients") == "true":
+        raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     known = set(node or {}) - {"_target_"}
     for key, text in typed.items():
         if node is None or key not in known:
@@ -95,11 +100,14 @@ def main() -> None:
         config, stage = chosen(folder, options, node)
 
         # imports torch: only once the command line is sound
+        from ltexp.training.gradients import write_gradients
         from ltexp.training.reevaluate import restore, write_features
 
         restored = restore(config, folder, stage, node)
         if options.get("features") == "true":
             print(f"features kept in {write_features(restored)}")
+        if options.get("gradients") == "true":
+            print(f"gradients kept in {write_gradients(restored)}")
         metrics = restored.measure()
         name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
         path = folder / "evaluations" / f"{name}.json"

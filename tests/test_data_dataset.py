@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from texts import write_articles
 
 from ltexp.build import build
 from ltexp.data.catalog import dataset_config, datasets
@@ -130,7 +131,11 @@ def test_short_class_is_named_with_a_ratio_that_works() -> None:
 def test_every_dataset_config_builds(name: str, tmp_path: Path) -> None:
     config = dataset_config(name)
     folder = config["source"].get("folder")
-    if folder is not None:
+    if folder == "ag_news":
+        write_articles(tmp_path, train=12)
+        assert class_defaults(config) == (30000, 100)
+        config |= {"max_per_class": 12, "imbalance_ratio": 6}
+    elif folder is not None:
         # a small stand-in with the real number of classes
         classes = {"cifar10": 10, "cifar100": 100}[folder]
         (tmp_path / folder).mkdir()

@@ -118,6 +118,7 @@ def test_tsne_takes_classes_evenly_and_keeps_clusters_apart() -> None:
 MISSING = [
     ("tsne", {}, r"features\.npz .*make it with python -m ltexp\.evaluate .*run features=true"),
     ("feature_norms", {}, r"needs .*feature_norms\.csv, written while training: train with evaluation\.every"),
+    ("negative_gradients", {}, r"no gradients measured: python -m ltexp\.evaluate .*run gradients=true"),
     ("tsne", {"split": "tset"}, "did you mean 'test'"),
     ("tsne", {"samples": "0"}, "samples=0 cannot be"),
     ("tsne", {"classes": "9"}, "unknown class '9'"),

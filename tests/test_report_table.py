@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ltexp.errors import ConfigError
 from ltexp.report.formats import escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_terminal
-from ltexp.report.groups import group_runs, statistic
+from ltexp.report.groups import Statistic, group_runs, statistic
 from ltexp.report.records import find_runs
 from ltexp.report.results import Table, results_table
 from ltexp.report.table import run_table
@@ -109,6 +109,20 @@ def test_stages_and_further_columns(tmp_path: Path) -> None:
     assert "imbalance" in [column.name for column in table(tmp_path).columns]
     with pytest.raises(ConfigError, match="did you mean 'method'"):
         table(tmp_path, columns="methd")
+
+
+def test_accuracy_on_single_classes_is_a_column_when_asked_for(tmp_path: Path) -> None:
+    """Of the label, averaged over seeds; a dash for a class without test images, or that there is not."""
+    for seed, first in enumerate((60.0, 70.0)):
+        metrics = record()["metrics"] | {"per_class": [first, 40.0, None]}
+        stage = record()["stages"][1] | {"metrics": metrics}
+        write(tmp_path / str(seed), seed=seed, metrics=metrics, stages=[record()["stages"][0], stage])
+    found = table(tmp_path, columns="n,+acc2,+ece,+acc0,+acc7,+acc1")
+    assert [column.title for column in found.columns] == ["n", "ECE", "Acc2", "Acc0", "Acc7", "Acc1"]
+    assert [cell.mean if isinstance(cell, Statistic) else cell for cell in found.rows[0]] == [2, 5, None, 65, None, 40]
+    assert isinstance(found.rows[0][3], Statistic)
+    with pytest.raises(ConfigError, match="unknown column 'acc'"):
+        table(tmp_path, columns="acc")
 
 
 def test_csv_has_full_precision(tmp_path: Path) -> None:

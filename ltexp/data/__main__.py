@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltexp.data.arrays import default_root
-from ltexp.data.catalog import as_path, dataset_config, datasets, resolve
+from ltexp.data.catalog import as_path, build_source, dataset_config, datasets, resolve
 from ltexp.data.options import parse_flag, parse_value, split_words
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
@@ -16,15 +16,18 @@ from ltexp.names import unknown_name
 # download.
 
 PREPARE = """\
-Makes <root>/<dataset>/{train,test}_{images,labels}.npy and classes.txt, in the published order of the images.
+Makes <root>/<dataset>/{train,test}_{images,labels}.npy and classes.txt, in the published order of the images;
+of AG's News, <root>/ag_news/{train,test}.csv, the dataset's own files, once every line of them is found in order.
 
   python -m ltexp.data prepare cifar100                      from what the data root holds, else by download
   python -m ltexp.data prepare cifar100 source=~/Downloads   from cifar-100-python.tar.gz or cifar-100-binary.tar.gz,
                                                              one of them unpacked, or prepared arrays
 
-datasets: cifar10, cifar100
+  python -m ltexp.data prepare ag_news source=~/Downloads    from ag_news_csv.tgz, or train.csv and test.csv
+
+datasets: cifar10, cifar100, ag_news (never by download)
 keys:
-  source=PATH           archive, folder of an unpacked one, folder of prepared arrays, or a folder with one of these
+  source=PATH           archive, folder of an unpacked one, folder of prepared files, or a folder with one of these
   root=PATH             data root (default: the environment variable LTEXP_DATA, else data)
   download=true|false   true: download anew; false: never (default: only if there is nothing to prepare from)
 """
@@ -39,6 +42,7 @@ The prepared form of a dataset of small images is a folder of the data root with
   train_images.npy, test_images.npy   uint8 (N, H, W, 3), RGB
   train_labels.npy, test_labels.npy   int64 (N,), from 0
   classes.txt                         one name a line, in label order
+and of texts a folder with train.csv and test.csv: class index from 1, then the fields of text.
 
 datasets: {datasets}
 keys:
@@ -62,19 +66,26 @@ keys:
 
 def run_prepare(words: Sequence[str]) -> int:
     """Prepares one dataset."""
+    from ltexp.data.articles import PREPARED_BY_COMMAND
     from ltexp.data.official import OFFICIAL
-    from ltexp.data.prepare import prepare
+    from ltexp.data.prepare import prepare, prepare_articles
 
     names, options = split_words(words, ("source", "root", "download"))
+    known = [*OFFICIAL, *PREPARED_BY_COMMAND]
     if len(names) != 1:
-        raise ConfigError(f"name one dataset: python -m ltexp.data prepare {' | '.join(OFFICIAL)}")
-    if names[0] not in OFFICIAL:
-        raise ConfigError(unknown_name("dataset", names[0], OFFICIAL))
+        raise ConfigError(f"name one dataset: python -m ltexp.data prepare {' | '.join(known)}")
+    if names[0] not in known:
+        raise ConfigError(unknown_name("dataset", names[0], known))
     source = as_path(options["source"]) if "source" in options else None
     download = parse_flag("download", options["download"]) if "download" in options else None
     if source is not None and download:
         raise ConfigError("source=PATH and download=true exclude each other")
-    folder, origin = prepare(names[0], _root(options), source, download)
+    if names[0] in OFFICIAL:
+        folder, origin = prepare(names[0], _root(options), source, download)
+    else:
+        if download:
+            raise ConfigError(f"{names[0]} has no download: give source=PATH of its CSV files or their archive")
+        folder, origin = prepare_articles(names[0], build_source(names[0]), _root(options), source)
     print(f"{folder}: {origin}")
     return _report_check(names[0], resolve(names)[names[0]], folder.parent)
 
@@ -140,7 +151,7 @@ def _set(node: dict[str, Any], key: str, value: Any) -> None:
 
 
 VERBS = {
-    "prepare": (run_prepare, PREPARE, "make the plain arrays of CIFAR-10 or CIFAR-100"),
+    "prepare": (run_prepare, PREPARE, "make the files of CIFAR-10, CIFAR-100 or AG's News"),
     "check": (run_check, CHECK, "say what is missing or wrong"),
     "show": (run_show, SHOW, "print and draw a dataset's long tail"),
 }

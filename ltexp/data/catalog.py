@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ltexp.build import build
 from ltexp.conf_path import conf_dir
-from ltexp.data.arrays import PreparedArrays
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
@@ -30,14 +30,12 @@ def dataset_config(name: str) -> dict[str, Any]:
 
 
 def datasets_of_folder(folder: str) -> list[str]:
-    """The datasets that read the prepared arrays of `<data root>/<folder>`."""
-    target = f"{PreparedArrays.__module__}.{PreparedArrays.__qualname__}"
-    sources = {name: dataset_config(name).get("source", {}) for name in datasets()}
-    return [name for name, node in sources.items() if node.get("_target_") == target and node.get("folder") == folder]
+    """The datasets whose files lie in `<data root>/<folder>`."""
+    return [name for name in datasets() if dataset_config(name).get("source", {}).get("folder") == folder]
 
 
 def resolve(names: list[str]) -> dict[str, str]:
-    """What the user named, dataset or folder of prepared arrays, as names of conf/dataset/; nothing named: all.
+    """What the user named, dataset or folder of the data root, as names of conf/dataset/; nothing named: all.
 
     Raises:
         ConfigError: for a name that is neither.
@@ -54,6 +52,11 @@ def resolve(names: list[str]) -> dict[str, str]:
             raise ConfigError(unknown_name("dataset", name, [*known, *folders]))
         found[name] = readers[0]
     return found
+
+
+def build_source(folder: str) -> Any:
+    """The source of the datasets whose files lie in `<data root>/<folder>`."""
+    return build(dataset_config(datasets_of_folder(folder)[0])["source"])
 
 
 def as_path(text: str) -> Path:

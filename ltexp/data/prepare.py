@@ -3,14 +3,17 @@
 import os
 import shutil
 import socket
+import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ltexp.data.arrays import ARRAYS, FILES, array_problems, inspect_folder
+from ltexp.data.articles import FILES as ARTICLE_FILES
+from ltexp.data.articles import CsvArticles
 from ltexp.data.official import OFFICIAL, Official, find_folder, read_archive, read_folder
 from ltexp.data.types import SourceArrays
 from ltexp.errors import DataError
@@ -51,6 +54,65 @@ def prepare(dataset: str, root: Path, source: Path | None = None, download: bool
         return _convert(_download(official, folder, root), dataset, official, target)
 
 
+def prepare_articles(dataset: str, articles: CsvArticles, root: Path, source: Path | None) -> tuple[Path, str]:
+    """Puts a text dataset's CSV files, once every line of them is found in order, into `<root>/<dataset>/`.
+
+    Args:
+        dataset: `ag_news`.
+        articles: what its files must be like.
+        root: the data root.
+        source: folder of the two files, a folder that holds such a folder or the published archive, or that archive;
+            None: the data root.
+
+    Returns:
+        (folder, where it came from).
+
+    Raises:
+        DataError: if there is no usable source, or it cannot be written. What was there before stays as it was.
+    """
+    target = root / dataset
+    if source is None and articles.inspect(target)[0] is not None:
+        return target, "already prepared"
+    found = _find_articles(source or root, dataset)
+    if found is None:
+        looked_for = f"{' and '.join(ARTICLE_FILES)}, a folder {dataset} with them, or {dataset}_csv.tgz"
+        raise DataError(f"nothing to prepare {dataset} from: {source or root} holds no {looked_for}; give source=PATH")
+    try:
+        with _temporary_folder(root, dataset) as folder:
+            if found.is_dir():
+                for name in ARTICLE_FILES:
+                    shutil.copyfile(found / name, folder / name)
+            else:
+                _unpack_articles(found, folder)
+            if problems := articles.inspect(folder)[1]:
+                raise DataError(f"{found}: {'; '.join(problems)}")
+            _move(folder, target, ARTICLE_FILES)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"could not prepare {dataset} from {found}: {reason}") from None
+    return target, f"from {found}"
+
+
+def _find_articles(place: Path, dataset: str) -> Path | None:
+    if place.is_file():
+        return place
+    folders = [place, place / dataset, place / f"{dataset}_csv"]
+    held = [folder for folder in folders if all((folder / name).is_file() for name in ARTICLE_FILES)]
+    archives = [path for path in (place / f"{dataset}_csv.tgz", place / f"{dataset}_csv.tar.gz") if path.is_file()]
+    return next(iter([*held, *archives]), None)
+
+
+def _unpack_articles(archive: Path, folder: Path) -> None:
+    """Reads the two files out of the archive by their names; nothing else in it is looked at."""
+    with tarfile.open(archive) as packed:
+        for member in packed:
+            name = Path(member.name).name
+            content = packed.extractfile(member) if name in ARTICLE_FILES and member.isfile() else None
+            if content is not None:
+                with (folder / name).open("wb") as file:
+                    shutil.copyfileobj(content, file)
+
+
 def write_arrays(arrays: SourceArrays, target: Path) -> None:
     """Writes the prepared form to `target`, whole or not at all; other files there stay.
 
@@ -67,19 +129,19 @@ def write_arrays(arrays: SourceArrays, target: Path) -> None:
                     np.save(file, np.ascontiguousarray(getattr(arrays, name)), allow_pickle=False)
                     os.fsync(file.fileno())
             (folder / "classes.txt").write_text("\n".join(arrays.class_names) + "\n", encoding="utf-8")
-            _move(folder, target)
+            _move(folder, target, FILES)
     except OSError as error:
         raise DataError(f"could not write {target}: {error.strerror or error}") from error
 
 
-def _move(folder: Path, target: Path) -> None:
+def _move(folder: Path, target: Path, files: Sequence[str]) -> None:
     try:
         os.replace(folder, target)
     except OSError:
         if not target.is_dir():
             raise
         # a folder with something in it cannot be replaced in one step, and what else the user keeps there is theirs
-        for name in FILES:
+        for name in files:
             os.replace(folder / name, target / name)
 
 

@@ -27,19 +27,20 @@ def shots(counts: Ints) -> dict[str, Ints]:
 def print_summary(data: LongTailedData, console: Console) -> None:
     """Prints sizes, class counts, ratio, shots and hashes."""
     counts = data.class_counts
-    held_out = f", {len(data.validation):,} validation images" if data.validation is not None else ""
+    unit = data.train.unit
+    held_out = f", {len(data.validation):,} validation {unit}" if data.validation is not None else ""
     lines = [
         f"{data.name}: {data.imbalance}, imbalance ratio {data.imbalance_ratio:g} "
         f"(largest class {counts.max():,}, smallest {counts.min():,}, so {counts.max() / counts.min():.4g})",
-        f"{len(data.train):,} train images{held_out}, {len(data.test):,} test images, "
+        f"{len(data.train):,} train {unit}{held_out}, {len(data.test):,} test {unit}, "
         f"{data.num_classes} classes, {data.train.describe()}",
-        f"images of each class: {compact_counts(counts.tolist())}",
+        f"{unit} of each class: {compact_counts(counts.tolist())}",
         f"subset {data.subset_hash}, content {data.content_hash}",
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False)
-    table = Table("shots", "training images")
-    for column in ("classes", "images", "of all"):
+    table = Table("shots", f"training {unit}")
+    for column in ("classes", unit, "of all"):
         table.add_column(column, justify="right")
     rules = (f"> {MANY_SHOT_ABOVE}", f"{FEW_SHOT_BELOW} to {MANY_SHOT_ABOVE}", f"< {FEW_SHOT_BELOW}")
     for rule, (name, labels) in zip(rules, shots(counts).items(), strict=True):
@@ -71,7 +72,7 @@ def draw(data: LongTailedData, path: Path) -> None:
     for bound in (MANY_SHOT_ABOVE, FEW_SHOT_BELOW):
         axes.axhline(bound, color="black", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.set(yscale="log", xlim=(-0.5, len(counts) - 0.5), ylim=(0.8, 1.6 * counts.max()))
-    axes.set(xlabel="class, by number of images", ylabel="training images")
+    axes.set(xlabel=f"class, by number of {data.train.unit}", ylabel=f"training {data.train.unit}")
     ticks = _ticks(int(counts.min()), int(counts.max()))
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_title(f"{data.name}: {data.imbalance}, imbalance ratio {data.imbalance_ratio:g}", pad=20)

@@ -20,11 +20,13 @@ class Split:
         index: int64 (N,), each sample's position in the source's split.
         loader: dotted path of the `ltexp.data.loader.Loader` that makes batches of such a split; imported when one is
             needed, since it needs torch.
+        unit: what one sample is called, in the plural.
     """
 
     labels: Ints
     index: Ints
     loader: ClassVar[str]
+    unit: ClassVar[str]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,6 +50,7 @@ class ImageSplit(Split):
 
     images: Images
     loader: ClassVar[str] = "ltexp.data.loader.ImageLoader"
+    unit: ClassVar[str] = "images"
 
     def describe(self) -> str:
         """Height and width."""
@@ -62,6 +65,7 @@ class SourceArrays:
         train_images: uint8 (N, H, W, 3), RGB; so is `test_images`, with the same H and W.
         train_labels: int64 (N,), positions in `class_names`; so is `test_labels`.
         class_names: one for each label.
+        unit: what one sample is called, in the plural.
     """
 
     train_images: Images
@@ -69,6 +73,11 @@ class SourceArrays:
     test_images: Images
     test_labels: Ints
     class_names: tuple[str, ...]
+    unit: ClassVar[str] = "images"
+
+    def describe(self) -> str:
+        """What a sample is like, in a few words."""
+        return f"{self.train_images.shape[1]}x{self.train_images.shape[2]} pixels"
 
 
 class Source(Protocol):

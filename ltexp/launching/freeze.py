@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import PARTS, to_config
+from ltexp.config import FILES_OF_A_BACKBONE, PARTS, to_config
 from ltexp.errors import ConfigError
 
 PRIMARY = "config"
@@ -55,9 +55,10 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     for node, key in places:
         if node[key] not in (None, "fresh", "stage1"):
             node[key] = str(Path(node[key]).expanduser().absolute())
-    weights = plain["backbone"].get("weights")
-    if weights and Path(weights).exists():  # else it names weights of torchvision's
-        plain["backbone"]["weights"] = str(Path(weights).absolute())
+    for key in FILES_OF_A_BACKBONE:
+        file = plain["backbone"].get(key)
+        if file and Path(file).expanduser().exists():  # else it names weights of torchvision's
+            plain["backbone"][key] = str(Path(file).expanduser().absolute())
 
 
 def _reset_replaced_nodes(
@@ -81,7 +82,7 @@ def _reset_replaced_nodes(
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
     for key in sorted({**typed, **chosen}, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
-        replaced = unreplaced.get(key) != choices.get(key)
+        replaced = key in chosen or unreplaced.get(key) != choices.get(key)
         if OmegaConf.select(task, package) is None or not replaced:
             continue
         name = choices[key]

@@ -1,7 +1,7 @@
 """Feature-balanced loss (FBL): a growing stimulus towards larger feature norms for rare classes."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,8 @@ class FeatureBalanced(Loss):
     """
 
     rarity: Tensor
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ class Backbone(nn.Module):
 
     Attributes:
         reads: the kind of data the backbone is for (`LongTailedData.kind`).
-        feature_dim: D, the width of a feature.
+        feature_dim: D, the width of a feature; with experts, of each expert's.
         map_channels: the number of channels of each block's map, in the order of `forward_maps`.
     """
 

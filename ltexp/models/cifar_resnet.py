@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
+from ltexp.models.experts import expert_branches, run_branches
 
 
 class BasicBlock(nn.Module):
@@ -45,40 +46,62 @@ class BasicBlock(nn.Module):
 class CifarResNet(Backbone):
     """CIFAR ResNet of `depth` layers, 6n + 2 with n blocks a stage; features are 64 wide and not negative.
 
+    With experts it is RIDE's network (Wang et al., ICLR 2021): the first convolution and stage 1 are shared, and each
+    of E experts has stages 2 and 3 of its own, of 24 and 48 channels; features are (B, E, 48).
+
     Parameters without the classifier: ResNet-20 0.27 M, ResNet-32 0.46 M, ResNet-56 0.85 M. Any image size from
     1x1 works: the first convolution keeps the resolution and there is no pooling before the global average.
 
     Args:
         depth: 8, 20, 32, 44, 56, or another 6n + 2.
+        experts: E, or None for an ordinary network.
 
     Raises:
-        ConfigError: if `depth` is not 6n + 2 for a positive n.
+        ConfigError: if `depth` is not 6n + 2 for a positive n, or for fewer than one expert.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, experts: int | None = None) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ConfigError(f"backbone.depth is {depth}, but a CIFAR ResNet has 6n + 2 layers: 8, 20, 32, 44, ...")
         blocks = (depth - 2) // 6
-        self.feature_dim = 64
-        self.map_channels = [16, 32, 64]
+        widths = (32, 64) if experts is None else (24, 48)
+        self.feature_dim = widths[1]
+        self.map_channels = [16, *(width * (experts or 1) for width in widths)]
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
+        self.branches: nn.ModuleList | None = None
+        if experts is None:
+            self.layer2, self.layer3 = _last_stages(widths, blocks)
+        else:
+            self.branches = expert_branches(experts, lambda: _last_stages(widths, blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 64), or (B, E, 48) with experts, of images (B, 3, H, W)."""
+        return self._features(images, maps=False)[0]
+
     def forward_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features (B, 64) and the maps of the three stages, of 16, 32 and 64 channels."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3):
+        """Features and the maps of the three stages; those of the experts lie one after the other in a map."""
+        return self._features(images, maps=True)
+
+    def _features(self, images: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
+        x = self.layer1(F.relu(self.bn1(self.conv1(images)), inplace=True))
+        found = [x]
+        if self.branches is not None:
+            features, further = run_branches(x, self.branches, maps)
+            return features, found + further
+        for stage in (self.layer2, self.layer3):
             x = cast(Tensor, stage(x))
-            maps.append(x)
-        return x.mean((2, 3)), maps
+            found.append(x)
+        return x.mean((2, 3)), found
+
+
+def _last_stages(widths: tuple[int, int], blocks: int) -> list[nn.Module]:
+    return [_stage(16, widths[0], blocks, stride=2), _stage(widths[0], widths[1], blocks, stride=2)]
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

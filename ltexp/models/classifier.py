@@ -26,6 +26,7 @@ class Classifier(nn.Module):
         kind: "linear" where the logits are linear in the features, "cosine" where they are plain cosines, "distance"
             where they are negative distances.
         needs_features: whether `fit` has to see the training features before the first evaluation.
+        experts: E where the classifier reads the features (B, E, D) of E experts, else None.
 
     Args:
         feature_dim: D.
@@ -34,6 +35,7 @@ class Classifier(nn.Module):
 
     kind: Literal["linear", "cosine", "distance"] = "linear"
     needs_features: ClassVar[bool] = False
+    experts: int | None = None
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -78,6 +80,11 @@ class Classifier(nn.Module):
             raise CheckpointError(
                 f"the previous stage's classifier has {there[0]} classes on features of width {there[1]}, "
                 f"this one {here[0]} on {here[1]}: use the same dataset and backbone in both"
+            )
+        if source.experts != self.experts:
+            one, other = (f"for {n} experts" if n else "for no experts" for n in (source.experts, self.experts))
+            raise CheckpointError(
+                f"the previous stage's classifier is {one} and this one {other}: choose expert_cosine"
             )
         if source.kind not in kinds:
             raise ConfigError(

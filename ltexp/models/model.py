@@ -11,6 +11,7 @@ from ltexp.config import BATCH_NORMS
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
+from ltexp.models.experts import ExpertCosine
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
 
@@ -72,11 +73,13 @@ class Model(nn.Module):
         return self.transform(cast(Tensor, self.backbone(inputs)))
 
     def classify(self, features: Tensor) -> ModelOutput:
-        """Logits of features (B, D) that are transformed already."""
+        """Logits of features (B, D), transformed already, or of (B, E, D) of E experts, with those of each expert."""
         # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.classifier(features.float())
-        return ModelOutput(logits=logits, features=features)
+            if isinstance(self.classifier, ExpertCosine):
+                experts = self.classifier.expert_logits(features.float())
+                return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
+            return ModelOutput(logits=self.classifier(features.float()), features=features)
 
     def set_trainable(
         self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train", auxiliary: bool = True

@@ -29,7 +29,7 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report import figures
-from ltexp.report.columns import COLUMNS
+from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
 from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
@@ -72,8 +72,8 @@ def _check(options: dict[str, str]) -> None:
     if options.get("out") == "":
         raise ConfigError("out= names no file")
     for name in options.get("columns", "").split(","):
-        if name.strip() and name.strip().removeprefix("+") not in COLUMNS:
-            raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), COLUMNS))
+        if name.strip() and find_column(name.strip().removeprefix("+")) is None:
+            raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), [*COLUMNS, OF_A_CLASS]))
 
 
 def report(runs: Sequence[Run], options: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
 def usage() -> str:
     """The text of --help."""
     assert __doc__ is not None
-    names = list(COLUMNS)
+    names = [*COLUMNS, "accK (of the class with label K)"]
     lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
     drawn = []
     for kind in figures.kinds():

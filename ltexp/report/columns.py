@@ -1,5 +1,6 @@
 """The columns that a table of runs can have. A new one is one line of `COLUMNS`."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ class Row:
         if self.stage is None:
             return statistic([run.record["metrics"].get(name) for run in self.group.runs])
         return statistic([stages[0]["metrics"].get(name) for stages in self.stages])
+
+    def accuracy_of(self, label: int) -> Statistic | None:
+        """Accuracy on one class in percent over the runs; None where there is no such class."""
+        found = [stages[-1]["metrics"]["per_class"] for stages in self.stages]
+        return statistic([accuracies[label] if label < len(accuracies) else None for accuracies in found])
 
     def best(self, split: str) -> Statistic | None:
         """Overall accuracy at each run's best epoch on `split`, of this stage or the last."""
@@ -112,6 +118,16 @@ _ALL = [
     ),
 ]
 COLUMNS = {column.name: column for column in _ALL}
+OF_A_CLASS = "acc0"  # how the first of the columns of single classes is called: acc0, acc1, ...
+
+
+def find_column(name: str) -> Column | None:
+    """The column `name`: one of `COLUMNS`, or accK for the accuracy on the class with label K; None: there is none."""
+    if (found := re.fullmatch(r"acc(\d{1,6})", name)) is not None:
+        label = int(found[1])
+        return Column(name, f"Acc{label}", lambda row: row.accuracy_of(label), numeric=True)
+    return COLUMNS.get(name)
+
 
 MOST_SWEPT = 4  # keys with columns of their own
 METRICS = ("n", "all", "many", "medium", "few", "ece")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
-from ltexp.report.columns import COLUMNS, IDENTITY, METRICS, Cell, Column, Row, default_columns
+from ltexp.report.columns import COLUMNS, IDENTITY, METRICS, OF_A_CLASS, Cell, Column, Row, default_columns, find_column
 from ltexp.report.groups import Group
 
 
@@ -60,12 +60,14 @@ def _rows(group: Group, stages: bool) -> list[Row]:
 def _choose(columns: str | None, usual: list[Column]) -> list[Column]:
     asked = [name.strip() for name in (columns or "").split(",") if name.strip()]
     for name in asked:
-        if name.removeprefix("+") not in COLUMNS:
-            raise ConfigError(unknown_name("column", name.removeprefix("+"), COLUMNS))
-    only = [COLUMNS[name] for name in asked if not name.startswith("+")] or usual
+        if find_column(name.removeprefix("+")) is None:
+            raise ConfigError(unknown_name("column", name.removeprefix("+"), [*COLUMNS, OF_A_CLASS]))
+    only = [column for name in asked if not name.startswith("+") and (column := find_column(name))] or usual
     names = {column.name for column in only}
-    added = {name[1:] for name in asked if name.startswith("+")} - names
-    return only + [COLUMNS[name] for name in COLUMNS if name in added]
+    added = [name[1:] for name in dict.fromkeys(asked) if name.startswith("+") and name[1:] not in names]
+    # in the order of `COLUMNS`, and after them those of single classes as they were asked for
+    added.sort(key=lambda name: list(COLUMNS).index(name) if name in COLUMNS else len(COLUMNS))
+    return only + [column for name in added if (column := find_column(name))]
 
 
 def _notes(groups: Sequence[Group], shown: set[str]) -> list[str]:

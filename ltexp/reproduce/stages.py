@@ -28,10 +28,12 @@ class StageReading:
     Attributes:
         choices: the file chosen for each part, by group and part, such as `loss loss`.
         values: nested keys as they are set, interpolations as written.
+        backbone: the keys that files and overrides set on the backbone, such as its experts.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -50,7 +52,7 @@ class StageReading:
         for key, choice in self.choices.items():
             group, part = key.split(" ")
             whole[part] = _merged(_load(conf_dir() / group / f"{choice}.yaml"), whole.get(part) or {})
-        return json.dumps([self.choices, whole], sort_keys=True, default=str)
+        return json.dumps([self.choices, whole, self.backbone], sort_keys=True, default=str)
 
 
 def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
@@ -76,6 +78,7 @@ class _Reading:
     def __init__(self) -> None:
         self.choices: dict[str, str] = {}  # group@stage.part: name
         self.values: dict[str, Any] = {name: {} for name in _STAGES}
+        self.backbone: dict[str, Any] = {}
 
     def file(self, path: str) -> None:
         full = conf_dir() / f"{path}.yaml"
@@ -104,6 +107,10 @@ class _Reading:
         for name in _STAGES:
             if name in content:
                 self._merge(name, content[name])
+        if isinstance(content.get("backbone"), dict):
+            self.backbone = _merged(self.backbone, content["backbone"])
+        for key, choice in content.get("choose", {}).items():
+            self.override(key, choice)
 
     def _merge(self, name: str, node: Any) -> None:
         if node is None:
@@ -120,11 +127,14 @@ class _Reading:
             if self.choices.get(key) != value:
                 self.values[stage].pop(part, None)  # a replaced choice starts from its own file
             self.choices[key] = value
-        elif name in _STAGES:
+        elif name in (*_STAGES, "backbone") and rest:
             node: Any = yaml.load(value, Loader=_LOADER)
             for part in reversed(rest.split(".")):
                 node = {part: node}
-            self._merge(name, node)
+            if name == "backbone":
+                self.backbone = _merged(self.backbone, node)
+            else:
+                self._merge(name, node)
 
     def finish(self) -> dict[str, StageReading]:
         found = {}
@@ -133,15 +143,16 @@ class _Reading:
                 continue
             of_stage = {key: choice for key, choice in self.choices.items() if f"@{name}." in key}
             choices = {key.replace(f"@{name}.", " "): choice for key, choice in of_stage.items()}
-            found[name] = StageReading(choices, self._resolved(values))
+            found[name] = StageReading(choices, self._resolved(values), self.backbone)
         return found
 
     def _resolved(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Epochs that are written as another stage's, `${stage1.epochs}`, as numbers."""
-        match = re.fullmatch(r"\$\{(stage[12])\.(\w+)\}", str(values.get("epochs")))
-        if match:
-            return values | {"epochs": (self.values[match[1]] or {}).get(match[2])}
-        return values
+        """What is written as another stage's, such as `${stage1.epochs}`, as that is set."""
+        found = dict(values)
+        for key, value in values.items():
+            if match := re.fullmatch(r"\$\{(stage[12])\.(\w+)\}", str(value)):
+                found[key] = (self.values[match[1]] or {}).get(match[2])
+        return found
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def check_composition(config: Config) -> None:
         _check_auxiliary(name, stage, before)
         objective = _check_settings(stage)
         _check_needs(name, stage, objective)
+        _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
         _check_features(name, stage, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
@@ -117,6 +118,23 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
             raise ConfigError(f"{name}: no loss or term reads its {source}: add one that does, or set {without}")
 
 
+def _check_experts(name: str, experts: int | None, classifier: Classifier, needs: frozenset[str]) -> None:
+    """Backbone and classifier have the same experts, and the losses read what there is."""
+    if experts is not None and experts != classifier.experts:
+        raise ConfigError(
+            f"{name}: a backbone of {experts} experts needs heads for as many: "
+            f"classifier@{name}.classifier=expert_cosine {name}.classifier.experts={experts}"
+        )
+    if experts is None and classifier.experts is not None:
+        raise ConfigError(
+            f"{name}: its classifier is for {classifier.experts} experts: set backbone.experts to as many"
+        )
+    if experts is None and "expert_logits" in needs:
+        raise ConfigError(f"{name}: its loss is for a network of experts: set backbone.experts, or see method ride_3")
+    if experts is not None and "features" in needs:
+        raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
+
+
 def _check_features(name: str, stage: StageConfig, objective: Objective) -> None:
     """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
     if not stage.features.get("_target_"):
@@ -129,7 +147,7 @@ def _check_features(name: str, stage: StageConfig, objective: Objective) -> None
         )
     if stage.init.backbone == "fresh" and stage.checkpoint is None:
         raise ConfigError(f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone")
-    if missing := objective.needs - {"teacher_logits", "teacher_features"}:
+    if missing := objective.needs - {"teacher_logits", "teacher_features", "features"}:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 

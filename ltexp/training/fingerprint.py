@@ -6,7 +6,7 @@ from typing import Any
 
 import ltexp
 from ltexp.build import target_sources
-from ltexp.config import StageConfig
+from ltexp.config import FILES_OF_A_BACKBONE, StageConfig
 from ltexp.distributed import world_size
 from ltexp.identity import digest
 from ltexp.training import checkpoint
@@ -54,6 +54,5 @@ def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any])
     """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
     places = [*((where, "stage1") for where in _sources(stage)), (stage.checkpoint, name)]
     paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
-    if (weights := backbone.get("weights")) and Path(weights).is_file():
-        paths.append(Path(weights))
+    paths += [Path(file) for key in FILES_OF_A_BACKBONE if (file := backbone.get(key)) and Path(file).is_file()]
     return [checksum(path) for path in paths]

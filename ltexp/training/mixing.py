@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,13 @@ class Mixed(NamedTuple):
 
 
 class Mixing(ABC):
-    """Base of the mixings."""
+    """Base of the mixings.
+
+    Attributes:
+        blends: whether it makes new inputs out of several, which images allow and word numbers do not.
+    """
+
+    blends: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
@@ -61,6 +67,8 @@ class Mixing(ABC):
 
 class NoMixing(Mixing):
     """The batch as it is."""
+
+    blends = False
 
     def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
         """The batch with λ = 1."""

@@ -79,7 +79,7 @@ def _logits_and_norm(output: ModelOutput) -> Tensor:
     if features is None or features.ndim != 2:
         norm = logits.new_full((len(logits),), torch.nan)
     else:
-        norm = features.float().norm(dim=1)
+        norm = features.float().flatten(1).norm(dim=1)
     return torch.cat([logits, norm[:, None]], dim=1)
 
 

@@ -10,7 +10,8 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.build import build
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
+from ltexp.data.augmentation import NoAugmentation
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
@@ -66,11 +67,25 @@ def check_against_data(session: Session) -> None:
     if reads != data.kind:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
-    for stage in config.stages.values():
+    for name, stage in config.stages.items():
+        if data.kind != "images":
+            _check_without_images(config, name, stage, data.kind)
         own = session.for_stage(stage)
         check_features(own, stage)
         if stage.teacher != "stage1":
             load_teacher(own, stage)
+
+
+def _check_without_images(config: Config, name: str, stage: StageConfig, kind: str) -> None:
+    unfit = {
+        "mixing": get_class(stage.mixing["_target_"]).blends,  # type: ignore[attr-defined]
+        "augmentation": get_class(stage.augmentation["_target_"]) is not NoAugmentation,
+    }
+    for group, wrong in unfit.items():
+        if wrong:
+            key = f"{group}@{name}.{group}"
+            chosen = config.choices.get(key, stage.__dict__[group]["_target_"])
+            raise ConfigError(f"{name}: {group} {chosen} is for images and the dataset holds {kind}: set {key}=none")
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ltexp.config import StageConfig
 from ltexp.data.loader import Batch, Loader
 from ltexp.errors import ConfigError
 from ltexp.features.loader import FeatureLoader
+from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
@@ -49,6 +50,7 @@ class Stage(pl.LightningModule):
         self.mixing = build(config.mixing)
         self.schedule = build(config.schedule)
         self.teacher = teacher
+        self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         self.loader = loader
         self.reads_features = isinstance(loader, FeatureLoader)
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
@@ -77,14 +79,16 @@ class Stage(pl.LightningModule):
         mixed = self.mixing(
             batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )
-        output = self._answer(mixed.inputs)
+        for dropout in self.dropouts:
+            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size)
+        output = self.answer(mixed.inputs)
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = mixed.targets.objective(self.objective, in_float32(output))
         loss = loss * batch.share
         self.loss_sum += loss.detach()
         return loss
 
-    def _answer(self, inputs: Tensor) -> ModelOutput:
+    def answer(self, inputs: Tensor) -> ModelOutput:
         """What the objective reads of a batch."""
         output: ModelOutput = self.model.classify(inputs) if self.reads_features else self.model(inputs, self.needs)
         if self.teacher is not None:

@@ -1,0 +1,48 @@
+"""Dropout whose draws are keyed by the step, so that a resumed run drops what the uninterrupted one would have."""
+
+import torch
+from torch import Tensor, nn
+
+from ltexp.distributed import rank, world_size
+from ltexp.errors import ConfigError
+from ltexp.randomness import generator
+
+
+class KeyedDropout(nn.Module):
+    """Dropout of features (b, D): in training each entry is 0 with probability `rate`, the others grow by 1/(1 - rate).
+
+    The mask is drawn for the global batch and each process takes its rows, so it is the same on any number of them.
+
+    Args:
+        rate: in [0, 1).
+
+    Raises:
+        ConfigError: for another rate.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ConfigError(f"backbone.dropout={rate} cannot be: expected a number from 0 and below 1")
+        self.rate = rate
+        self.key, self.size = (0, 0, 0), 0
+
+    def set_step(self, seed: int, epoch: int, step: int, size: int) -> None:
+        """Says which draws come next.
+
+        Args:
+            seed, epoch, step: the key.
+            size: rows of the global batch.
+        """
+        self.key, self.size = (seed, epoch, step), size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features, in eval mode as they are."""
+        if not self.training or self.rate == 0:
+            return features
+        rows = max(self.size, len(features))
+        draws = generator("dropout", *self.key, device=features.device)
+        kept = torch.rand(rows, features.shape[1], generator=draws, device=features.device) >= self.rate
+        # a process without rows holds the batch's last row as a stand-in
+        mine = kept[rank() :: world_size()] if rank() < rows else kept[-1:]
+        return features * mine[: len(features)] / (1 - self.rate)

@@ -1,0 +1,81 @@
+"""RIDE's networks of experts: shared first blocks, then blocks and a head for each expert (Wang et al., ICLR 2021)."""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltexp.errors import ConfigError
+from ltexp.models.classifier import Classifier
+
+
+def expert_branches(experts: int, blocks: Callable[[], list[nn.Module]]) -> nn.ModuleList:
+    """The blocks of each of `experts` experts, which `blocks` makes anew for each.
+
+    Raises:
+        ConfigError: for fewer than one.
+    """
+    if experts < 1:
+        raise ConfigError(f"backbone.experts={experts} cannot be: expected a whole number from 1, or null")
+    return nn.ModuleList(nn.ModuleList(blocks()) for _ in range(experts))
+
+
+def run_branches(shared: Tensor, branches: nn.ModuleList, maps: bool) -> tuple[Tensor, list[Tensor]]:
+    """Features (B, E, D) of the E experts over the shared blocks' map (B, c, h, w), and their maps where asked for.
+
+    A level's map holds those of all experts one after the other, (B, E c_i, h_i, w_i).
+    """
+    levels: list[list[Tensor]] = []
+    features = []
+    for branch in branches:
+        x, own = shared, []
+        for block in cast(nn.ModuleList, branch):
+            x = cast(Tensor, block(x))
+            own.append(x)
+        levels.append(own)
+        features.append(x.mean((2, 3)))
+    joined = [torch.cat(level, dim=1) for level in zip(*levels, strict=True)] if maps else []
+    return torch.stack(features, dim=1), joined
+
+
+class ExpertCosine(Classifier):
+    """A cosine head for each expert; the network's logits are the mean of the experts' cosines.
+
+    Args:
+        feature_dim: D, of each expert.
+        num_classes: C.
+        experts: E, as the backbone's.
+
+    Raises:
+        ConfigError: without a number of experts.
+    """
+
+    kind = "cosine"
+    weight: nn.Parameter
+
+    def __init__(self, feature_dim: int, num_classes: int, experts: int | None = None) -> None:
+        super().__init__(feature_dim, num_classes)
+        if experts is None or experts < 1:
+            raise ConfigError(
+                "classifier expert_cosine is for a network of experts: set backbone.experts and its experts"
+            )
+        self.experts = experts
+        self.weight = nn.Parameter(F.normalize(torch.empty(experts, num_classes, feature_dim).uniform_(-1, 1), dim=2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The mean (B, C) of the experts' cosines, float32, of features (B, E, D)."""
+        return self.expert_logits(features).mean(0)
+
+    def expert_logits(self, features: Tensor) -> Tensor:
+        """Cosines (E, B, C) in [-1, 1], float32, of features (B, E, D)."""
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(features.float(), dim=2).transpose(0, 1)
+            return unit @ F.normalize(self.weight.float(), dim=2).transpose(1, 2)
+
+    @torch.no_grad()
+    def start_from(self, source: Classifier) -> None:
+        """Continues the heads of the same number of experts; see `Classifier.start_from`."""
+        self._check_source(source, ["cosine"])
+        self.weight.copy_(cast(ExpertCosine, source).weight)
