@@ -237,6 +237,12 @@ def test_what_cannot_work_is_refused_before_stage_1_trains(override: str, messag
     assert not (tmp_path / "run" / "stage1").exists()
 
 
+def test_a_network_of_experts_has_no_features_of_one_kind(glag: Path, tmp_path: Path) -> None:
+    frozen = ("stage1.trainable.backbone=false", "stage1.batch_norm=frozen", f"stage1.init.backbone={glag}")
+    with pytest.raises(ConfigError, match=r"stage1: features are extracted of a network of one expert"):
+        run_here(tmp_path / "run", "method=ride_3", "features@stage1.features=extracted", *frozen)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -248,15 +254,14 @@ def test_what_cannot_work_is_refused_before_stage_1_trains(override: str, messag
 def test_features_that_cannot_be_used_are_named(
     change: Any, message: str, glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, extract = CifarResNet.forward_maps, loader.extract
+    forward, extract = CifarResNet.forward, loader.extract
 
     def changed(self: CifarResNet, images: torch.Tensor) -> Any:
-        features, maps = forward(self, images)
-        return change(features), maps
+        return change(forward(self, images))
 
     def extract_changed(*arguments: Any) -> Any:
         with monkeypatch.context() as context:
-            context.setattr(CifarResNet, "forward_maps", changed)
+            context.setattr(CifarResNet, "forward", changed)
             return extract(*arguments)
 
     monkeypatch.setattr(loader, "extract", extract_changed)
