@@ -42,6 +42,7 @@ class Trainable:
     backbone: bool = True
     classifier: bool = True
     auxiliary: bool = True
+    backbone_from_auxiliary: bool = True  # whether the auxiliary network's losses train the backbone as well
 
 
 @dataclass
@@ -153,7 +154,13 @@ def by_imbalance_ratio(table: Mapping[int, Any], *, _root_: DictConfig) -> Any:
     return table[min(table, key=lambda listed: abs(math.log(listed / ratio)))]
 
 
+def by_backbone(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """Resolver `${by_backbone:{resnext50:256, other:512}}`: the entry of the chosen backbone, or of `other`."""
+    return table.get(str(OmegaConf.select(_root_, "choices.backbone")), table["other"])
+
+
 OmegaConf.register_new_resolver("by_imbalance_ratio", by_imbalance_ratio, replace=True)
+OmegaConf.register_new_resolver("by_backbone", by_backbone, replace=True)
 
 
 def to_config(container: dict[str, Any]) -> Config:
@@ -276,6 +283,9 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for part in PARTS:
         start = getattr(stage.init, part)
         _require(name != "stage1" or start != "stage1", f"{name}.init.{part}", start, "fresh or a path")
+    for term_name, term in stage.terms.items():
+        key = f"{name}.terms.{term_name}.weight"
+        _require(0 <= term.weight < math.inf, key, term.weight, "a number from 0")
     if name == "stage1":
         _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")

@@ -27,6 +27,7 @@ from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
+from ltexp.report.table import cost_text
 from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
 
 KEYS = ("classifier", "stage", "features", "gradients", "accelerator", "precision", "data")
@@ -108,11 +109,13 @@ def main() -> None:
             print(f"features kept in {write_features(restored)}")
         if options.get("gradients") == "true":
             print(f"gradients kept in {write_gradients(restored)}")
-        metrics = restored.measure()
+        metrics, networks = restored.measure(), restored.cost()
         name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
+        content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
         path = folder / "evaluations" / f"{name}.json"
-        write_text(path, json.dumps({"stage": stage, "classifier": node, "metrics": metrics}, indent=1))
+        write_text(path, json.dumps(content, indent=1))
         show(folder, name, metrics)
+        print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
         print(f"kept in {path}")
     except LtexpError as error:
         print(f"ltexp: {error}", file=sys.stderr)

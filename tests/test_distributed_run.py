@@ -44,8 +44,9 @@ def stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sampler@stage2.sampler=class_aware",),
         ("sampler@stage2.sampler=class_balanced", "mixing@stage2.mixing=mixup"),
         ("sampler@stage2.sampler=instance_balanced", "loss@stage2.loss=weighted_cross_entropy"),
+        ("loss@stage2.loss=online_label_smoothing", "stage2.epochs=3"),
     ],
-    ids=["class_aware", "mixup", "weighted"],
+    ids=["class_aware", "mixup", "weighted", "online soft labels"],
 )
 def test_two_processes_equal_one_where_no_batch_statistics_are_taken(
     choice: tuple[str, ...], stage1: Path, tmp_path: Path, run_on_ranks: Any

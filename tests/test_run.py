@@ -109,11 +109,12 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, stage_epochs: int)
     monkeypatch.setattr(Stage, "training_step", dying)
 
 
+@pytest.mark.parametrize("method", ["mislas", "dasl", "ols"])  # ols: its soft labels come from the epoch before
 @pytest.mark.parametrize(("epochs", "steps"), [(4, 9), (3, 12)], ids=["in stage 1", "in stage 2"])
 def test_killed_and_resumed_equals_uninterrupted(
-    epochs: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epochs: int, steps: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = ("method=mislas", "stage1.epochs=4", "stage2.epochs=3", "stage_cache.enabled=false")
+    overrides = (f"method={method}", "stage1.epochs=4", "stage2.epochs=3", "stage_cache.enabled=false")
     run_here(tmp_path / "whole", *overrides)
     with monkeypatch.context() as context:
         killed_after(steps, context, epochs)

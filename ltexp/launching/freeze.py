@@ -82,11 +82,14 @@ def _reset_replaced_nodes(
     unreplaced = loader.load_configuration(PRIMARY, overrides=others, run_mode=RunMode.RUN).hydra.runtime.choices
     for key in sorted({**typed, **chosen}, key=len):  # a choice within a choice after the one it is part of
         group, _, package = key.partition("@")
-        replaced = key in chosen or unreplaced.get(key) != choices.get(key)
-        if OmegaConf.select(task, package) is None or not replaced:
+        if (node := OmegaConf.select(task, package)) is None:
             continue
         name = choices[key]
         alone = loader.load_configuration(None, overrides=[f"+{group}@node={name}"], run_mode=RunMode.RUN).node
+        # a choice that was made anyway keeps its values, unless they made another of it
+        as_it_was = key not in chosen and unreplaced.get(key) == choices.get(key)
+        if as_it_was and node.get("_target_") == alone.get("_target_"):
+            continue
         prefix = package + "."
         for part in parsed:
             if part.key_or_group.startswith(prefix) and not part.is_delete():

@@ -27,8 +27,11 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         classifier: the kind of classifier the loss is defined for, "any" or "cosine" (plain cosines as logits).
-        needs: the fields of `ModelOutput` that the loss reads beside logits and features, such as "teacher_logits"; a
-            stage that cannot fill them is refused before any data is read.
+        needs: the fields of `ModelOutput` that the loss reads beside logits and features, such as "teacher_logits"; and
+            "features" if the loss takes one a sample, which experts do not have. A stage that cannot fill them
+            is refused before any data is read.
+        reads_labels: whether the loss depends on the labels; False for a term that a mixed batch, whose loss is of two
+            labels, need not compute twice.
         takes_class_weights: whether a stage may set `class_weights` (deferred re-weighting); False for a loss whose
             `forward` has no use for them.
         class_weights: (C,) float32 summing to C when the loss weights its samples by class, else None.
@@ -42,6 +45,7 @@ class Loss(nn.Module, ABC):
 
     classifier: ClassVar[str] = "any"
     needs: ClassVar[frozenset[str]] = frozenset()
+    reads_labels: ClassVar[bool] = True
     takes_class_weights: ClassVar[bool] = True
 
     class_counts: Tensor

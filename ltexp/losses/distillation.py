@@ -52,6 +52,7 @@ class TeacherDivergence(Loss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
+    reads_labels = False
 
     def __init__(self, class_counts: Tensor, temperature: float, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
@@ -172,6 +173,7 @@ class FeatureDistillation(Loss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_features"})
+    reads_labels = False
 
     def __init__(self, class_counts: Tensor, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)

@@ -10,6 +10,8 @@ from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import generator
 
+FAR = -1e30  # exp of it is 0, and no multiple of it is infinite
+
 
 class Equalization(Loss):
     """Softmax cross-entropy whose denominator leaves out, at random, the rare classes that are not the target.
@@ -63,8 +65,8 @@ class Equalization(Loss):
         logits = self.logits(output)
         if self.draws_anything:
             dropped = self.draws(logits).logical_and_(self.rare).scatter_(1, target[:, None], False)
-            # added, not filled in: the softmax of -inf has gradient 0 already
-            logits = torch.where(dropped, -torch.inf, 0.0).add_(logits)
+            # added, not filled in: what is far below the rest has softmax and gradient 0 already
+            logits = dropped.to(logits.dtype).mul_(FAR).add_(logits)
         self.calls += 1
         return F.cross_entropy(logits, target, reduction="none")
 

@@ -1,7 +1,7 @@
 """Focal loss (Lin et al., ICCV 2017): samples that are already recognised count less. Softmax and sigmoid forms."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,22 +25,53 @@ def focal_modulated(cross_entropy: Tensor, gamma: float) -> Tensor:
     return missing.clamp_min(torch.finfo(missing.dtype).tiny).pow(gamma) * cross_entropy
 
 
-def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+class _SigmoidFocal(torch.autograd.Function):
+    """The value of `sigmoid_focal`, whose gradient is as good as known once the value is.
+
+    Left to autograd, every power and product keeps a tensor of (B, C), and new memory is what costs most with many
+    classes. For the same reason this works in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, gamma: float, bias: float) -> Tensor:
+        # With s = -z for the target and z for the others, 1 - p_t = σ(s) and -log p_t = softplus(s).
+        rows = target[:, None]
+        wrong = logits + bias
+        wrong.scatter_(1, rows, -wrong.gather(1, rows))
+        softplus = F.softplus(wrong)
+        if gamma == 0:
+            losses, slope = softplus.sum(dim=1), wrong.sigmoid_()
+        else:
+            # σ(s)^γ = exp(γ (s - softplus(s))), which stays a number where σ(s) underflows
+            power = None if gamma == 1 else (wrong - softplus).mul_(gamma).exp_()
+            missing = wrong.sigmoid_()
+            power = missing if power is None else power
+            with torch.autocast(logits.device.type, enabled=False):  # it would make this product half as precise
+                losses = torch.linalg.vecdot(softplus, power)
+            # d/ds σ^γ softplus = σ^γ (γ softplus (1 - σ) + σ)
+            slope = softplus.mul_(gamma)
+            slope.addcmul_(slope, missing, value=-1).add_(missing).mul_(power)
+        slope.scatter_(1, rows, -slope.gather(1, rows))
+        ctx.save_for_backward(slope)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradients[0][:, None], None, None, None
+
+
+def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float, bias: float = 0.0) -> Tensor:
     """(B,) sums over classes of -(1 - p_t)^γ log p_t; p_t is σ(z) for the target class and 1 - σ(z) for the others.
 
     Args:
         logits: (B, C) float32.
         target: (B,) int64.
         gamma: γ; 0: binary cross-entropy.
+        bias: added to every logit.
     """
-    # With s = -z for the target and z for the others, 1 - p_t = σ(s) and -log p_t = softplus(s) = s - log σ(s).
-    wrong = logits.scatter(1, target[:, None], -logits.gather(1, target[:, None]))
-    losses = F.softplus(wrong)
-    if gamma == 1:
-        losses = losses * wrong.sigmoid()
-    elif gamma != 0:  # the power by its logarithm: σ(s)^γ has no finite slope where σ(s) underflows
-        losses = losses * (gamma * (wrong - losses)).exp()
-    return losses.sum(dim=1)
+    losses: Tensor = _SigmoidFocal.apply(logits, target, gamma, bias)
+    return losses
 
 
 class Focal(Loss):
@@ -85,7 +116,7 @@ class Focal(Loss):
         """(B,) losses."""
         logits = self.logits(output)
         if self.form == "sigmoid":
-            return sigmoid_focal(logits + self.bias, target, self.gamma)
+            return sigmoid_focal(logits, target, self.gamma, self.bias)
         return focal_modulated(F.cross_entropy(logits, target, reduction="none"), self.gamma)
 
     def forward(self, output: ModelOutput, target: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from ltexp.randomness import generator
 
 Cloud = Literal["logarithm", "fourth_root", "cube_root", "cosine"]
 CLOUDS = ("logarithm", "fourth_root", "cube_root", "cosine")
+CHUNK = 1 << 19  # draws looked up at a time: new memory for the indices of all of them would take as long again
 
 
 def cloud_sizes(class_counts: Tensor, cloud: Cloud) -> Tensor:
@@ -52,7 +53,11 @@ def cloud_noise(rows: int, columns: int, quantiles: Tensor, draws: torch.Generat
     count = rows * columns
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=quantiles.device)
     words.random_(-(1 << 63), None, generator=draws)  # any 64 bits: four draws each
-    return quantiles.index_select(0, words.view(torch.uint16)[:count].int()).view(rows, columns)
+    found, index = torch.empty(count, device=quantiles.device), words.view(torch.uint16)[:count]
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        torch.index_select(quantiles, 0, index[part].int(), out=found[part])
+    return found.view(rows, columns)
 
 
 class GaussianClouded(Loss):
@@ -120,7 +125,7 @@ class GaussianClouded(Loss):
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""
         cosines = output.logits.float()
-        logits = torch.add(self.noise(cosines).mul_(-self.scale * self.clouds), cosines, alpha=self.scale)
+        logits = self.noise(cosines).mul_(-self.scale * self.clouds).add_(cosines, alpha=self.scale)
         if self.margin > 0:
             logits = subtract_at_target_(logits, target, logits.new_full(target.shape, self.scale * self.margin))
         losses = F.cross_entropy(logits, target, reduction="none")

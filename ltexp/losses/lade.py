@@ -35,7 +35,8 @@ class _DensityRatio(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None, None, None, None
+        # in place, since new memory would cost more; autograd refuses a second backward through the changed tensor
+        return gradient.mul_(gradients[0]), None, None, None, None
 
 
 def density_ratio_regularizer(

@@ -41,7 +41,7 @@ class Model(nn.Module):
         self.backbone = backbone
         self.classifier = classifier
         self.auxiliary = auxiliary
-        self._backbone_trains = self._auxiliary_trains = True
+        self._backbone_trains = self._auxiliary_trains = self._backbone_from_auxiliary = True
         self._backbone_learns = any(parameter.requires_grad for parameter in backbone.parameters())
         self._batch_norm = "train"
 
@@ -61,7 +61,8 @@ class Model(nn.Module):
         output = self.classify(self.transform(features))
         output.feature_maps = feature_maps
         if auxiliary is not None:
-            output.auxiliary_logits, output.auxiliary_maps = auxiliary(feature_maps)
+            read = feature_maps if self._backbone_from_auxiliary else [m.detach() for m in feature_maps or ()]
+            output.auxiliary_logits, output.auxiliary_maps = auxiliary(read)
         return output
 
     def transform(self, features: Tensor) -> Tensor:
@@ -82,7 +83,12 @@ class Model(nn.Module):
             return ModelOutput(logits=self.classifier(features.float()), features=features)
 
     def set_trainable(
-        self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train", auxiliary: bool = True
+        self,
+        backbone: bool = True,
+        classifier: bool = True,
+        batch_norm: str = "train",
+        auxiliary: bool = True,
+        backbone_from_auxiliary: bool = True,
     ) -> None:
         """Says what learns, at once and after every later `train()`.
 
@@ -93,6 +99,9 @@ class Model(nn.Module):
                 normalise by the batch, their running statistics move and their affine parameters learn. "statistics":
                 the same with the affine parameters fixed (MiSLAS, Sec. 3.3). "frozen": they normalise by their running
                 statistics, and nothing moves.
+            auxiliary: whether the auxiliary network's parameters learn.
+            backbone_from_auxiliary: whether the backbone learns from losses of the auxiliary network; False: that reads
+                detached maps.
 
         Raises:
             ConfigError: for another `batch_norm`.
@@ -103,7 +112,7 @@ class Model(nn.Module):
         self.classifier.requires_grad_(classifier)
         if self.auxiliary is not None:
             self.auxiliary.requires_grad_(auxiliary)
-        self._auxiliary_trains = auxiliary
+        self._auxiliary_trains, self._backbone_from_auxiliary = auxiliary, backbone_from_auxiliary
         for module in self._batch_norms():
             module.requires_grad_(batch_norm == "train")
         self._backbone_trains = backbone

@@ -60,6 +60,20 @@ def _cells(stage: dict[str, Any]) -> list[str]:
     ]
 
 
+def networks_text(record: dict[str, Any]) -> str:
+    """What the parts of the trained model cost, and the auxiliary network of any stage, which is no part of it."""
+    parts = dict(record["stages"][-1].get("networks") or {})
+    helpers = [stage["networks"]["auxiliary"] for stage in record["stages"] if "auxiliary" in stage.get("networks", {})]
+    lines = [f"{name}: {cost_text(cost)}" for name, cost in parts.items() if name != "auxiliary"]
+    lines += [f"auxiliary network, of training only: {cost_text(cost)}" for cost in helpers[:1]]
+    return "\n".join(lines)
+
+
+def cost_text(cost: dict[str, int]) -> str:
+    """Such as `464,154 parameters, 138.9 MFLOPs a sample`."""
+    return f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs a sample"
+
+
 def duration(seconds: float | None) -> str:
     """`4.2 s`, `3 min 20 s`, `1 h 10 min`; a dash for None."""
     if seconds is None:

@@ -60,7 +60,7 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
     typed = [(text.lstrip("+").partition("=")[0], text.partition("=")[2]) for text in overrides]
     chosen = dict(typed)
     primary = _load(conf_dir() / "config.yaml")
-    reading = _Reading()
+    reading = _Reading(chosen)
     default = {key: name for entry in primary["defaults"] if isinstance(entry, dict) for key, name in entry.items()}
     reading.defaults(primary["defaults"], "")
     reading.set_values(primary)
@@ -75,7 +75,8 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
 class _Reading:
     """Collects choices and values file by file, weakest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, typed: Mapping[str, str]) -> None:
+        self.typed = typed
         self.choices: dict[str, str] = {}  # group@stage.part: name
         self.values: dict[str, Any] = {name: {} for name in _STAGES}
         self.backbone: dict[str, Any] = {}
@@ -92,7 +93,9 @@ class _Reading:
         own = {}
         for entry in entries:
             if isinstance(entry, str):
-                if entry != "_self_":
+                if entry.startswith("/"):
+                    self.file(entry[1:].partition("@")[0])
+                elif entry != "_self_":
                     self.file(f"{group}/{entry}")
                 continue
             for key, name in entry.items():
@@ -101,6 +104,8 @@ class _Reading:
                     own[words.removeprefix("/")] = str(name)
                 elif "@_global_" in words:
                     self.file(f"{words.removeprefix('/').partition('@')[0]}/{name}")
+                elif words.startswith("/"):  # a choice of the method's own, such as soft_labels
+                    self.file(f"{words[1:]}/{self.typed.get(words[1:], name)}")
         self.choices |= own  # after the files it inherits from
 
     def set_values(self, content: Mapping[str, Any]) -> None:

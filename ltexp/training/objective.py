@@ -9,6 +9,7 @@ from ltexp.config import StageConfig
 from ltexp.losses.base import Loss
 from ltexp.losses.reweighting import Reweighted
 from ltexp.outputs import ModelOutput
+from ltexp.training.mixing import Mixture
 
 
 class Objective(nn.Module):
@@ -66,11 +67,24 @@ class Objective(nn.Module):
             part.share = share
 
     def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """The scalar objective of a batch with the labels `target` (B,)."""
+        return self.of_mixture(output, Mixture(target, target, 1.0))
+
+    def of_mixture(self, output: ModelOutput, targets: Mixture) -> Tensor:
+        """The scalar objective of a batch that may be mixed; a term that reads no labels is computed once."""
+        total = targets.objective(self._of_labels, output)
+        for name, term in self.terms.items():
+            if not term.reads_labels:
+                total = total + self.weights[name] * term(output, targets.labels)
+        return total
+
+    def _of_labels(self, output: ModelOutput, target: Tensor) -> Tensor:
         total: Tensor = self.loss(output, target)
         if self.loss_weight != 1.0:
             total = self.loss_weight * total
         for name, term in self.terms.items():
-            total = total + self.weights[name] * term(output, target)
+            if term.reads_labels:
+                total = total + self.weights[name] * term(output, target)
         return total
 
 

@@ -1,6 +1,6 @@
 """A stage of a finished run, taken up again from its checkpoint: to be measured anew, or for its features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ltexp.config import Config
 from ltexp.errors import ConfigError
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part
+from ltexp.models.cost import Cost, cost_of
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, FEATURES
 from ltexp.training import checkpoint
@@ -43,6 +44,10 @@ class Restored:
         metrics, _ = self.session.measure(predictions.logits, predictions.labels, self.logit_scale)
         return metrics
 
+    def cost(self) -> Cost:
+        """Parameters and operations of the model's parts."""
+        return cost_of(self.model, self.session.sample_inputs())
+
 
 def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any] | None) -> Restored:
     """The model of the run's `stage`, with its own classifier or with one that needs no training.
@@ -61,7 +66,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     settings = config.stages[stage]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
-    model = session.fresh_model(stage, settings)
+    model = session.fresh_model(stage, replace(settings, auxiliary={}))  # which only training uses
     load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")
     if classifier is None:
         load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
@@ -90,7 +95,8 @@ def write_features(restored: Restored) -> Path:
     for name, split in (("train", session.data.train), ("test", session.data.test)):
         loader = session.evaluation_loader(split)
         _, features, labels = extract_features(restored.model, loader, session.config.trainer.precision)
-        arrays |= {f"{name}_features": features, f"{name}_labels": labels}
+        # of experts: one after the other
+        arrays |= {f"{name}_features": features.reshape(len(features), -1), f"{name}_labels": labels}
     stage = session.config.stages[restored.stage]
     arrays |= generated_examples(session, restored.stage, stage, restored.model)
     path = session.folder / FEATURES

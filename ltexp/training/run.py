@@ -16,8 +16,10 @@ from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
 from ltexp.identity import config_hash
+from ltexp.models.backbone import Backbone
+from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
-from ltexp.report.table import run_table
+from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
@@ -57,16 +59,19 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
 
 
 def check_against_data(session: Session) -> None:
-    """Refuses a backbone for another kind of data and a teacher of other classes, before anything is trained.
+    """Refuses, before anything is trained, what the data shows to be wrong.
 
     Raises:
-        LtexpError: for either.
+        LtexpError: a backbone for another kind of data, a teacher of other classes, or an auxiliary network without
+            maps that it can read.
     """
     config, data = session.config, session.data
     reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
     if reads != data.kind:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    if any(stage.auxiliary.get("_target_") for stage in config.stages.values()):
+        _check_maps(session)
     for name, stage in config.stages.items():
         if data.kind != "images":
             _check_without_images(config, name, stage, data.kind)
@@ -74,6 +79,29 @@ def check_against_data(session: Session) -> None:
         check_features(own, stage)
         if stage.teacher != "stage1":
             load_teacher(own, stage)
+
+
+def _check_maps(session: Session) -> None:
+    """What an auxiliary network reads has places to attend to."""
+    name, data = session.config.choices.get("backbone"), session.data
+    if data.kind != "images":
+        raise ConfigError(
+            f"an auxiliary network reads feature maps of images, and dataset {data.name} holds {data.kind}: "
+            "set auxiliary@STAGE.auxiliary=none"
+        )
+    with default_generator("check"):
+        backbone: Backbone = build(session.config.backbone, **data.backbone_settings)
+    if not getattr(backbone, "map_channels", None):
+        raise ConfigError(f"backbone {name} offers no feature maps, which an auxiliary network reads: choose another")
+    inputs = session.sample_inputs()
+    with torch.no_grad():
+        _, maps = backbone.to(inputs.device).eval().forward_maps(inputs)
+    sizes = ["x".join(str(side) for side in m.shape[2:]) for m in maps]
+    if any(m.ndim != 4 or m[0, 0].numel() == 1 for m in maps):
+        raise ConfigError(
+            f"an auxiliary network attends to places in a map, and those of backbone {name} on {data.name} are "
+            f"{', '.join(sizes)}: choose a backbone with larger maps, or auxiliary@STAGE.auxiliary=none"
+        )
 
 
 def _check_without_images(config: Config, name: str, stage: StageConfig, kind: str) -> None:
@@ -139,6 +167,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> N
     records.write_record(folder, record | {"status": "finished"})
     console = Console()
     console.print(run_table(record))
+    console.print(networks_text(record), soft_wrap=True)
     console.print(
         f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True
     )

@@ -14,6 +14,7 @@ from ltexp.data.loader import Loader
 from ltexp.data.types import Split
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, TrainingError
+from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
@@ -70,6 +71,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
         "epochs": stage.epochs,
         "cached": cached,
         "fingerprint": fingerprint,
+        "networks": cost_of(model, session.sample_inputs()),
         **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS)),
     }

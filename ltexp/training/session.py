@@ -96,6 +96,10 @@ class Session:
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
 
+    def sample_inputs(self) -> Tensor:
+        """(1, ...), one sample of what the backbone reads."""
+        return next(iter(self.evaluation_loader(self.data.test))).inputs[:1]
+
     def loader(self, split: Split, **settings: Any) -> Loader[Any]:
         """Batches of `split` for this process; see `Loader` for `settings`."""
         settings |= {"device": self.device, "rank": rank(), "world_size": world_size()}

@@ -83,7 +83,7 @@ class Stage(pl.LightningModule):
             dropout.set_step(self.seed, batch.epoch, batch.step, batch.size)
         output = self.answer(mixed.inputs)
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = mixed.targets.objective(self.objective, in_float32(output))
+            loss: Tensor = self.objective.of_mixture(in_float32(output), mixed.targets)
         loss = loss * batch.share
         self.loss_sum += loss.detach()
         return loss
@@ -114,11 +114,12 @@ class Stage(pl.LightningModule):
 
 
 def in_float32(output: ModelOutput) -> ModelOutput:
-    """The output with every tensor in float32: under autocast the network runs in half precision, losses do not."""
+    """The output with its tensors in float32: under autocast the network runs in half precision, losses do not.
+
+    Lists of maps stay as they are: a loss sums them up in float32 without a copy of them.
+    """
 
     def lift(value: Any) -> Any:
-        if isinstance(value, list):
-            return [lift(item) for item in value]
         return value.float() if isinstance(value, Tensor) else value
 
     return replace(output, **{field.name: lift(getattr(output, field.name)) for field in fields(output)})

@@ -73,4 +73,6 @@ def load_model(model: Model, path: Path) -> None:
 def make_trainable(model: Model, stage: StageConfig) -> None:
     """Lets those parts of `model` learn that the stage trains."""
     parts = stage.trainable
-    model.set_trainable(parts.backbone, parts.classifier, stage.batch_norm, parts.auxiliary)
+    model.set_trainable(
+        parts.backbone, parts.classifier, stage.batch_norm, parts.auxiliary, parts.backbone_from_auxiliary
+    )

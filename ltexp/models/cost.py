@@ -1,0 +1,44 @@
+"""What a model's parts cost: parameters, and floating-point operations of one sample."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltexp.models.model import Model
+
+T = TypeVar("T")
+Cost = dict[str, dict[str, int]]
+
+
+def cost_of(model: Model, inputs: Tensor) -> Cost:
+    """`parameters` and `flops` of each part that the model has, by name.
+
+    Operations are those of a forward pass of convolutions and matrix products as torch counts them, two for each
+    multiply-add; norms and activations are not counted.
+
+    Args:
+        model: on the device of `inputs`; left in the mode that it was in.
+        inputs: (1, ...), what the backbone reads.
+    """
+    training = model.training
+    model.eval()
+    costs: Cost = {}
+
+    def count(name: str, part: nn.Module, run: Callable[[], T]) -> T:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            result = run()
+        parameters = sum(parameter.numel() for parameter in part.parameters())
+        costs[name] = {"parameters": parameters, "flops": counter.get_total_flops()}
+        return result
+
+    features: Tensor = count("backbone", model.backbone, lambda: model.backbone(inputs))
+    count("classifier", model.classifier, lambda: model.classify(features))
+    if (auxiliary := model.auxiliary) is not None:
+        with torch.no_grad():
+            _, maps = model.backbone.forward_maps(inputs)
+        count("auxiliary", auxiliary, lambda: auxiliary(maps))
+    model.train(training)
+    return costs
