@@ -5,7 +5,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ltexp.build import build
 from ltexp.conf_path import conf_dir
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -56,6 +55,8 @@ def resolve(names: list[str]) -> dict[str, str]:
 
 def build_source(folder: str) -> Any:
     """The source of the datasets whose files lie in `<data root>/<folder>`."""
+    from ltexp.build import build  # takes as long to import as everything else that reads this file
+
     return build(dataset_config(datasets_of_folder(folder)[0])["source"])
 
 
