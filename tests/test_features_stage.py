@@ -1,9 +1,11 @@
 """Stages on features: exact to resume and on two processes, blind to the test set, open to any classifier and loss."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import assert_equal_weights, composed, run_here, weights
@@ -20,7 +22,7 @@ from ltexp.identity import differing_keys
 from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.run_folder import read_metrics
 from ltexp.training import run_stage
-from ltexp.training.reevaluate import restore
+from ltexp.training.reevaluate import restore, write_features
 from ltexp.training.session import Session
 
 GLAG = ("method=glag", "stage2.epochs=4", "stage_cache.enabled=false")
@@ -59,6 +61,21 @@ def test_the_power_is_part_of_the_model_wherever_it_is_evaluated(glag: Path) -> 
     assert restored.measure() == record(glag)["metrics"]
     restored.model.feature_power = 1.0
     assert restored.measure() != record(glag)["metrics"]
+
+
+def test_some_generated_features_are_kept_for_figures(glag: Path, tmp_path: Path) -> None:
+    """Of the tail classes, with the last epoch's betas, beside the real features; the same whenever they are made."""
+    shutil.copytree(glag, tmp_path / "run")
+    found = []
+    for _ in range(2):
+        restored = restore(to_config(composed(*GLAG, "stage1.epochs=4")), tmp_path / "run", "stage2", None)
+        with np.load(write_features(restored)) as arrays:
+            found.append(dict(arrays))
+    labels, features = found[0]["generated_labels"], found[0]["generated_features"]
+    lacking = {label: 120 - kept for label, kept in zip(range(2, 10), (39, 24, 16, 10, 6, 3, 2, 1), strict=True)}
+    assert dict(zip(*np.unique(labels, return_counts=True), strict=True)) == lacking
+    assert features.shape == (len(labels), found[0]["train_features"].shape[1])
+    assert np.array_equal(found[1]["generated_features"], features)
 
 
 @pytest.mark.parametrize("steps", [3, 25], ids=["in the first epoch", "in the third"])
@@ -220,6 +237,12 @@ def test_what_cannot_work_is_refused_before_stage_1_trains(override: str, messag
     assert not (tmp_path / "run" / "stage1").exists()
 
 
+def test_a_network_of_experts_has_no_features_of_one_kind(glag: Path, tmp_path: Path) -> None:
+    frozen = ("stage1.trainable.backbone=false", "stage1.batch_norm=frozen", f"stage1.init.backbone={glag}")
+    with pytest.raises(ConfigError, match=r"stage1: features are extracted of a network of one expert"):
+        run_here(tmp_path / "run", "method=ride_3", "features@stage1.features=extracted", *frozen)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -231,15 +254,14 @@ def test_what_cannot_work_is_refused_before_stage_1_trains(override: str, messag
 def test_features_that_cannot_be_used_are_named(
     change: Any, message: str, glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, extract = CifarResNet.forward_maps, loader.extract
+    forward, extract = CifarResNet.forward, loader.extract
 
     def changed(self: CifarResNet, images: torch.Tensor) -> Any:
-        features, maps = forward(self, images)
-        return change(features), maps
+        return change(forward(self, images))
 
     def extract_changed(*arguments: Any) -> Any:
         with monkeypatch.context() as context:
-            context.setattr(CifarResNet, "forward_maps", changed)
+            context.setattr(CifarResNet, "forward", changed)
             return extract(*arguments)
 
     monkeypatch.setattr(loader, "extract", extract_changed)

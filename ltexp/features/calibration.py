@@ -23,7 +23,8 @@ class Support(NamedTuple):
 def nearest_richer(features: Tensor, labels: Tensor, means: Tensor, images: Tensor, counts: Tensor, k: int) -> Support:
     """The K classes with more images than a feature's own whose means are nearest to it, and ω_j = N_j / d_ij.
 
-    The cost is that of a product (n, D) x (D, C); at no time are there more than `ROWS` x C distances.
+    Features are compared with richer classes alone, those of rich classes first, so that the many features of rich
+    classes cost little; at no time are there more than `ROWS` x C distances.
 
     Args:
         features: (n, D) float32.
@@ -34,15 +35,16 @@ def nearest_richer(features: Tensor, labels: Tensor, means: Tensor, images: Tens
         k: K.
     """
     center = means.mean(0)  # without what all have in common, the expanded square loses fewer digits
-    shifted = means - center
+    by_size = images.argsort(descending=True, stable=True)
+    sizes, shifted = images[by_size], means[by_size] - center
     squares = shifted.square().sum(1)
-    found = [torch.empty(0, k, dtype=torch.int64, device=features.device)]
-    for start in range(0, len(features), ROWS):
-        own = labels[start : start + ROWS]
-        distance = squares - 2 * (features[start : start + ROWS] - center) @ shifted.T  # up to the feature's own square
-        distance.masked_fill_(images <= images[own, None], torch.inf)
-        found.append(distance.topk(k, largest=False).indices)
-    classes = torch.cat(found)
+    classes = torch.empty(len(features), k, dtype=torch.int64, device=features.device)
+    for rows in torch.split(images[labels].argsort(descending=True, stable=True), ROWS):
+        own = images[labels[rows]]
+        richer = int((sizes > own[-1]).sum())  # than the poorest of these
+        distance = squares[:richer] - 2 * (features[rows] - center) @ shifted[:richer].T  # less the feature's square
+        distance.masked_fill_(sizes[:richer] <= own[:, None], torch.inf)
+        classes[rows] = by_size[distance.topk(k, largest=False).indices]
     distances = torch.stack([(features - means[column]).norm(dim=1) for column in classes.unbind(1)], dim=1)
     # in float64 a feature on a class mean has a weight that is finite, and it learns from that class alone
     weights = counts[classes] / distances.double().clamp_min(1e-30)

@@ -1,6 +1,7 @@
 """Batches of features: those of the training samples, extracted once an epoch, and those generated from them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,13 +65,14 @@ class FeatureLoader(Loader[Split]):
         self._chunk: tuple[int, Tensor, Tensor] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        self._chunk = self._generation = None  # the last epoch's are gone before this one's come
-        self._images.set_epoch(self.epoch)
-        features, labels, statistics = extract(self._model, self._images, self._precision, self._class_names)
-        self._bank = FeatureBank(features, labels, statistics)
-        del features
-        self._generation = self.source.plan(self._bank, self.epoch, self._seed)
+        self._prepare(self.epoch)
         yield from super().__iter__()
+
+    def _prepare(self, epoch: int) -> None:
+        self._chunk = self._generation = None  # the last epoch's are gone before this one's come
+        self._images.set_epoch(epoch)
+        self._bank = FeatureBank(*extract(self._model, self._images, self._precision, self._class_names))
+        self._generation = self.source.plan(self._bank, epoch, self._seed)
 
     def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
         return self._bank.features[self._bank.place[index]]
@@ -106,6 +108,18 @@ class FeatureLoader(Loader[Split]):
         draws = generator("generate", self._seed, self.epoch, number, device=self.device)
         features[~real] = generation.generate(index[made] - extracted, mine, draws)
         return features, place
+
+    def examples(self, beta: dict[int, float], most: int) -> tuple[Tensor, Tensor]:
+        """(features (M, D), labels (M,)): up to `most` generated features of each class of which `beta` gives the β."""
+        self._prepare(self.epoch)
+        assert self._generation is not None, "this source makes no features"
+        labels, values = self._generation.labels, self._generation.beta.clone()
+        values[list(beta)] = torch.tensor(list(beta.values()), device=self.device)
+        within = torch.arange(len(labels), device=self.device) - torch.searchsorted(labels, labels)
+        wanted = ((within < most) & self._generation.is_tail[labels]).nonzero().flatten()
+        draws = generator("examples", self._seed, device=self.device)
+        mine = torch.arange(len(wanted), device=self.device)
+        return replace(self._generation, beta=values).generate(wanted, mine, draws), labels[wanted]
 
     def end_epoch(self, epoch: int) -> None:
         """Tells the source how each class does on the samples that keep the score."""

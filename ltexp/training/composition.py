@@ -64,7 +64,7 @@ def check_composition(config: Config) -> None:
         objective = _check_settings(stage)
         _check_needs(name, stage, objective)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
-        _check_features(name, stage, objective)
+        _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
         _continue(stage, classifier, previous)
@@ -135,7 +135,7 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
 
 
-def _check_features(name: str, stage: StageConfig, objective: Objective) -> None:
+def _check_features(name: str, stage: StageConfig, classifier: Classifier, objective: Objective) -> None:
     """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
     if not stage.features.get("_target_"):
         return
@@ -147,6 +147,10 @@ def _check_features(name: str, stage: StageConfig, objective: Objective) -> None
         )
     if stage.init.backbone == "fresh" and stage.checkpoint is None:
         raise ConfigError(f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone")
+    if classifier.experts is not None:
+        raise ConfigError(
+            f"{name}: features are extracted of a network of one expert: set features@{name}.features=none"
+        )
     if missing := objective.needs - {"teacher_logits", "teacher_features", "features"}:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 

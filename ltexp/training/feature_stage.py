@@ -1,5 +1,6 @@
 """A stage that trains its classifier on features: what it trains on, and what it leaves beside its metrics."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,18 @@ from ltexp.build import build
 from ltexp.config import StageConfig
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
+from ltexp.features.generator import AdaptiveFeatureGenerator
 from ltexp.features.loader import FeatureLoader
 from ltexp.features.source import Extracted
 from ltexp.models.model import Model
-from ltexp.run_folder import CONFIDENCE, write_metrics
+from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
 from ltexp.training.objective import Objective
 
 if TYPE_CHECKING:
     from ltexp.training.session import Session
 
 EXTRACTION_BATCH = 512
+EXAMPLES = 200  # generated features of a class that are kept for figures
 
 
 def feature_loader(session: "Session", name: str, stage: StageConfig, model: Model) -> FeatureLoader:
@@ -86,6 +89,21 @@ def write_history(loader: Any, folder: Path) -> None:
     rows = loader.source.history() if isinstance(loader, FeatureLoader) else []
     if rows and rank() == 0:
         write_metrics(folder / CONFIDENCE, rows)
+
+
+def generated_examples(session: "Session", name: str, stage: StageConfig, model: Model) -> dict[str, Any]:
+    """Up to 200 features of each tail class as the stage's last epoch would generate them from images not augmented.
+
+    Returns:
+        `generated_features` (M, D) float32 and `generated_labels` (M,); nothing where the stage generates none.
+    """
+    plain = replace(stage, augmentation={"_target_": "ltexp.data.augmentation.NoAugmentation"})
+    if not isinstance(build(stage.features) if stage.features.get("_target_") else None, AdaptiveFeatureGenerator):
+        return {}
+    loader = feature_loader(session, name, plain, model)
+    rows = read_metrics(session.folder / name / CONFIDENCE)
+    features, labels = loader.examples({int(row["class"]): float(row["beta"]) for row in rows}, EXAMPLES)
+    return {"generated_features": features.cpu().numpy(), "generated_labels": labels.cpu().numpy()}
 
 
 def _held_out(session: "Session", source: Extracted) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -15,6 +15,7 @@ from ltexp.models.cost import Cost, cost_of
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, FEATURES
 from ltexp.training import checkpoint
+from ltexp.training.feature_stage import generated_examples
 from ltexp.training.objective import Objective
 from ltexp.training.predict import extract_features, predict
 from ltexp.training.session import Session, pick_device
@@ -87,7 +88,8 @@ def write_features(restored: Restored) -> Path:
     """Writes features.npz to the run's folder, and returns its path.
 
     It holds, of the training images as the run used them (not augmented) and of the test images, `train_features` and
-    `test_features` (N, D) float32 and `train_labels` and `test_labels` (N,), and `stage`, whose backbone it was.
+    `test_features` (N, D) float32 and `train_labels` and `test_labels` (N,), and `stage`, whose backbone it was; of a
+    stage that generates features also some `generated_features` with `generated_labels`.
     """
     session, arrays = restored.session, {"stage": np.asarray(restored.stage)}
     for name, split in (("train", session.data.train), ("test", session.data.test)):
@@ -95,6 +97,8 @@ def write_features(restored: Restored) -> Path:
         _, features, labels = extract_features(restored.model, loader, session.config.trainer.precision)
         # of experts: one after the other
         arrays |= {f"{name}_features": features.reshape(len(features), -1), f"{name}_labels": labels}
+    stage = session.config.stages[restored.stage]
+    arrays |= generated_examples(session, restored.stage, stage, restored.model)
     path = session.folder / FEATURES
     with atomic_write(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
