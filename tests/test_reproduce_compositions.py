@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from runs import composed
 
+from ltexp.conf_path import conf_dir
+from ltexp.config import to_config
 from ltexp.papers import all_cells
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.stages import read_stages
+from ltexp.training.composition import check_composition, without_idle_epochs
 
 
 def runnable() -> list[Job]:
@@ -24,11 +27,30 @@ def one_of_each() -> list[Job]:
     return list(found.values())
 
 
+def test_every_cell_runs_whose_method_dataset_and_backbone_exist() -> None:
+    for cell in all_cells():
+        if not isinstance(reason := job_of(cell), Job):
+            lacking = [("method", cell.method), ("dataset", cell.dataset), ("backbone", cell.backbone)]
+            assert any(not (conf_dir() / group / f"{name}.yaml").exists() for group, name in lacking), cell.name
+            assert reason.startswith("ltexp has no "), reason
+
+
+def test_the_curves_of_glags_table_5_stand_on_glags_own_stage_1() -> None:
+    """Its rows re-train cRT's classifier, and repeat what GLAG's settings say of stage 1."""
+    cells = [cell for cell in all_cells() if (cell.paper, cell.table) == ("glag", "5")]
+    (cell,) = (cell for cell in cells if "convex_c2" in str(cell.variant))
+    job = job_of(cell)
+    assert isinstance(job, Job)
+    glag = ["method=glag", "dataset=cifar100_lt", "dataset.imbalance_ratio=100", "backbone=resnet32"]
+    assert composed(*job.overrides, small=False)["stage1"] == composed(*glag, small=False)["stage1"]
+
+
 def check(jobs: Iterable[Job]) -> None:
     by_signature: dict[Any, Any] = {}
     by_stage: dict[str, Any] = {}
     for job in jobs:
         plain = composed(*job.overrides, small=False)
+        check_composition(without_idle_epochs(to_config(plain)))  # what a run checks before it trains
         assert plain["choices"]["method"] == job.method
         assert plain["choices"]["backbone"] == job.backbone
         assert plain["dataset"]["name"] == job.dataset

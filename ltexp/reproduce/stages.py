@@ -156,8 +156,10 @@ class _Reading:
 
     def _resolved(self, values: dict[str, Any]) -> dict[str, Any]:
         """What is written as another stage's, such as `${stage1.epochs}`, as that is set."""
-        found = dict(values)
+        found: dict[str, Any] = {}
         for key, value in values.items():
+            if isinstance(value, dict):
+                value = self._resolved(value)
             if match := re.fullmatch(r"\$\{(stage[12])\.(\w+)\}", str(value)):
                 value = (self.values[match[1]] or {}).get(match[2])
             if match := re.fullmatch(r"\$\{(by_\w+):(\{.*\})\}", str(value)):
