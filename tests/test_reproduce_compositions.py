@@ -76,6 +76,7 @@ def check(jobs: Iterable[Job]) -> None:
         assert by_stage.setdefault(repr((data, plain["stage1"])), signature) == signature, job
 
 
+@pytest.mark.slow
 def test_each_method_and_variant_composes_and_is_read_as_hydra_composes_it() -> None:
     check(one_of_each())
 
