@@ -1,0 +1,105 @@
+"""Checks of a config that need neither torch nor data."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ltexp.config.schema import ACCELERATORS, BATCH_NORMS, PARTS, PRECISIONS, Config, StageConfig
+from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
+from ltexp.signature import accepted_keywords, fits
+
+
+def check_values(config: Config) -> None:
+    """Checks values against each other and their ranges.
+
+    Raises:
+        ConfigError: for the first that cannot be, with what is expected instead.
+    """
+    _require(config.seed >= 0, "seed", config.seed, "a whole number from 0")
+    trainer = config.trainer
+    _require(trainer.accelerator in ACCELERATORS, "trainer.accelerator", trainer.accelerator, " | ".join(ACCELERATORS))
+    _require(trainer.precision in PRECISIONS, "trainer.precision", trainer.precision, " | ".join(PRECISIONS))
+    for name in ("devices", "checkpoint_every", "log_every"):
+        _require(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
+    _require(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (never) or more")
+    bins, clip = config.evaluation.calibration_bins, trainer.gradient_clip_val
+    _require(bins >= 1, "evaluation.calibration_bins", bins, "at least 1")
+    _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "a number above 0, or null")
+    synchronised = trainer.sync_batch_norm and (trainer.devices == 1 or trainer.accelerator == "cpu")
+    _require(not synchronised, "trainer.sync_batch_norm", True, "false: it needs several GPUs (trainer.devices)")
+    few, many = config.evaluation.few_shot_below, config.evaluation.many_shot_above
+    _require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
+    ratio = config.dataset.get("imbalance_ratio")
+    _require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")
+    for name, stage in config.stages.items():
+        _check_stage(name, stage, trainer.devices)
+        for key in stage.training_set:
+            if key not in config.dataset:
+                known = [f"{name}.training_set.{own}" for own in config.dataset if own != "_target_"]
+                raise ConfigError(unknown_name("key", f"{name}.training_set.{key}", known))
+
+
+def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
+    _require(stage.epochs >= 0, f"{name}.epochs", stage.epochs, "0 or more")
+    _require(stage.batch_size >= 1, f"{name}.batch_size", stage.batch_size, "at least 1")
+    _require(
+        stage.batch_size % world_size == 0,
+        f"{name}.batch_size",
+        stage.batch_size,
+        f"a multiple of the {world_size} devices (it is the batch of all devices together)",
+    )
+    for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
+        if not getattr(stage, group).get("_target_"):
+            raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
+    _require(stage.loss_weight > 0, f"{name}.loss_weight", stage.loss_weight, "a number above 0")
+    lr = stage.optimizer.get("lr")
+    _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
+    for key in ("momentum", "weight_decay"):
+        value = stage.optimizer.get(key, 0)
+        _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
+    power = stage.feature_power
+    _require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
+    _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
+    for part in PARTS:
+        start = getattr(stage.init, part)
+        _require(name != "stage1" or start != "stage1", f"{name}.init.{part}", start, "fresh or a path")
+    for term_name, term in stage.terms.items():
+        key = f"{name}.terms.{term_name}.weight"
+        _require(0 <= term.weight < math.inf, key, term.weight, "a number from 0")
+    if name == "stage1":
+        _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
+        _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
+
+
+def _require(holds: bool, key: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key}={value} cannot be: expected {expected}")
+
+
+def check_keywords(node: Any, path: str = "") -> None:
+    """Every node with an ltexp `_target_` may hold that class's keywords only, with values of their types.
+
+    Raises:
+        ConfigError: for the first key or value that does not fit.
+    """
+    if not isinstance(node, Mapping | DictConfig):
+        return
+    target = node.get("_target_")
+    accepted = accepted_keywords(target) if isinstance(target, str) else None
+    if accepted is not None:
+        for key, value in node.items():
+            _check_keyword(str(key), value, accepted, path)
+    for key, child in node.items():
+        check_keywords(child, f"{path}.{key}".lstrip("."))
+
+
+def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: str) -> None:
+    if key.startswith("_"):
+        return
+    if key not in accepted:
+        raise ConfigError(unknown_name("key", f"{path}.{key}", [f"{path}.{name}" for name in accepted]))
+    if not fits(value, accepted[key]):
+        raise ConfigError(f"{path}.{key}={value} cannot be: expected {accepted[key]}")

@@ -1,0 +1,79 @@
+"""From a plain config, or the file of one, to the checked and typed config."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from ltexp.config.checks import check_keywords, check_values
+from ltexp.config.schema import Config, StageConfig
+from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
+
+
+def to_config(container: dict[str, Any]) -> Config:
+    """Checks a resolved, plain config and returns it typed.
+
+    Raises:
+        ConfigError: for an unknown key, a wrong type, a value out of range or a composition that cannot work.
+    """
+    if container.get("stage1") is None:
+        raise ConfigError("stage1 is null: a run has at least a stage 1; leave out `stage1=null`")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), container)
+        config = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        raise ConfigError(_unknown_key(error, container)) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(_wrong_value(error)) from None
+    assert isinstance(config, Config)
+    check_keywords(container)
+    check_values(config)
+    return config
+
+
+def load(path: Path) -> Config:
+    """The config of a run's folder (its config.yaml).
+
+    Raises:
+        ConfigError: if the file is missing or is not a run's config.
+    """
+    return to_config(load_plain(path))
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """The content of a run's config.yaml, as it is.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
+    """
+    try:
+        container = OmegaConf.to_container(OmegaConf.load(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; is this the folder of a run?") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{path} is damaged: it is not YAML") from None
+    if not isinstance(container, dict):
+        raise ConfigError(f"{path} is not the config of a run")
+    return {str(key): value for key, value in container.items()}
+
+
+def _wrong_value(error: OmegaConfBaseException) -> str:
+    key, reason = str(error.full_key or error.key), str(error).splitlines()[0]
+    if "annot assign" in reason:
+        stage, _, group = key.rpartition(".")
+        choice = f"{group}@{key}" if stage else key
+        return f"{key} is not one value: choose with {choice}=NAME, or set a key below {key}"
+    return f"{key}: {reason[0].lower()}{reason[1:]}"
+
+
+def _unknown_key(error: ConfigKeyError, container: dict[str, Any]) -> str:
+    full_key = str(error.full_key or error.key)
+    parent = full_key.rpartition(".")[0]
+    fields = OmegaConf.select(OmegaConf.structured(Config), parent) if parent else OmegaConf.structured(Config)
+    if parent == "stage2":
+        fields = OmegaConf.structured(StageConfig)
+    known = [f"{parent}.{name}".lstrip(".") for name in fields] if fields is not None else []
+    return unknown_name("key", full_key, known)

@@ -1,0 +1,137 @@
+"""The schema of a run's config: what keys there are, and of what type.
+
+What it leaves free (`dict[str, Any]`) are nodes built by `hydra.utils.instantiate`; their keys are checked against the
+signature of their `_target_`. conf/ holds the defaults and explains each key.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+BATCH_NORMS = ("train", "statistics", "frozen")
+ACCELERATORS = ("auto", "cpu", "gpu")
+FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
+PARTS = ("backbone", "classifier", "auxiliary")  # of a stage's model
+
+
+@dataclass
+class Init:
+    """Where a stage's parts start from: `fresh`, `stage1`, or the path of a run's folder or a checkpoint file."""
+
+    backbone: str = "fresh"
+    classifier: str = "fresh"
+    auxiliary: str = "fresh"
+
+
+@dataclass
+class Trainable:
+    """Which parts learn; `batch_norm` governs the batch norms apart from this."""
+
+    backbone: bool = True
+    classifier: bool = True
+    auxiliary: bool = True
+    backbone_from_auxiliary: bool = True  # whether the auxiliary network's losses train the backbone as well
+
+
+@dataclass
+class Term:
+    """A further loss term of a stage's objective."""
+
+    weight: float = 1.0
+    loss: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StageConfig:
+    """One stage of training. conf/config.yaml explains each key and holds the defaults."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    init: Init = field(default_factory=Init)
+    trainable: Trainable = field(default_factory=Trainable)
+    batch_norm: str = "train"
+    training_set: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
+    feature_power: float = 1.0
+    classifier: dict[str, Any] = field(default_factory=dict)
+    auxiliary: dict[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
+    loss: dict[str, Any] = field(default_factory=dict)
+    loss_weight: float = 1.0
+    terms: dict[str, Term] = field(default_factory=dict)
+    reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
+    sampler: dict[str, Any] = field(default_factory=dict)
+    mixing: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    lr_factors: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """Devices, precision and housekeeping of training (conf/trainer/)."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    channels_last: bool = True
+    sync_batch_norm: bool = False
+    gradient_clip_val: float | None = None
+    checkpoint_every: int = 1
+    log_every: int = 50
+    progress: bool = True
+
+
+@dataclass
+class EvaluationConfig:
+    """How accuracy and calibration are measured; shot bounds after Liu et al., CVPR 2019."""
+
+    many_shot_above: int = 100
+    few_shot_below: int = 20
+    calibration_bins: int = 15
+    every: int = 10
+    figures: bool = True
+
+
+@dataclass
+class Paths:
+    """Folders; a frozen config holds them absolute."""
+
+    data: str = "data"
+    outputs: str = "outputs"
+
+
+@dataclass
+class StageCacheConfig:
+    """Where trained stages are shared between runs."""
+
+    enabled: bool = True
+    dir: str = "outputs/stage_cache"
+
+
+@dataclass
+class Config:
+    """A whole run. `choices` names what each config group was set to; `overrides` is what the user typed."""
+
+    seed: int = 0
+    resume: bool = False
+    paths: Paths = field(default_factory=Paths)
+    stage_cache: StageCacheConfig = field(default_factory=StageCacheConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    stage1: StageConfig = field(default_factory=StageConfig)
+    stage2: StageConfig | None = None
+    choices: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+
+    @property
+    def stages(self) -> dict[str, StageConfig]:
+        """The stages of this run in order, by name."""
+        return {"stage1": self.stage1} | ({"stage2": self.stage2} if self.stage2 else {})
