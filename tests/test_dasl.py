@@ -8,11 +8,13 @@ import pytest
 import torch
 from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
+from texts import write_articles
 
 from ltexp import evaluate
 from ltexp.config import to_config
 from ltexp.errors import ConfigError
 from ltexp.identity import differing_keys
+from ltexp.models.backbone import Backbone
 
 SHORT = ("stage1.epochs=2", "stage2.epochs=2")
 LATE = ("auxiliary@stage1.auxiliary=none", "~stage1.terms", "auxiliary@stage2.auxiliary=two_way")
@@ -210,6 +212,42 @@ def test_what_cannot_work_has_one_line_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         run_here(tmp_path / "run", "method=dasl", *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "stage1").exists()
+
+
+def test_an_auxiliary_network_is_refused_on_token_ids(tmp_path: Path) -> None:
+    root = write_articles(tmp_path / "data")
+    overrides = (
+        "dataset=ag_news_lt",
+        f"paths.data={root}",
+        "dataset.max_per_class=40",
+        "dataset.imbalance_ratio=4",
+        "mixing@stage1.mixing=none",
+    )
+    with pytest.raises(
+        ConfigError, match=r"maps of images, and dataset ag_news_lt holds text: set auxiliary@"
+    ) as caught:
+        run_here(tmp_path / "run", "method=dasl", *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "stage1").exists()
+
+
+class WithoutMaps(Backbone):
+    """Reads images in one step, so there is no map on the way."""
+
+    feature_dim = 4
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) @ torch.ones(3, 4)
+
+
+def test_an_auxiliary_network_is_refused_over_a_backbone_without_maps(tmp_path: Path) -> None:
+    own = f"backbone={{_target_: {__name__}.{WithoutMaps.__name__}}}"
+    with pytest.raises(
+        ConfigError, match=r"offers no feature maps, which an auxiliary network reads: choose"
+    ) as caught:
+        run_here(tmp_path / "run", "method=dasl", "~backbone", f"+{own}")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "stage1").exists()
 
