@@ -120,7 +120,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     """Trains `model`, started and with its trainable parts set, for the stage's epochs.
 
     Args:
-        folder: of the stage: metrics by epoch and the checkpoint to resume from; where there is one, it goes on from there.
+        folder: of the stage: metrics by epoch and the checkpoint to resume from, where training goes on if it is there.
 
     Raises:
         TrainingError: if the loss is no longer finite.
