@@ -11,7 +11,7 @@ from ltexp.config import Config
 _IMMATERIAL = {
     "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
     "evaluation": ("every", "figures"),
-    "trainer": ("progress", "log_every", "checkpoint_every"),
+    "trainer": ("progress", "log_every", "checkpoint_every", "rendezvous"),
 }
 
 

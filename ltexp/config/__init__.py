@@ -14,6 +14,7 @@ from ltexp.config.schema import (
     Config,
     StageConfig,
     Term,
+    TrainerConfig,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Config",
     "StageConfig",
     "Term",
+    "TrainerConfig",
     "check_keywords",
     "check_values",
     "load",

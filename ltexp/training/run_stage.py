@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from ltexp.config import StageConfig
@@ -158,6 +160,9 @@ def _trainer(session: Session, stage: StageConfig, callbacks: list[pl.Callback])
     return pl.Trainer(
         accelerator="gpu" if session.device.type == "cuda" else "cpu",
         devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        # said outright: inside a job of SLURM, Lightning would take that for the launcher
+        plugins=[TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
         strategy=_strategy(session) if world_size() > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=stage.epochs,
