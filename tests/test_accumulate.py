@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
 from torch._dynamo.utils import counters
@@ -104,3 +106,20 @@ def test_fp16_is_refused_where_the_automatic_device_is_the_cpu() -> None:
 
     with pytest.raises(ConfigError, match="needs a GPU"):
         check_precision("16-mixed", pick_device("auto", 0))
+
+
+def test_fp16_undoes_its_scaling_before_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU fp16 comes with a scale of 65,536; here the same Lightning plugin, which the CPU has as well."""
+    overrides = (*FROZEN, "method=mixup", "trainer.gradient_clip_val=0.5", "trainer.accumulate=2")
+    run_here(tmp_path / "float32", *overrides)
+    trainer = pl.Trainer
+
+    def in_half_precision(**settings: Any) -> pl.Trainer:
+        return trainer(**{**settings, "precision": None, "plugins": [MixedPrecision("16-mixed", "cpu")]})
+
+    monkeypatch.setattr(pl, "Trainer", in_half_precision)
+    run_here(tmp_path / "fp16", *overrides)
+    one, other = (weights(tmp_path / name, "stage1") for name in ("float32", "fp16"))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert_equal_weights(one, other, tolerance=3e-3)
+    assert losses(tmp_path / "float32") == pytest.approx(losses(tmp_path / "fp16"), rel=1e-2)
