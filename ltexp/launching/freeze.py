@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import FILES_OF_A_BACKBONE, PARTS, to_config
+from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, PARTS, to_config
 from ltexp.errors import ConfigError
 
 PRIMARY = "config"
@@ -52,6 +52,7 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     for stage in (plain["stage1"], plain.get("stage2")):
         if stage is not None:
             places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in PARTS)]
+    places += [(plain["dataset"], key) for key in FILES_OF_A_DATASET if key in plain["dataset"]]
     for node, key in places:
         if node[key] not in (None, "fresh", "stage1"):
             node[key] = str(Path(node[key]).expanduser().absolute())

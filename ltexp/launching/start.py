@@ -40,15 +40,20 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
     if plain["resume"] and not chosen:
         folder = _unfinished_twin(config, folder) or folder
     with _only_here(folder):
-        if not (folder / CONFIG).exists():
-            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
-        elif _already_finished(config, folder):
+        if (folder / CONFIG).exists() and _already_finished(config, folder):
             return
+        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
         status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
     if status < 0:
         raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
     if status != 0:
         raise JobError(f"the run in {folder} failed (exit status {status})")
+
+
+def _without_resume(plain: dict[str, Any]) -> dict[str, Any]:
+    """What the folder keeps: `resume` is about this command, and a run continues from whatever lies in its folder."""
+    typed = [text for text in plain["overrides"] if not text.startswith("resume=")]
+    return plain | {"resume": False, "overrides": typed}
 
 
 @contextmanager

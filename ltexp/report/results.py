@@ -1,7 +1,7 @@
 """The table of any set of runs, before it is written down in some format."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -44,13 +44,23 @@ def results_table(
     everything = [*IDENTITY, *(["stage", "classifier"] if stages else []), "epochs", "seeds", *METRICS]
     usual = [COLUMNS[name] for name in everything] if full else default_columns(rows, stages)
     chosen = _choose(columns, usual)
+    # what all runs were typed with tells no row from another: the caption has it
+    common = set[str]() if full else set.intersection(*(set(group.overrides) for group in groups))
+    if len(groups) > 1:
+        chosen = [
+            replace(c, value=lambda row: _own_overrides(row, common)) if c.name == "overrides" else c for c in chosen
+        ]
     sections = [row.group.runs[0].identity if stages else row.group.section for row in rows]
     return Table(
         columns=chosen,
         rows=[[column.value(row) for column in chosen] for row in rows],
-        notes=_notes(groups, {column.name for column in chosen}),
+        notes=_notes(groups, {column.name for column in chosen}, common),
         breaks=frozenset(number for number in range(1, len(rows)) if sections[number] != sections[number - 1]),
     )
+
+
+def _own_overrides(row: Row, common: set[str]) -> str:
+    return " ".join(text for text in row.group.overrides if text not in common)
 
 
 def _rows(group: Group, stages: bool) -> list[Row]:
@@ -70,7 +80,7 @@ def _choose(columns: str | None, usual: list[Column]) -> list[Column]:
     return only + [column for name in added if (column := find_column(name))]
 
 
-def _notes(groups: Sequence[Group], shown: set[str]) -> list[str]:
+def _notes(groups: Sequence[Group], shown: set[str], common: set[str]) -> list[str]:
     parts = ["accuracy and ECE on the test split in %"]
     for column in ("selection", "shot_rule"):
         if column not in shown:  # whatever the columns, the reader is told which epoch and which groups of classes
@@ -79,7 +89,6 @@ def _notes(groups: Sequence[Group], shown: set[str]) -> list[str]:
     notes = ["; ".join(parts)]
     if any(len(group.runs) > 1 for group in groups):
         notes.append("mean ± sample standard deviation over n seeds")
-    common = set.intersection(*(set(group.overrides) for group in groups))
-    if common and "overrides" not in shown:
+    if common and ("overrides" not in shown or len(groups) > 1):
         notes.append("every run with " + " ".join(sorted(common)))
     return notes

@@ -53,6 +53,8 @@ class Monitor(Callback):
         # a killed run may have written a row for an epoch that its last checkpoint does not know
         self.rows = [row for row in read_metrics(self.path) if int(row["epoch"]) < trainer.current_epoch]
         self.progress = StageProgress(self.name, trainer.max_epochs or 0, self.steps, self.shown)
+        if trainer.current_epoch:
+            self.progress.continued(trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()

@@ -38,6 +38,11 @@ class StageProgress:
         if self.bar:
             self.bar.stop()
 
+    def continued(self, epochs: int) -> None:
+        """Training goes on after so many `epochs`."""
+        if self.shown:
+            print(f"{self.stage}  continues after epoch {epochs}/{self.epochs}", flush=True)
+
     def step(self, done: int) -> None:
         """`done` steps of the whole stage are behind us."""
         if self.bar:

@@ -120,7 +120,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     """Trains `model`, started and with its trainable parts set, for the stage's epochs.
 
     Args:
-        folder: of the stage: metrics by epoch and the checkpoint to resume from; with `resume` it goes on from there.
+        folder: of the stage: metrics by epoch and the checkpoint to resume from, where training goes on if it is there.
 
     Raises:
         TrainingError: if the loss is no longer finite.
@@ -144,8 +144,13 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         check_every=settings.log_every,
         shown=settings.progress and rank() == 0,
     )
+<<<<<<< HEAD
     callbacks = [monitor, ResumeCheckpoint(folder, settings.checkpoint_every)]
     resume = folder / RESUME if broadcast_object(session.config.resume and (folder / RESUME).exists()) else None
+=======
+    callbacks = [monitor, ResumeCheckpoint(folder, session.config.trainer.checkpoint_every)]
+    resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
+>>>>>>> main
     module.train()
     try:
         _trainer(session, stage, callbacks).fit(module, loader, ckpt_path=resume, weights_only=True)

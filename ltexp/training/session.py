@@ -103,7 +103,7 @@ class Session:
     def loader(self, split: Split, **settings: Any) -> Loader[Any]:
         """Batches of `split` for this process; see `Loader` for `settings`."""
         settings |= {"device": self.device, "rank": rank(), "world_size": world_size()}
-        loader: Loader[Any] = get_class(split.loader)(split, **settings, **self.data.preprocessing)
+        loader: Loader[Any] = get_class(split.loader)(split, **settings, **self.data.preprocessing, **self.data.loading)
         return loader
 
     def fresh_model(self, name: str, stage: StageConfig, loads: bool = False) -> Model:
