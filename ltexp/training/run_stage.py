@@ -144,13 +144,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         check_every=settings.log_every,
         shown=settings.progress and rank() == 0,
     )
-<<<<<<< HEAD
     callbacks = [monitor, ResumeCheckpoint(folder, settings.checkpoint_every)]
-    resume = folder / RESUME if broadcast_object(session.config.resume and (folder / RESUME).exists()) else None
-=======
-    callbacks = [monitor, ResumeCheckpoint(folder, session.config.trainer.checkpoint_every)]
     resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
->>>>>>> main
     module.train()
     try:
         _trainer(session, stage, callbacks).fit(module, loader, ckpt_path=resume, weights_only=True)
