@@ -70,6 +70,7 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
             "sweep",
             "launcher",
             "trainer",
+            "fine_tuning",
         ),
         *("augmentation", "features", "training_set"),
     ],
