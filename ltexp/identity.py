@@ -13,6 +13,8 @@ _IMMATERIAL = {
     "evaluation": ("every", "figures"),
     "trainer": ("progress", "log_every", "checkpoint_every"),
 }
+# keys younger than the first records: at their usual value they leave the hashes of those alone
+_LATER = {"accumulate": 1, "compile": False, "compile_backend": "inductor"}
 
 
 def digest(value: Any) -> str:
@@ -27,6 +29,9 @@ def material(config: Config) -> dict[str, Any]:
     for section, keys in _IMMATERIAL.items():
         for key in keys:
             (plain[section] if section else plain).pop(key)
+    for key, usual in _LATER.items():
+        if plain["trainer"][key] == usual:
+            del plain["trainer"][key]
     return plain
 
 

@@ -10,6 +10,7 @@ from ltexp.config.resolvers import nearest_in_proportion
 from ltexp.config.schema import (
     BATCH_NORMS,
     FILES_OF_A_BACKBONE,
+    FILES_OF_A_DATASET,
     PARTS,
     Config,
     StageConfig,
@@ -19,6 +20,7 @@ from ltexp.config.schema import (
 __all__ = [
     "BATCH_NORMS",
     "FILES_OF_A_BACKBONE",
+    "FILES_OF_A_DATASET",
     "PARTS",
     "Config",
     "StageConfig",

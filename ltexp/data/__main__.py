@@ -125,7 +125,7 @@ def run_show(words: Sequence[str]) -> int:
 def _report_check(name: str, dataset: str, root: Path) -> int:
     from ltexp.data.check import check
 
-    problems, facts = check(dataset, root)
+    problems, facts = check(dataset_config(dataset), root)
     for number, line in enumerate(problems or facts):
         print(f"{name}: {'' if problems else 'ok: '}{line}" if number == 0 else f"  {line}")
     return 1 if problems else 0

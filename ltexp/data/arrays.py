@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.data.types import SourceArrays
+from ltexp.data.official import OFFICIAL
+from ltexp.data.types import Source, SourceArrays
 from ltexp.errors import DataError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -26,7 +27,7 @@ def default_root() -> Path:
     return Path(os.environ.get("LTEXP_DATA") or "data")
 
 
-class PreparedArrays:
+class PreparedArrays(Source):
     """The prepared arrays in `<data root>/<folder>`.
 
     Args:
@@ -40,19 +41,27 @@ class PreparedArrays:
         """The arrays, memory-mapped. Raises a DataError with everything that is missing or wrong."""
         arrays, problems = inspect_folder(root / self.folder)
         if arrays is None:
-            raise DataError(f"{root / self.folder}: {'; '.join(problems)}{self.remedy(root)}")
+            raise DataError(f"{root / self.folder}: {'; '.join([*problems, self.remedy(root)])}")
         return arrays
 
     def problems(self, root: Path) -> list[str]:
-        """Everything that is missing or wrong, one line each."""
-        return inspect_folder(root / self.folder)[1]
+        """Everything that is missing or wrong and what to do about it, one line each."""
+        problems = inspect_folder(root / self.folder)[1]
+        return [*problems, self.remedy(root)] if problems else []
+
+    def notes(self, opened: SourceArrays) -> list[str]:
+        """A line if CIFAR's images are not in the order that they are published in."""
+        official = OFFICIAL.get(self.folder)
+        if official is None or tuple(opened.train_labels[: len(official.first_labels)]) == official.first_labels:
+            return []
+        return ["note: not in the published order, so a subset holds other images than the same one elsewhere"]
 
     def remedy(self, root: Path) -> str:
-        """What to type, to be added to a message."""
+        """What to do."""
         if self.folder not in PREPARED_BY_COMMAND:
-            return "; it must hold the prepared form (see `python -m ltexp.data check --help`)"
+            return "it must hold the prepared form (see `python -m ltexp.data check --help`)"
         where = "" if root == default_root() else f" root={root}"
-        return f"; run `python -m ltexp.data prepare {self.folder}{where}`"
+        return f"run `python -m ltexp.data prepare {self.folder}{where}`"
 
 
 def inspect_folder(folder: Path) -> tuple[SourceArrays | None, list[str]]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from ltexp.data.arrays import default_root
-from ltexp.data.types import Ints
+from ltexp.data.types import Ints, Source
 from ltexp.errors import DataError
 
 FILES = ("train.csv", "test.csv")
@@ -43,8 +43,13 @@ class SourceTexts:
         words = sum(len(text.split()) for text in self.train_texts) / len(self.train_texts)
         return f"{words:.0f} words on average"
 
+    @property
+    def labels(self) -> dict[str, Ints]:
+        """By split."""
+        return {"train": self.train_labels, "test": self.test_labels}
 
-class CsvArticles:
+
+class CsvArticles(Source):
     """`train.csv` and `test.csv` in `<data root>/<folder>`.
 
     Args:
@@ -62,19 +67,20 @@ class CsvArticles:
         """The articles. Raises a DataError with everything that is missing or wrong."""
         found, problems = self.inspect(root / self.folder)
         if found is None:
-            raise DataError(f"{root / self.folder}: {'; '.join(problems)}{self.remedy(root)}")
+            raise DataError(f"{root / self.folder}: {'; '.join([*problems, self.remedy(root)])}")
         return found
 
     def problems(self, root: Path) -> list[str]:
-        """Everything that is missing or wrong, one line each."""
-        return self.inspect(root / self.folder)[1]
+        """Everything that is missing or wrong and what to do about it, one line each."""
+        problems = self.inspect(root / self.folder)[1]
+        return [*problems, self.remedy(root)] if problems else []
 
     def remedy(self, root: Path) -> str:
-        """What to type, to be added to a message."""
+        """What to do."""
         if self.folder not in PREPARED_BY_COMMAND:
-            return f"; it must hold {' and '.join(FILES)} (see `python -m ltexp.data check --help`)"
+            return f"it must hold {' and '.join(FILES)} (see `python -m ltexp.data check --help`)"
         where = "" if root == default_root() else f" root={root}"
-        return f"; run `python -m ltexp.data prepare {self.folder} source=PATH{where}`"
+        return f"run `python -m ltexp.data prepare {self.folder} source=PATH{where}`"
 
     def inspect(self, folder: Path) -> tuple[SourceTexts | None, list[str]]:
         """The articles in `folder` and what is wrong with them; articles only if nothing is."""

@@ -36,18 +36,19 @@ def datasets_of_folder(folder: str) -> list[str]:
 def resolve(names: list[str]) -> dict[str, str]:
     """What the user named, dataset or folder of the data root, as names of conf/dataset/; nothing named: all.
 
+    Those of a user's own images, which say nowhere where these lie, are not among all.
+
     Raises:
         ConfigError: for a name that is neither.
     """
     known = datasets()
     if not names:
-        return {name: name for name in known}
+        return {name: name for name in known if dataset_config(name)["source"].get("folder", "") is not None}
     found = {}
     for name in names:
         readers = [name] if name in known else datasets_of_folder(name)
         if not readers:
-            sources = [dataset_config(other)["source"] for other in known]
-            folders = [source["folder"] for source in sources if "folder" in source]
+            folders = {dataset_config(other)["source"].get("folder") for other in known} - {None}
             raise ConfigError(unknown_name("dataset", name, [*known, *folders]))
         found[name] = readers[0]
     return found

@@ -46,8 +46,8 @@ def long_tailed(
         DataError: for data that is missing, damaged or has too few images of a class.
     """
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
-    mean = _channels("dataset.channel_mean", channel_mean, least=0.0)
-    std = _channels("dataset.channel_std", channel_std, least=1e-6)
+    mean = check_channels("dataset.channel_mean", channel_mean, least=0.0)
+    std = check_channels("dataset.channel_std", channel_std, least=1e-6)
     arrays = source.open(Path(root))
     chosen = choose(request, arrays.train_labels, arrays.test_labels, arrays.class_names, arrays.unit)
     train = _split(arrays.train_images, arrays.train_labels, chosen.train)
@@ -67,7 +67,8 @@ def long_tailed(
     )
 
 
-def _channels(key: str, values: Sequence[float], least: float) -> tuple[float, float, float]:
+def check_channels(key: str, values: Sequence[float], least: float) -> tuple[float, float, float]:
+    """The numbers for R, G and B. Raises a ConfigError unless there are three of at least `least`."""
     if len(values) != 3:
         raise ConfigError(f"{key}={list(values)} cannot be: expected three numbers, for R, G and B")
     for value in values:

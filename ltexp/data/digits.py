@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ltexp.data.types import SourceArrays
+from ltexp.data.types import Source, SourceArrays
 from ltexp.errors import DataError
 
 TEST_PER_CLASS = 50
 _TEST_SEED = 1797  # of the fixed choice of test images; any other would do, but it must never change
 
 
-class Digits:
+class Digits(Source):
     """1,797 images of 8x8 pixels in 10 classes of 174 to 183 (Alpaydin and Kaynak's test set, UCI).
 
     The set has no test part of its own: 50 images of each class are held out as one, always the same; the other 124 to

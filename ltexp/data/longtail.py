@@ -88,7 +88,7 @@ def workable(available: Ints, max_per_class: int, imbalance: str, ratio: float) 
 
     ratios: Iterator[int] = iter(range(math.ceil(ratio), max_per_class + 1))
     lowest = None if imbalance == "balanced" else next((r for r in ratios if fits(max_per_class, r)), None)
-    return lowest, next((m for m in range(max_per_class, 0, -1) if fits(m, ratio)), None)
+    return lowest, next((m for m in range(min(max_per_class, int(available[0])), 0, -1) if fits(m, ratio)), None)
 
 
 def choose_subset(labels: Ints, sizes: Sequence[int], seed: int) -> Ints:
@@ -105,9 +105,11 @@ def choose_subset(labels: Ints, sizes: Sequence[int], seed: int) -> Ints:
         int64 (sum of sizes,), sorted by class and, within a class, in the order drawn.
     """
     draws = np.random.RandomState(seed)
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=len(sizes)))
     kept = []
     for label, size in enumerate(sizes):
-        positions = np.flatnonzero(labels == label)
+        positions = by_class[ends[label - 1] if label else 0 : ends[label]]
         assert size <= len(positions), (label, size, len(positions))
         draws.shuffle(positions)
         kept.append(positions[:size])

@@ -22,17 +22,22 @@ from ltexp.data.types import Ints
 from ltexp.errors import ConfigError, DataError
 from ltexp.names import unknown_name
 
+GIVEN = "given"  # the imbalance of a dataset that is taken as it is
+
 
 @dataclass(frozen=True)
 class Request:
     """What is asked for; `long_tailed` explains each.
+
+    `imbalance` may also be `given`: every sample that there is. A `max_per_class` of None stands for the largest that
+    the classes can fill.
 
     Raises:
         ConfigError: for a setting out of range or unknown.
     """
 
     name: str
-    max_per_class: int
+    max_per_class: int | None
     imbalance: str
     imbalance_ratio: float
     num_classes: int | None
@@ -40,10 +45,13 @@ class Request:
     validation: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
-        check_profile(self.max_per_class, self.imbalance, self.imbalance_ratio)
+        if self.imbalance == GIVEN and self.max_per_class is not None:
+            raise ConfigError("dataset.max_per_class is of a tail that is cut: set dataset.imbalance=longtail, too")
+        if self.imbalance != GIVEN:
+            check_profile(self.max_per_class or 1, self.imbalance, self.imbalance_ratio)
         require_whole("dataset.num_classes", self.num_classes, least=2, optional=True)
         _subset_seed(self.subset)
-        _validation(self.validation)
+        read_held_out("dataset.validation", self.validation)
 
     @property
     def ratio(self) -> float:
@@ -84,15 +92,32 @@ def choose(request: Request, train_labels: Ints, test_labels: Ints, class_names:
         DataError: for too few samples of a class.
     """
     names = _first_classes(request.name, class_names, request.num_classes)
-    sizes = class_sizes(request.max_per_class, len(names), request.imbalance, request.imbalance_ratio, names)
-    _check_enough(names, train_labels, sizes, request, unit)
+    sizes = _sizes(request, names, train_labels, unit)
     chosen = choose_subset(train_labels, sizes, _subset_seed(request.subset))
-    fraction, most_held = _validation(request.validation)
+    fraction, most_held = read_held_out("dataset.validation", request.validation)
     held = _mark_last(sizes, held_out_sizes(sizes, fraction, most_held))
     if fraction > 0 and not held.any():
         raise ConfigError(f"dataset.validation.fraction holds nothing out: no class has more than one of the {unit}")
     tested = np.flatnonzero(test_labels < len(names)).astype(np.int64, copy=False)
     return Chosen(names, chosen[~held], chosen[held], tested, hash_of(chosen))
+
+
+def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) -> list[int]:
+    """The training samples of each class."""
+    available: Ints = np.bincount(labels, minlength=len(names))[: len(names)].astype(np.int64)
+    if request.imbalance == GIVEN:
+        return [int(count) for count in available]
+    largest = request.max_per_class
+    if largest is None:
+        largest = workable(available, int(available.max()), request.imbalance, request.imbalance_ratio)[1]
+        if largest is None:
+            raise DataError(
+                f"{request.name} cannot be cut to ratio {request.imbalance_ratio:g}: classes have {available.min():,} "
+                f"to {available.max():,} training {unit}; lower dataset.imbalance_ratio"
+            )
+    sizes = class_sizes(largest, len(names), request.imbalance, request.imbalance_ratio, names)
+    _check_enough(names, available, sizes, request, unit)
+    return sizes
 
 
 def _subset_seed(subset: Mapping[str, Any] | None) -> int:
@@ -101,11 +126,11 @@ def _subset_seed(subset: Mapping[str, Any] | None) -> int:
     return seed
 
 
-def _validation(validation: Mapping[str, Any] | None) -> tuple[float, int | None]:
-    """(fraction, most of a class)."""
-    settings = _known("dataset.validation", validation, {"fraction": 0.0, "max_per_class": None})
-    require_number("dataset.validation.fraction", settings["fraction"], least=0, below=1)
-    require_whole("dataset.validation.max_per_class", settings["max_per_class"], least=1, optional=True)
+def read_held_out(key: str, given: Mapping[str, Any] | None) -> tuple[float, int | None]:
+    """(fraction, most of a class) of what is held out. Raises a ConfigError for what is out of range or unknown."""
+    settings = _known(key, given, {"fraction": 0.0, "max_per_class": None})
+    require_number(f"{key}.fraction", settings["fraction"], least=0, below=1)
+    require_whole(f"{key}.max_per_class", settings["max_per_class"], least=1, optional=True)
     return settings["fraction"], settings["max_per_class"]
 
 
@@ -123,8 +148,7 @@ def _first_classes(name: str, class_names: tuple[str, ...], num_classes: int | N
     return class_names[:num_classes]
 
 
-def _check_enough(names: tuple[str, ...], labels: Ints, sizes: list[int], request: Request, unit: str) -> None:
-    available: Ints = np.bincount(labels, minlength=len(names))[: len(names)].astype(np.int64)
+def _check_enough(names: tuple[str, ...], available: Ints, sizes: list[int], request: Request, unit: str) -> None:
     short = [label for label, size in enumerate(sizes) if available[label] < size]
     if not short:
         return

@@ -1,5 +1,6 @@
 """What a dataset is made of: the arrays of its source, and the long-tailed subset that a run trains on."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -37,7 +38,8 @@ class Split:
 
     def take(self, rows: npt.NDArray[Any]) -> Self:
         """A part of the split: the rows of a mask (N,), or of positions in that order."""
-        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,6 +57,20 @@ class ImageSplit(Split):
     def describe(self) -> str:
         """Height and width."""
         return f"{self.images.shape[1]}x{self.images.shape[2]} pixels"
+
+
+class Opened(Protocol):
+    """A whole dataset in its own order, before any subset is taken."""
+
+    class_names: tuple[str, ...]
+    unit: ClassVar[str]
+
+    @property
+    def labels(self) -> dict[str, Ints]:
+        """int64 (N,) of each split that there is, positions in `class_names`."""
+
+    def describe(self) -> str:
+        """What a sample is like, in a few words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +95,26 @@ class SourceArrays:
         """What a sample is like, in a few words."""
         return f"{self.train_images.shape[1]}x{self.train_images.shape[2]} pixels"
 
+    @property
+    def labels(self) -> dict[str, Ints]:
+        """By split."""
+        return {"train": self.train_labels, "test": self.test_labels}
 
-class Source(Protocol):
-    """Where a dataset's images come from; `source` of a file in conf/dataset/ names one."""
 
-    def open(self, root: Path) -> SourceArrays:
+class Source(ABC):
+    """Where a dataset's samples come from; `source` of a file in conf/dataset/ names one."""
+
+    @abstractmethod
+    def open(self, root: Path) -> Any:
         """The dataset under the data root `root`. Raises a DataError that says what is missing or wrong."""
 
+    @abstractmethod
     def problems(self, root: Path) -> list[str]:
-        """Everything that keeps `open` from working, one line each; empty when nothing does."""
+        """Everything that keeps the dataset from being used and what to do about it, one line each."""
+
+    def notes(self, opened: Any) -> list[str]:
+        """What else to know about a dataset that `open` gave, one line each."""
+        return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +123,21 @@ class LongTailedData:
 
     Attributes:
         name: of the dataset, e.g. `cifar100_lt`.
-        imbalance: `longtail`, `step` or `balanced`.
-        imbalance_ratio: largest over smallest class as asked for; 1.0 for `balanced`.
+        imbalance: `longtail`, `step` or `balanced`; `given`: all that there is.
+        imbalance_ratio: largest over smallest class as asked for; 1.0 for `balanced`; of `given` as it is.
         train: sorted by class.
-        validation: held out of the training images, sorted by class; None unless asked for.
+        validation: the dataset's own, or held out of the training images and sorted by class; None if there is none.
         test: in the source's order.
         class_names: C names.
         class_counts: int64 (C,), the images of each class in `train`.
         subset_hash: of the positions of all chosen training images (held-out ones included) in the source.
-        content_hash: of the samples and labels of `train`.
+        content_hash: of the samples and labels of `train`; of files, of their paths.
         preprocessing: keywords that the loaders of all splits take; of images: `channel_mean` and `channel_std`.
         kind: what a sample is, `images` or what else a backbone `reads`.
         backbone_settings: keywords that the backbone takes from the data, such as the size of a vocabulary.
+        loading: keywords that the loaders take as well, which say how and not what they load: of files, `workers` and
+            `cache`.
+        facts: what else there is to know about the data, for the record.
     """
 
     name: str
@@ -123,6 +153,8 @@ class LongTailedData:
     preprocessing: dict[str, Any]
     kind: str = "images"
     backbone_settings: dict[str, Any] = field(default_factory=dict)
+    loading: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

@@ -148,7 +148,7 @@ def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
         stages: whether they are stages.
     """
     names = ["method", "dataset", "ratio", "backbone"]
-    if any(row.group.record["imbalance"] != "longtail" for row in rows):
+    if any(row.group.record["imbalance"] not in ("longtail", "given") for row in rows):
         names.insert(2, "imbalance")
     names += [name for name in ("overrides", "selection", "shot_rule") if _varies(name, rows)]
     names += ["stage", "classifier"] if stages else []

@@ -41,8 +41,8 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def ratio_text(record: dict[str, Any]) -> str:
-    """Such as `ratio 100`; the imbalance is named unless it is the usual exponential tail."""
-    kind = "" if record["imbalance"] == "longtail" else f"{record['imbalance']} "
+    """Such as `ratio 100`; the imbalance is named unless it is the usual exponential tail or the dataset's own."""
+    kind = "" if record["imbalance"] in ("longtail", "given") else f"{record['imbalance']} "
     return f"{kind}ratio {record['imbalance_ratio']:g}"
 
 

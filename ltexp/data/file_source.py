@@ -1,0 +1,67 @@
+"""What the sources of image files have in common."""
+
+from pathlib import Path
+
+from ltexp.data.files import SourceFiles
+from ltexp.data.types import Source
+from ltexp.errors import DataError
+
+MOST_FILES = 3  # of those missing that are named
+
+
+class FileSource(Source):
+    """Image files below one folder.
+
+    Attributes:
+        folder: the images lie in it: below the data root, or absolute.
+    """
+
+    folder: str | None
+
+    def open(self, root: Path) -> SourceFiles:
+        """The dataset; that its files exist is not looked at. Raises a DataError with everything that is wrong."""
+        found, problems = self.inspect(root)
+        if found is None:
+            raise DataError("; ".join(problems))
+        return found
+
+    def problems(self, root: Path) -> list[str]:
+        """Everything that is missing or wrong, files that are not there included, one line each."""
+        found, problems = self.inspect(root)
+        return problems if found is None else missing_files(found)
+
+    def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
+        """The dataset and what is wrong with it; a dataset only if nothing is."""
+        raise NotImplementedError
+
+    def place(self, root: Path) -> tuple[Path, list[str]]:
+        """(the dataset's folder, the problem with it if there is one)."""
+        if self.folder is None:
+            return root, ["no folder is given: set dataset.source.folder, below the data root or absolute"]
+        folder = (root / Path(self.folder).expanduser()).absolute()
+        return folder, [] if folder.is_dir() else [f"{folder}: there is no such folder"]
+
+
+def missing_files(found: SourceFiles) -> list[str]:
+    """One line for each of the first few files of a split that are not there, and how many there are."""
+    problems = []
+    for name, split in found.splits.items():
+        absent = split.missing()
+        if len(absent):
+            problems.append(f"{len(absent):,} of {len(split):,} {name} images are missing")
+            problems += [f"missing: {split.where(row)}" for row in absent[:MOST_FILES].tolist()]
+    return problems
+
+
+def read_names(path: Path) -> tuple[tuple[str, ...] | None, list[str]]:
+    """(class names, problems) of a file with one name a line."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    except (UnicodeDecodeError, OSError) as error:
+        return None, [f"{path}: cannot be read ({error})"]
+    if len(names) < 2 or not all(names):
+        blank = next((number for number, name in enumerate(names, start=1) if not name), None)
+        return None, [f"{path}: " + (f"line {blank} is blank" if blank else f"{len(names)} class names")]
+    if len(set(names)) < len(names):
+        return None, [f"{path}: a class is named twice: {next(name for name in names if names.count(name) > 1)}"]
+    return names, []
