@@ -29,5 +29,5 @@ def average_running_statistics(module: nn.Module) -> None:
         return
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
     mean = sum_over_ranks(torch.cat(statistics)) / world_size()
-    for value, averaged in zip(statistics, mean.split([len(value) for value in statistics]), strict=True):
+    for value, averaged in zip(statistics, torch.split(mean, [len(value) for value in statistics]), strict=True):
         value.copy_(averaged)
