@@ -9,10 +9,13 @@ from ltexp.config import Config
 
 # what changes where or how a run is shown or kept, but not what it computes
 _IMMATERIAL = {
+    "dataset": ("workers",),
     "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
     "evaluation": ("every", "figures"),
     "trainer": ("progress", "log_every", "checkpoint_every"),
 }
+# keys younger than the first records: at their usual value they leave the hashes of those alone
+_LATER = {"accumulate": 1, "compile": False, "compile_backend": "inductor"}
 
 
 def digest(value: Any) -> str:
@@ -26,7 +29,10 @@ def material(config: Config) -> dict[str, Any]:
     plain = asdict(config)
     for section, keys in _IMMATERIAL.items():
         for key in keys:
-            (plain[section] if section else plain).pop(key)
+            (plain[section] if section else plain).pop(key, None)
+    for key, usual in _LATER.items():
+        if plain["trainer"][key] == usual:
+            del plain["trainer"][key]
     return plain
 
 
