@@ -38,11 +38,12 @@ def step_of(config: Config, data: LongTailedData) -> tuple[Callable[[], float], 
     module = Stage(model, config.stage1, session.class_counts, seed=0).to(session.device).train()
     optimizer = module.configure_optimizers()
     batch = next(iter(session.train_loader("stage1", config.stage1, model)))
+    mixed = module.mixing(batch.inputs, batch.labels, size=batch.size, seed=0, epoch=0, step=0)
 
     def step() -> float:
         start = time.perf_counter()
         with autocast(PRECISION, session.device):
-            loss = module.training_step(batch, 0)
+            loss = module.loss_of(batch, mixed)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,7 +18,6 @@ from ltexp.training.objective import Objective
 from ltexp.training.teacher import Teacher
 
 TERM = "stage2.terms.distillation.loss"
-LARGE = ("imagenet_lt", "inat18", "places_lt")
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -82,30 +81,6 @@ def test_an_ablation_is_one_key(override: str, changed: set[str]) -> None:
 def test_bkd_without_weights_and_mixup_is_kd() -> None:
     ablated = composed("method=bkd", "dataset=cifar100_lt", "mixing@stage2.mixing=none", f"loss@{TERM}=distillation")
     assert not differing(ablated, composed("method=kd", "dataset=cifar100_lt"))
-
-
-@pytest.mark.parametrize("method", ["kd", "bkd"])
-@pytest.mark.parametrize("dataset", LARGE)
-def test_settings_of_the_large_sets(method: str, dataset: str) -> None:
-    """BKD, Sec. 5.2; a paper's settings can replace a method's choice, and the command line has the last word."""
-    plain = composed(f"method={method}", "dataset=cifar10_lt", f"paper={method}/{dataset}", small=False)
-    expected = {"imagenet_lt": (90, 512, "Cosine"), "inat18": (90, 256, "Cosine"), "places_lt": (30, 256, "MultiStep")}
-    for stage in (plain["stage1"], plain["stage2"]):
-        found = (stage["epochs"], stage["batch_size"], stage["schedule"]["_target_"].rpartition(".")[2])
-        assert found == expected[dataset]
-        assert stage["optimizer"]["lr"] == 0.2
-    assert plain["stage2"]["mixing"].get("alpha") == (0.2 if method == "bkd" else None)
-    if dataset == "imagenet_lt":
-        assert plain["stage1"]["schedule"] == {"_target_": "ltexp.training.schedules.Cosine", "warmup_epochs": 0}
-        assert plain["choices"]["schedule@stage2.schedule"] == "cosine"
-        typed = composed(
-            f"method={method}", "dataset=cifar10_lt", f"paper={method}/{dataset}", "schedule@stage2.schedule=constant"
-        )
-        assert typed["stage2"]["schedule"]["_target_"].endswith("Constant")
-        warm = composed(
-            f"method={method}", "dataset=cifar10_lt", f"paper={method}/{dataset}", "stage1.schedule.warmup_epochs=3"
-        )
-        assert warm["stage1"]["schedule"]["warmup_epochs"] == 3
 
 
 def test_the_loss_of_a_stage_has_a_weight_as_its_terms_have() -> None:

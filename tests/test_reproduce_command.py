@@ -163,8 +163,8 @@ def test_kept_records_give_the_same_table_without_the_machines_paths(
 def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "paper=bkd", f"runs={finished(tmp_path)}"]) == 1
     assert "none of these cells is measured yet" in capsys.readouterr().err
-    assert main(["run", "cells=mislas/4/oltr"]) == 1
-    assert "ltexp has no method oltr" in capsys.readouterr().out
+    assert main(["run", "cells=mislas/4/bbn"]) == 1
+    assert "ltexp has no method bbn" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "table=bkd/1"], ["plan", "table=mislas/3", "seeds=0,1,2"]])

@@ -45,6 +45,30 @@ def test_the_curves_of_glags_table_5_stand_on_glags_own_stage_1() -> None:
     assert composed(*job.overrides, small=False)["stage1"] == composed(*glag, small=False)["stage1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dasl/2/crt_mixup/cifar100_lt/100", ("paper=dasl/cifar100_lt",)),  # trained as the paper's own method
+        ("dasl/4/dasl/inat18", ()),  # prints the 80 + 10 epochs together
+        ("dasl/3/lws/imagenet_lt/resnet10", ()),  # no baseline of the paper's own
+        ("mislas/6/mislas/imagenet_lt/resnet50", ()),  # prints the epochs that it has anyway
+        ("bkd/4/bkd@200/inat18", ("stage1.epochs=200", "stage2.epochs=200")),
+        ("bkd/4/ce@90/inat18", ("stage1.batch_size=256",)),
+    ],
+)
+def test_baselines_are_trained_as_their_paper_says(name: str, settings: tuple[str, ...]) -> None:
+    (job,) = {job_of(cell) for cell in all_cells() if cell.name == name}
+    assert isinstance(job, Job)
+    assert job.settings == settings
+
+
+def test_a_stage_that_is_left_out_takes_no_settings() -> None:
+    (cell,) = (cell for cell in all_cells() if cell.name == "mislas/1/crt:stage1_only/imagenet_lt/resnet10")
+    job = job_of(cell)
+    assert isinstance(job, Job)
+    assert set(job.settings) == {"stage2=null", "stage1.epochs=180", "stage1.batch_size=256", "stage1.optimizer.lr=0.1"}
+
+
 def check(jobs: Iterable[Job]) -> None:
     by_signature: dict[Any, Any] = {}
     by_stage: dict[str, Any] = {}

@@ -135,7 +135,7 @@ def test_what_cannot_run_says_why_in_one_line() -> None:
     for cell in all_cells():
         found = job_of(cell)
         assert isinstance(found, Job) or (found and "\n" not in found), cell.name
-    assert job_of(match_cells(all_cells(), "mislas/4/oltr/places_lt")[0]) == "ltexp has no method oltr"
+    assert job_of(match_cells(all_cells(), "mislas/4/bbn/inat18")[0]) == "ltexp has no method bbn"
 
 
 def test_a_cell_with_many_other_configs_does_not_list_them_all() -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ltexp.config.schema import ACCELERATORS, BATCH_NORMS, PARTS, PRECISIONS, Config, StageConfig
+from ltexp.config.schema import (
+    ACCELERATORS,
+    BATCH_NORMS,
+    COMPILE_BACKENDS,
+    PARTS,
+    PRECISIONS,
+    Config,
+    StageConfig,
+)
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 from ltexp.signature import accepted_keywords, fits
@@ -22,7 +30,7 @@ def check_values(config: Config) -> None:
     trainer = config.trainer
     _require(trainer.accelerator in ACCELERATORS, "trainer.accelerator", trainer.accelerator, " | ".join(ACCELERATORS))
     _require(trainer.precision in PRECISIONS, "trainer.precision", trainer.precision, " | ".join(PRECISIONS))
-    for name in ("devices", "checkpoint_every", "log_every"):
+    for name in ("devices", "accumulate", "checkpoint_every", "log_every"):
         _require(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
     _require(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (never) or more")
     bins, clip = config.evaluation.calibration_bins, trainer.gradient_clip_val
@@ -30,6 +38,11 @@ def check_values(config: Config) -> None:
     _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "a number above 0, or null")
     synchronised = trainer.sync_batch_norm and (trainer.devices == 1 or trainer.accelerator == "cpu")
     _require(not synchronised, "trainer.sync_batch_norm", True, "false: it needs several GPUs (trainer.devices)")
+    half = trainer.precision == "16-mixed" and trainer.accelerator == "cpu"
+    _require(not half, "trainer.precision", "16-mixed", "bf16-mixed or 32-true: fp16 with loss scaling needs a GPU")
+    backends = " | ".join(COMPILE_BACKENDS)
+    _require(trainer.compile_backend in COMPILE_BACKENDS, "trainer.compile_backend", trainer.compile_backend, backends)
+    _check_backbone(config)
     few, many = config.evaluation.few_shot_below, config.evaluation.many_shot_above
     _require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
     ratio = config.dataset.get("imbalance_ratio")
@@ -40,6 +53,17 @@ def check_values(config: Config) -> None:
             if key not in config.dataset:
                 known = [f"{name}.training_set.{own}" for own in config.dataset if own != "_target_"]
                 raise ConfigError(unknown_name("key", f"{name}.training_set.{key}", known))
+
+
+def _check_backbone(config: Config) -> None:
+    backbone, stage = config.backbone, config.stage1
+    if backbone.get("experts") is not None and (backbone.get("weights") or backbone.get("frozen_trunk")):
+        raise ConfigError("no pretrained weights fit a network of experts: add fine_tuning=none, for a random start")
+    random = backbone.get("weights") is None and stage.init.backbone == "fresh" and stage.checkpoint is None
+    if backbone.get("frozen_trunk") and random:
+        raise ConfigError(
+            "backbone.frozen_trunk=true would freeze random weights: set backbone.weights, or choose fine_tuning=none"
+        )
 
 
 def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Interpolations that conf/ may use: settings that depend on the imbalance ratio or on the backbone."""
+"""Interpolations that conf/ may use: settings that depend on the imbalance ratio, the backbone or the dataset."""
 
 import math
 from collections.abc import Mapping
@@ -24,5 +24,11 @@ def by_backbone(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
     return table.get(str(OmegaConf.select(_root_, "choices.backbone")), table["other"])
 
 
+def by_dataset(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """Resolver `${by_dataset:{inat18:0.2, other:1.0}}`: the entry of the chosen dataset, or of `other`."""
+    return table.get(str(OmegaConf.select(_root_, "choices.dataset")), table["other"])
+
+
 OmegaConf.register_new_resolver("by_imbalance_ratio", by_imbalance_ratio, replace=True)
 OmegaConf.register_new_resolver("by_backbone", by_backbone, replace=True)
+OmegaConf.register_new_resolver("by_dataset", by_dataset, replace=True)

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
+COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 ACCELERATORS = ("auto", "cpu", "gpu")
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
 FILES_OF_A_DATASET = ("leave_out", "cache")  # keys of a dataset that may name a file or folder
@@ -80,6 +81,9 @@ class TrainerConfig:
     devices: int = 1
     precision: str = "32-true"
     channels_last: bool = True
+    accumulate: int = 1
+    compile: bool = False
+    compile_backend: str = "inductor"
     sync_batch_norm: bool = False
     gradient_clip_val: float | None = None
     checkpoint_every: int = 1

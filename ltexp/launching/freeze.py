@@ -63,18 +63,23 @@ def _make_absolute(plain: dict[str, Any]) -> None:
 
 
 def _reset_replaced_nodes(
-    task: DictConfig, overrides: list[str], choices: dict[str, str], chosen: Mapping[str, str]
+    task: DictConfig, overrides: list[str], choices: dict[str, str], chosen: Mapping[str, Any]
 ) -> None:
     """A choice that the command line, or a paper's settings by `choose`, replaced starts from its own file.
 
     A method or a paper's settings may set keys of the choice that they expect (the smoothing factors of a loss, say).
     They mean nothing to the choice that replaced it, and where a key has the same name they would change it in silence.
     Hydra lets no file whose name is an interpolation override a choice, which is why `choose` is done here; what is
-    typed has the last word. `choices` then holds what was chosen.
+    typed has the last word. `choices` then holds what was chosen. `choose` gives a choice's name, its name with values
+    as {NAME: {...}}, or another choice, whose name it shares.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     typed = {part.get_key_element(): part for part in parsed if _is_stage_choice(part)}
-    chosen = {key: name for key, name in chosen.items() if key not in typed}
+    values = {key: node for key, node in chosen.items() if isinstance(node, Mapping)}
+    names = {key: str(next(iter(node))) if key in values else str(node) for key, node in chosen.items()}
+    chosen = {key: name for key, name in names.items() if key not in typed and "@" not in name}
+    shared = {key: (choices | chosen)[name] for key, name in names.items() if key not in typed and "@" in name}
+    chosen |= {key: name for key, name in shared.items() if choices.get(key) != name}
     choices.update(chosen)
     if not typed and not chosen:
         return
@@ -91,13 +96,15 @@ def _reset_replaced_nodes(
         as_it_was = key not in chosen and unreplaced.get(key) == choices.get(key)
         if as_it_was and node.get("_target_") == alone.get("_target_"):
             continue
+        if key in chosen and key in values:
+            alone = OmegaConf.merge(alone, next(iter(values[key].values())))
         prefix = package + "."
         for part in parsed:
             if part.key_or_group.startswith(prefix) and not part.is_delete():
                 OmegaConf.update(alone, part.key_or_group.removeprefix(prefix), part.value(), force_add=True)
         OmegaConf.update(task, package, alone, merge=False)
         if package.endswith(".classifier") and not any("lr_factors" in part.key_or_group for part in parsed):
-            OmegaConf.update(task, f"{package}".replace(".classifier", ".lr_factors"), {}, merge=False)
+            OmegaConf.select(task, package.removesuffix(".classifier")).lr_factors.pop("classifier", None)
 
 
 def _is_stage_choice(part: Override) -> bool:

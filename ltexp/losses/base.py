@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ltexp.counts import checked_class_counts
-from ltexp.distributed import active, sum_over_ranks
+from ltexp.distributed import active, rank, sum_over_ranks, world_size
 from ltexp.errors import ConfigError
 from ltexp.outputs import ModelOutput
 
@@ -38,6 +38,8 @@ class Loss(nn.Module, ABC):
         seed: of the loss's own random draws, if it makes any; a stage sets it to its own, which follows the run's.
         share: what the current batch of this process counts for, its rows over the mean number of rows a process; set
             by the stage when several processes train. None: every row that the loss is given counts.
+        part: which of this process's rows of the batch the current call holds; all of them unless gradients accumulate.
+        batch_labels: (n,) the labels of all of these rows, of which `target` is that part. None: `target` is all.
 
     Raises:
         ConfigError: unusable class counts, or a scale that is not positive.
@@ -60,6 +62,8 @@ class Loss(nn.Module, ABC):
         self.register_buffer("class_weights", None, persistent=False)
         self.scale = scale
         self.share: float | None = None
+        self.part = slice(None)
+        self.batch_labels: Tensor | None = None
         self.seed = 0
         self.epoch, self.max_epochs, self.step = 0, 1, 0
 
@@ -100,10 +104,28 @@ class Loss(nn.Module, ABC):
         losses = self.per_sample(output, target)
         if self.class_weights is None:
             return losses.mean()
-        return weighted_mean(losses, self.class_weights[target], self.share)
+        return self.class_weighted_mean(losses, target)
+
+    def class_weighted_mean(self, losses: Tensor, target: Tensor) -> Tensor:
+        """The mean of (B,) losses weighted by class, over the mean weight of the whole global batch."""
+        assert self.class_weights is not None
+        whole = None if self.batch_labels is None else self.class_weights[self.batch_labels]
+        return weighted_mean(losses, self.class_weights[target], self.share, whole)
+
+    def drawn_size(self, rows: int) -> int:
+        """How many rows a draw for the global batch has, of which the current call holds `rows`."""
+        own = rows if self.batch_labels is None else len(self.batch_labels)
+        # share = own * processes / size (see `Batch`); it is 0 for a stand-in row, whose draws do not matter
+        return round(own * world_size() / self.share) if self.share else own * world_size()
+
+    def drawn_here(self, drawn: Tensor) -> Tensor:
+        """Of what was drawn for the global batch (`drawn_size`, ...) the rows that the current call holds."""
+        return drawn[rank() :: world_size()][self.part]
 
 
-def weighted_mean(per_sample: Tensor, weight: Tensor, share: float | None = None) -> Tensor:
+def weighted_mean(
+    per_sample: Tensor, weight: Tensor, share: float | None = None, whole: Tensor | None = None
+) -> Tensor:
     """mean(weight * loss) over the mean weight of the global batch: a weighted mean that two processes share.
 
     On one process this is sum(w * l) / sum(w), the weighted mean of the field's code. On several, the numerator is
@@ -114,10 +136,12 @@ def weighted_mean(per_sample: Tensor, weight: Tensor, share: float | None = None
         per_sample: (n,) losses of this process's rows.
         weight: (n,) non-negative weights of the same rows.
         share: as `Loss.share`; it must be given where a process without rows holds a stand-in row (share 0).
+        whole: the weights of all of this process's rows, of which the rows here are a part. None: they are all.
     """
-    total = weight.detach().mean()
+    whole = weight if whole is None else whole
+    total = whole.detach().mean()
     if active():
-        rows = float(len(weight)) if share is None else share
+        rows = float(len(whole)) if share is None else share
         both = sum_over_ranks(torch.stack([total * rows, torch.full_like(total, rows)]))
         total = both[0] / both[1]
     # A batch whose weights are all zero has loss 0, not 0 / 0.

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from ltexp.errors import ConfigError
-from ltexp.losses.base import check_choice, weighted_mean
+from ltexp.losses.base import check_choice
 from ltexp.losses.focal import Focal, Form, Probability
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -80,5 +80,4 @@ class ClassBalanced(ClassBalancedFocal):
         """The weighted mean of the batch."""
         if self.divide_by == "batch":
             return super().forward(output, target)
-        assert self.class_weights is not None
-        return weighted_mean(self.per_sample(output, target), self.class_weights[target], self.share)
+        return self.class_weighted_mean(self.per_sample(output, target), target)

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
@@ -72,12 +71,10 @@ class Equalization(Loss):
 
     def draws(self, logits: Tensor) -> Tensor:
         """(B, C) bool, True with probability γ: this process's rows of the global batch's."""
-        rows, world = len(logits), world_size()
-        size = round(rows * world / self.share) if self.share else rows * world
+        size = self.drawn_size(len(logits))
         key = ("equalization", self.seed, self.epoch, self.step, self.calls)
         # 16 random bits an entry, four from each draw: half the time of a uniform number each
         count = size * logits.shape[1]
         bits = torch.empty(-(-count // 4), dtype=torch.int64, device=logits.device)
         bits.random_(-(2**63), None, generator=generator(*key, device=logits.device))
-        drawn = (bits.view(torch.int16)[:count] <= self.cut).view(size, -1)
-        return drawn if world == 1 else drawn[rank() :: world][:rows]
+        return self.drawn_here((bits.view(torch.int16)[:count] <= self.cut).view(size, -1))

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss, check_choice
 from ltexp.losses.margin_softmax import check_margin, subtract_at_target_
@@ -117,10 +116,7 @@ class GaussianClouded(Loss):
         """|ε| for these (B, C) logits: this process's rows of the global batch's draw, another one at each call."""
         draws = generator("gaussian_clouded", self.seed, self.epoch, self.step, self.calls, device=logits.device)
         self.calls += 1
-        rows, world = len(logits), world_size()
-        # share = rows * world / size (see `Batch`); it is 0 for a stand-in row, whose noise does not matter.
-        size = round(rows * world / self.share) if world > 1 and self.share else rows * world
-        return cloud_noise(size, logits.shape[1], self.quantiles, draws)[rank() :: world]
+        return self.drawn_here(cloud_noise(self.drawn_size(len(logits)), logits.shape[1], self.quantiles, draws))
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""

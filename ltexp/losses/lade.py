@@ -62,8 +62,9 @@ class LADE(Loss):
     """Balanced softmax plus α times a regulariser that makes the logits log-density ratios to a uniform prior.
 
     At test the logits as they are predict under a uniform prior. The regulariser looks at a whole batch: on several
-    processes each takes the means of its own rows, as the authors' code does, so it is not exactly that of one process
-    with the same global batch. Class weights (deferred re-weighting) concern the first part only.
+    processes each takes the means of its own rows, as the authors' code does, and with `trainer.accumulate` those of
+    each part of them, so it is not exactly that of one process with the same global batch. Class weights (deferred
+    re-weighting) concern the first part only.
 
     Args:
         class_counts: (C,) int64.

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ltexp.epochs import check_start, has_started
 from ltexp.errors import ConfigError
-from ltexp.losses.base import weighted_mean
 from ltexp.losses.distillation import divergence
 from ltexp.losses.margin_softmax import LDAM, subtract_at_target_
 from ltexp.outputs import ModelOutput
@@ -80,10 +79,7 @@ class Ride(LDAM):
         """The scalar loss of a batch."""
         experts = self._experts(output)
         losses = self._classification(experts, target)
-        if self.class_weights is None:
-            total = losses.mean()
-        else:
-            total = weighted_mean(losses, self.class_weights[target], self.share)
+        total = losses.mean() if self.class_weights is None else self.class_weighted_mean(losses, target)
         return total - self.diversity * self._divergences(experts).mean() if self.diversity else total
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """What every backbone offers: features for the classifier, and on request the maps of its blocks."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from ltexp.config import FILES_OF_A_BACKBONE
 
 
 class Backbone(nn.Module):
@@ -25,3 +28,12 @@ class Backbone(nn.Module):
     def forward_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, D) and the map of each block, (B, map_channels[i], h_i, w_i), after its last ReLU."""
         raise NotImplementedError
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """Parts that never learn: no stage gives their parameters a gradient or takes them out of eval mode."""
+        return []
+
+
+def without_files(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A backbone's config node without the files that it starts from, for one whose state is loaded anyway."""
+    return {key: None if key in FILES_OF_A_BACKBONE else value for key, value in config.items()}

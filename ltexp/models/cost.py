@@ -28,7 +28,8 @@ def cost_of(model: Model, inputs: Tensor) -> Cost:
     costs: Cost = {}
 
     def count(name: str, part: nn.Module, run: Callable[[], T]) -> T:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # a compiled part would hide its operations
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             result = run()
         parameters = sum(parameter.numel() for parameter in part.parameters())
         costs[name] = {"parameters": parameters, "flops": counter.get_total_flops()}

@@ -25,16 +25,17 @@ class KeyedDropout(nn.Module):
         if not 0 <= rate < 1:
             raise ConfigError(f"backbone.dropout={rate} cannot be: expected a number from 0 and below 1")
         self.rate = rate
-        self.key, self.size = (0, 0, 0), 0
+        self.key, self.size, self.part = (0, 0, 0), 0, slice(None)
 
-    def set_step(self, seed: int, epoch: int, step: int, size: int) -> None:
+    def set_step(self, seed: int, epoch: int, step: int, size: int, part: slice = slice(None)) -> None:
         """Says which draws come next.
 
         Args:
             seed, epoch, step: the key.
             size: rows of the global batch.
+            part: which of this process's rows come next.
         """
-        self.key, self.size = (seed, epoch, step), size
+        self.key, self.size, self.part = (seed, epoch, step), size, part
 
     def forward(self, features: Tensor) -> Tensor:
         """The features, in eval mode as they are."""
@@ -45,4 +46,4 @@ class KeyedDropout(nn.Module):
         kept = torch.rand(rows, features.shape[1], generator=draws, device=features.device) >= self.rate
         # a process without rows holds the batch's last row as a stand-in
         mine = kept[rank() :: world_size()] if rank() < rows else kept[-1:]
-        return features * mine[: len(features)] / (1 - self.rate)
+        return features * mine[self.part][: len(features)] / (1 - self.rate)

@@ -65,6 +65,16 @@ class Model(nn.Module):
             output.auxiliary_logits, output.auxiliary_maps = auxiliary(read)
         return output
 
+    def compile_backbone(self, backend: str) -> None:
+        """Runs the backbone through torch.compile from its next call on; its state keeps its names.
+
+        Args:
+            backend: of torch.compile.
+        """
+        self.backbone.compile(backend=backend)
+        # not a call of the module, so it is compiled apart
+        self.backbone.forward_maps = torch.compile(self.backbone.forward_maps, backend=backend)  # type: ignore[method-assign]
+
     def transform(self, features: Tensor) -> Tensor:
         """The backbone's features (B, D) raised to `feature_power`, in float32 unless that is 1."""
         return features if self.feature_power == 1 else features.float() ** self.feature_power
@@ -95,10 +105,10 @@ class Model(nn.Module):
         Args:
             backbone: whether the backbone's parameters learn, its batch norms aside; one that does not is in eval mode.
             classifier: whether the classifier's parameters learn.
-            batch_norm: what the backbone's batch norms do while training, whatever `backbone` says. "train": they
-                normalise by the batch, their running statistics move and their affine parameters learn. "statistics":
-                the same with the affine parameters fixed (MiSLAS, Sec. 3.3). "frozen": they normalise by their running
-                statistics, and nothing moves.
+            batch_norm: what the backbone's batch norms do while training, whatever `backbone` says; those of its
+                `frozen_parts` stay frozen. "train": they normalise by the batch, their running statistics move and
+                their affine parameters learn. "statistics": the same with the affine parameters fixed (MiSLAS, Sec.
+                3.3). "frozen": they normalise by their running statistics, and nothing moves.
             auxiliary: whether the auxiliary network's parameters learn.
             backbone_from_auxiliary: whether the backbone learns from losses of the auxiliary network; False: that reads
                 detached maps.
@@ -115,6 +125,8 @@ class Model(nn.Module):
         self._auxiliary_trains, self._backbone_from_auxiliary = auxiliary, backbone_from_auxiliary
         for module in self._batch_norms():
             module.requires_grad_(batch_norm == "train")
+        for part in self.backbone.frozen_parts():
+            part.requires_grad_(False)
         self._backbone_trains = backbone
         self._backbone_learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
         self._batch_norm = batch_norm
@@ -128,6 +140,8 @@ class Model(nn.Module):
             self.auxiliary.train(mode and self._auxiliary_trains)
         for module in self._batch_norms():
             module.train(mode and self._batch_norm != "frozen")
+        for part in self.backbone.frozen_parts():
+            part.eval()
         return self
 
     def _batch_norms(self) -> list[_BatchNorm]:

@@ -1,19 +1,16 @@
 """torchvision's residual networks as backbones: four blocks of maps, and the features that the classifier reads."""
 
-import pickle
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from ltexp.errors import CheckpointError, ConfigError
+from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.checkpoint import load_part
 from ltexp.models.experts import expert_branches, run_branches
+from ltexp.models.pretrained import read_weights
 from ltexp.names import unknown_name
 
 # Block class, blocks a stage, groups, width of a group. ResNet-10 is the long-tail field's own (Liu et al., CVPR 2019).
@@ -37,26 +34,40 @@ class TorchvisionResNet(Backbone):
     With experts it is RIDE's network (Wang et al., ICLR 2021): the first two stages are shared, and each of E experts
     has stages 3 and 4 of its own, of three quarters of the width; features are (B, E, 384) or (B, E, 1536).
 
+    With a frozen trunk only the last block of stage 4 can learn. What lies before it stays as the weights have it: in
+    eval mode, without a graph, whatever a stage trains.
+
     Args:
         architecture: one of `ARCHITECTURES`.
         weights: where pretrained weights come from: None for a random start, the name of torchvision weights such as
             "IMAGENET1K_V1" (downloaded once into torch's hub folder), or the path of a file with a `state_dict` in
-            torchvision's names, whose classifier is left out.
+            torchvision's names, plain or as a self-supervised pre-training prefixes them; its classifier is left out.
+        frozen_trunk: whether everything before the last block of stage 4 is frozen. Default false.
+        fresh_last_block: whether the last block of stage 4 starts at random in spite of the weights. Default false.
         experts: E, or None for an ordinary network.
 
     Raises:
-        ConfigError: for an unknown architecture, fewer than one expert, or pretrained weights for experts, whose width
-            no pretrained network has.
+        ConfigError: for an unknown architecture, fewer than one expert, or pretrained weights or a frozen trunk for
+            experts, whose width no pretrained network has.
         CheckpointError: for weights that cannot be had or are another network's.
     """
 
-    def __init__(self, architecture: str, weights: str | None = None, experts: int | None = None) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        weights: str | None = None,
+        frozen_trunk: bool = False,
+        fresh_last_block: bool = False,
+        experts: int | None = None,
+    ) -> None:
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise ConfigError(unknown_name("backbone.architecture", architecture, ARCHITECTURES))
         block, layers, groups, width = ARCHITECTURES[architecture]
         if experts is not None and weights is not None:
             raise ConfigError("backbone.weights cannot start a network of experts: set weights or experts to null")
+        if experts is not None and (frozen_trunk or fresh_last_block):
+            raise ConfigError("backbone.frozen_trunk and fresh_last_block are for a network without experts")
         # A single output: the classifier is a part of its own, so torchvision's is not kept.
         network = ResNet(block, layers, num_classes=1, groups=groups, width_per_group=width)
         self.feature_dim = int(network.fc.in_features)
@@ -72,9 +83,20 @@ class TorchvisionResNet(Backbone):
             self.feature_dim = self.feature_dim * 3 // 4
         joined = self.feature_dim * (experts or 1)
         self.map_channels = [shared // 2, shared, joined // 2, joined]
+        self.frozen_trunk = frozen_trunk
         if weights is not None:
-            state = _read_weights(architecture, weights)
+            state = read_weights(architecture, weights, self.state_dict().keys())
+            if fresh_last_block:
+                last = f"layer4.{layers[3] - 1}."
+                state |= {name: value for name, value in self.state_dict().items() if name.startswith(last)}
             load_part(self, state, f"backbone.weights '{weights}' for {architecture}")
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """The trunk, if it is frozen."""
+        if not self.frozen_trunk:
+            return []
+        *before, _ = self.layer4
+        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, *before]
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D), or (B, E, D) with experts, of images (B, 3, H, W)."""
@@ -88,16 +110,25 @@ class TorchvisionResNet(Backbone):
         return self._features(images, maps=True)
 
     def _features(self, images: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
-        first = cast(Tensor, self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images))))))
-        x = cast(Tensor, self.layer2(first))
-        found = [first, x]
         if self.branches is not None:
+            first = self._stem(images)
+            x = cast(Tensor, self.layer2(first))
             features, further = run_branches(x, self.branches, maps)
-            return features, found + further
-        for stage in (self.layer3, self.layer4):
-            x = cast(Tensor, stage(x))
-            found.append(x)
-        return x.mean((2, 3)), found
+            return features, [first, x, *further]
+        *before, last_block = self.layer4
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_trunk):
+            found = [self._stem(images)]
+            for stage in (self.layer2, self.layer3):
+                found.append(cast(Tensor, stage(found[-1])))
+            x = found[-1]
+            for block in before:
+                x = cast(Tensor, block(x))
+        x = cast(Tensor, last_block(x))
+        return x.mean((2, 3)), [*found, x]
+
+    def _stem(self, images: Tensor) -> Tensor:
+        """The map of stage 1."""
+        return cast(Tensor, self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images))))))
 
 
 def _expert_stages(network: ResNet, layers: list[int], shared: int) -> list[nn.Module]:
@@ -112,36 +143,3 @@ def _expert_stages(network: ResNet, layers: list[int], shared: int) -> list[nn.M
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return list(stages)
-
-
-def _read_weights(architecture: str, weights: str) -> dict[str, Any]:
-    """The backbone's part of the named torchvision weights, or of the file of that path."""
-    if weights in (named := _torchvision_weights(architecture)):
-        try:
-            state = named[weights].get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"backbone.weights '{weights}' could not be downloaded: {error}") from None
-    elif Path(weights).is_file():
-        state = _read_file(Path(weights))
-    else:
-        names = ", ".join(named) or f"torchvision has none for {architecture}"
-        raise CheckpointError(f"backbone.weights '{weights}' is no file and no torchvision weights ({names})")
-    return {name: value for name, value in state.items() if not str(name).startswith("fc.")}
-
-
-def _torchvision_weights(architecture: str) -> Mapping[str, Any]:
-    if architecture not in torchvision.models.list_models(module=torchvision.models):
-        return {}
-    return cast(Mapping[str, Any], torchvision.models.get_model_weights(architecture).__members__)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        raise CheckpointError(f"backbone.weights '{path}' is damaged or no checkpoint of plain tensors") from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"backbone.weights '{path}' holds no state_dict")
-    # DataParallel puts "module." before every name.
-    return {str(name).removeprefix("module."): value for name, value in state.items()}

@@ -8,6 +8,8 @@ Numbers stand as printed, also where a note calls them suspect.
 - `own`: true for the paper's own method, its ablations and baselines it says it ran; false if quoted; null if not said.
 - `variant`: a row of an ablation; parts are joined by `+`. `variants` beside the rows says what each composes to:
   config overrides (`method=` takes the place of the row's method), or in words why it cannot be composed.
+- `baselines`: what the baselines in its tables, but for quoted ones, are trained with where that is not their own
+  settings: overrides by dataset, for the `methods` listed.
 - `notes` of a row: by the number of the column, from 0. `notes` of a paper: misprints and contradictions.
 - `settings`: what the paper prints of hyper-parameters, one record for each place that prints them.
 
@@ -130,11 +132,18 @@ class Paper:
     notes: tuple[str, ...]
     settings: tuple[dict[str, Any], ...]
     tables: dict[str, Table]
+    baselines: dict[str, list[str]]
 
     @property
     def cells(self) -> list[Cell]:
         """The cells of all tables."""
         return [cell for table in self.tables.values() for cell in table.cells]
+
+    def overrides_of(self, cell: Cell) -> list[str]:
+        """The overrides that train `cell`'s method as this paper trains its baselines; none for what it quotes."""
+        if cell.own is False or cell.method not in self.baselines.get("methods", ()):
+            return []
+        return self.baselines.get(cell.dataset, [])
 
 
 @cache
@@ -200,6 +209,7 @@ def _paper(path: Path) -> Paper:
         tables = {number: _table(content, number, node) for number, node in content["tables"].items()}
         facts: dict[str, Any] = {key: content[key] for key in ("title", "year", "venue", "source")}
         facts |= {key: tuple(content[key]) for key in ("notes", "settings")}
+        facts["baselines"] = content.get("baselines", {})
         return Paper(id=content["paper"], tables=tables, **facts)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}") from None

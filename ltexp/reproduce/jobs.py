@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ltexp.conf_path import conf_dir
-from ltexp.papers import Cell, find_table
+from ltexp.papers import Cell, find_paper, find_table
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,9 @@ class Job:
         """This job with further overrides; those of a stage 2 that it does not have mean nothing to it."""
         from ltexp.reproduce.stages import read_stages
 
-        words = [text.lstrip("+~").partition("=")[0] for text in extra]
-        of_stage2 = [key.startswith("stage2.") or "@stage2." in key for key in words]
-        if any(of_stage2) and "stage2" not in read_stages(self.overrides):
-            extra = [text for text, dropped in zip(extra, of_stage2, strict=True) if not dropped]
+        of_stage2 = [text for text in extra if _key(text).startswith("stage2.") or "@stage2." in _key(text)]
+        if of_stage2 and "stage2" not in read_stages(self.overrides):
+            extra = [text for text in extra if text not in of_stage2]
         return replace(self, settings=(*self.settings, *extra))
 
     def command(self, seeds: Sequence[int]) -> str:
@@ -72,7 +71,14 @@ def job_of(cell: Cell) -> Job | str:
             lacking.append(f"{group} {name}")
     if lacking:
         return _lacking(lacking)
-    return Job(method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, (*settings, *_epochs(cell)))
+    job = Job(method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, settings)
+    baseline = find_paper(cell.paper).overrides_of(cell)
+    own = {_key(text): text for text in (*baseline, *_epochs(cell, baseline))}
+    return job.with_extra(list(own.values()))
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _lacking(what: Iterable[str]) -> str:
@@ -96,15 +102,20 @@ def _variant(cell: Cell) -> tuple[str, ...] | str:
     return tuple(settings)
 
 
-def _epochs(cell: Cell) -> tuple[str, ...]:
-    """The printed epochs: of stage 1, which for a teacher and its student (their papers' tables) are those of both."""
+def _epochs(cell: Cell, baseline: Sequence[str]) -> list[str]:
+    """The printed epochs: of stage 1, which for a teacher and its student (their papers' tables) are those of both.
+
+    Where they are those of all stages together, as DaSL prints them, the stages' own settings make them up.
+    """
     if cell.epochs is None:
-        return ()
+        return []
     from ltexp.reproduce.stages import read_stages
 
-    overrides = (f"method={cell.method}", f"dataset={cell.dataset}")
-    stages = read_stages(overrides)
-    return tuple(f"{name}.epochs={cell.epochs}" for name, stage in stages.items() if stage.trains_backbone)
+    stages = read_stages((f"method={cell.method}", f"dataset={cell.dataset}", *baseline))
+    if cell.epochs == sum(stage.epochs for stage in stages.values()):
+        return []
+    changed = [name for name, stage in stages.items() if stage.trains_backbone and stage.epochs != cell.epochs]
+    return [f"{name}.epochs={cell.epochs}" for name in changed]
 
 
 def _stage_choices(settings: Iterable[str]) -> Iterable[tuple[str, str]]:

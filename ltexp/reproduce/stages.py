@@ -66,11 +66,16 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
     reading.defaults(primary["defaults"], "")
     reading.set_values(primary)
     dataset, method = chosen.get("dataset", default["dataset"]), chosen.get("method", default["method"])
-    for path in (f"dataset/{dataset}", f"method/{method}", f"paper/{method}/{dataset}"):
+    for path in (f"dataset/{dataset}", f"method/{method}", f"paper/{chosen.get('paper', f'{method}/{dataset}')}"):
         reading.file(path)
     reading.ratio = _load(conf_dir() / "dataset" / f"{dataset}.yaml").get("imbalance_ratio", 1.0)
-    for key, value in sorted(typed, key=lambda word: "@stage" not in word[0]):  # choices, then values on them
-        reading.override(key, value)
+    for key, value in typed:
+        if "@stage" in key:
+            reading.override(key, value)
+    reading.choose()
+    for key, value in typed:
+        if "@stage" not in key:
+            reading.override(key, value)
     return reading.finish()
 
 
@@ -82,6 +87,7 @@ class _Reading:
         self.choices: dict[str, str] = {}  # group@stage.part: name
         self.values: dict[str, Any] = {name: {} for name in _STAGES}
         self.backbone: dict[str, Any] = {}
+        self.chosen: dict[str, Any] = {}  # by `choose`
         self.ratio = 1.0  # of the dataset's file
 
     def file(self, path: str) -> None:
@@ -117,8 +123,7 @@ class _Reading:
                 self._merge(name, content[name])
         if isinstance(content.get("backbone"), dict):
             self.backbone = _merged(self.backbone, content["backbone"])
-        for key, choice in content.get("choose", {}).items():
-            self.override(key, choice)
+        self.chosen |= content.get("choose", {})
 
     def _merge(self, name: str, node: Any) -> None:
         if node is None:
@@ -143,6 +148,19 @@ class _Reading:
                 self.backbone = _merged(self.backbone, node)
             else:
                 self._merge(name, node)
+
+    def choose(self) -> None:
+        """What a method or a paper's settings choose, where nothing is typed, as `ltexp.launching.freeze` does it."""
+        open_keys = {key: node for key, node in self.chosen.items() if key not in self.typed}
+        for key, node in sorted(open_keys.items(), key=lambda entry: "@" in str(entry[1])):
+            stage, _, part = key.partition("@")[2].partition(".")
+            if self.values[stage] is None:
+                continue
+            name, values = next(iter(node.items())) if isinstance(node, dict) else (str(node), {})
+            if "@" in name and (name := self.choices[name]) == self.choices.get(key):
+                continue
+            self.choices[key] = name
+            self.values[stage][part] = dict(values)
 
     def finish(self) -> dict[str, StageReading]:
         found = {}
@@ -169,8 +187,8 @@ class _Reading:
 
     def _looked_up(self, resolver: str, table: dict[Any, Any]) -> Any:
         """What a resolver of `ltexp.config` takes from its table."""
-        if resolver == "by_backbone":
-            return table.get(self.typed.get("backbone"), table["other"])
+        if resolver != "by_imbalance_ratio":  # but by_backbone or by_dataset
+            return table.get(self.typed.get(resolver.removeprefix("by_")), table["other"])
         return nearest_in_proportion(table, float(self.typed.get("dataset.imbalance_ratio", self.ratio)))
 
 

@@ -39,6 +39,9 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],
             "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
             "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
+            # only where they are set: fingerprints of before they existed stay valid
+            **({"accumulate": trainer.accumulate} if trainer.accumulate > 1 else {}),
+            **({"compile": trainer.compile_backend} if trainer.compile else {}),
             "files": _files_started_from(stage, name, session.config.backbone),
             "previous": previous if "stage1" in _sources(stage) else None,
         }

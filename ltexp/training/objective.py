@@ -29,6 +29,7 @@ class Objective(nn.Module):
         self.reweighting = Reweighted(self.loss, build(stage.reweighting))
         self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
         self.loss_weight = stage.loss_weight
+        self.rows = slice(None)
         self.weights = {name: term.weight for name, term in stage.terms.items()}
 
     @property
@@ -66,8 +67,14 @@ class Objective(nn.Module):
         for part in self._parts:
             part.share = share
 
+    def set_part(self, rows: slice) -> None:
+        """Tells every part which of this process's rows of the batch the outputs that follow are of."""
+        self.rows = rows
+        for part in self._parts:
+            part.part = rows
+
     def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
-        """The scalar objective of a batch with the labels `target` (B,)."""
+        """The scalar objective of a batch with the labels `target` (B,); `output` is of the rows of `set_part`."""
         return self.of_mixture(output, Mixture(target, target, 1.0))
 
     def of_mixture(self, output: ModelOutput, targets: Mixture) -> Tensor:
@@ -75,10 +82,13 @@ class Objective(nn.Module):
         total = targets.objective(self._of_labels, output)
         for name, term in self.terms.items():
             if not term.reads_labels:
-                total = total + self.weights[name] * term(output, targets.labels)
+                total = total + self.weights[name] * term(output, targets.labels[self.rows])
         return total
 
     def _of_labels(self, output: ModelOutput, target: Tensor) -> Tensor:
+        for part in self._parts:
+            part.batch_labels = target
+        target = target[self.rows]
         total: Tensor = self.loss(output, target)
         if self.loss_weight != 1.0:
             total = self.loss_weight * total

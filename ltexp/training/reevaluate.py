@@ -66,7 +66,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     settings = config.stages[stage]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
-    model = session.fresh_model(stage, replace(settings, auxiliary={}))  # which only training uses
+    model = session.fresh_model(stage, replace(settings, auxiliary={}), loads=True)  # that is for training alone
     load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")
     if classifier is None:
         load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")

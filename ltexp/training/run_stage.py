@@ -128,7 +128,12 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     """
     loader = session.train_loader(name, stage, model)
     seed, teacher = session.stage_seed(name), load_teacher(session, stage)
-    module = Stage(model, stage, session.class_counts, seed, teacher, loader)
+    settings = session.config.trainer
+    module = Stage(
+        model, stage, session.class_counts, seed, teacher, loader, settings.accumulate, settings.gradient_clip_val
+    )
+    if settings.compile:
+        model.compile_backbone(settings.compile_backend)
     monitor = Monitor(
         folder,
         name,
@@ -136,10 +141,10 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         steps_per_epoch=len(loader),
         evaluate=lambda epoch: _evaluate_splits(session, model, module.objective.logit_scale, folder, epoch),
         evaluate_every=session.config.evaluation.every,
-        check_every=session.config.trainer.log_every,
-        shown=session.config.trainer.progress and rank() == 0,
+        check_every=settings.log_every,
+        shown=settings.progress and rank() == 0,
     )
-    callbacks = [monitor, ResumeCheckpoint(folder, session.config.trainer.checkpoint_every)]
+    callbacks = [monitor, ResumeCheckpoint(folder, settings.checkpoint_every)]
     resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
     module.train()
     try:
@@ -161,7 +166,6 @@ def _trainer(session: Session, stage: StageConfig, callbacks: list[pl.Callback])
         strategy=_strategy(session) if world_size() > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=stage.epochs,
-        gradient_clip_val=settings.gradient_clip_val,
         sync_batchnorm=settings.sync_batch_norm,
         callbacks=callbacks,
         logger=session.logger or False,

@@ -17,7 +17,7 @@ from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation.metrics import Floats, Ints, measure
 from ltexp.evaluation.shots import ShotRule
-from ltexp.models.backbone import Backbone
+from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.randomness import default_generator, key_to_seed
@@ -106,10 +106,17 @@ class Session:
         loader: Loader[Any] = get_class(split.loader)(split, **settings, **self.data.preprocessing, **self.data.loading)
         return loader
 
-    def fresh_model(self, name: str, stage: StageConfig) -> Model:
-        """A model with the stage's classifier, initialised by the run's seed."""
+    def fresh_model(self, name: str, stage: StageConfig, loads: bool = False) -> Model:
+        """A model with the stage's classifier, initialised by the run's seed.
+
+        Args:
+            name: of the stage.
+            stage: its config.
+            loads: whether its backbone's state is loaded afterwards, so that no pretrained weights are needed.
+        """
+        settings = without_files(self.config.backbone) if loads else self.config.backbone
         with default_generator("init", self.config.seed, name, "backbone"):
-            backbone: Backbone = build(self.config.backbone, **self.data.backbone_settings)
+            backbone: Backbone = build(settings, **self.data.backbone_settings)
         with default_generator("init", self.config.seed, name, "classifier"):
             classifier: Classifier = build(
                 stage.classifier, feature_dim=backbone.feature_dim, num_classes=self.data.num_classes
@@ -141,6 +148,16 @@ class Session:
         bins = self.config.evaluation.calibration_bins
         counts = self.data.class_counts if self.shot_counts is None else self.shot_counts
         return measure(logits, labels, counts, self.shot_rule, bins, logit_scale)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuses fp16 on a CPU, where there is no scaling of its gradients.
+
+    Raises:
+        ConfigError: for that.
+    """
+    if precision == "16-mixed" and device.type == "cpu":
+        raise ConfigError("trainer.precision=16-mixed needs a GPU and torch sees none here: use bf16-mixed or 32-true")
 
 
 def pick_device(accelerator: str, local_rank: int) -> torch.device:

@@ -1,20 +1,25 @@
 """The one training loop: a Lightning module that any stage of any method runs in."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
 from ltexp.build import build
 from ltexp.config import StageConfig
 from ltexp.data.loader import Batch, Loader
+from ltexp.distributed import world_size
 from ltexp.errors import ConfigError
 from ltexp.features.loader import FeatureLoader
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
+from ltexp.training.mixing import Mixed
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.teacher import Teacher
 
@@ -29,6 +34,10 @@ class Stage(pl.LightningModule):
         seed: of this stage's random draws.
         teacher: whose logits the objective may read.
         loader: of the batches, which may learn from one epoch to the next; one of features feeds the classifier alone.
+        accumulate: parts that each process takes its rows of a batch in, one after the other, before the step. The step
+            is the whole batch's: so are mixing, draws and weights by class. Batch norm in training normalises by part,
+            and its running statistics move with each; LADE's regulariser is of a part.
+        gradient_clip: the largest norm of the gradient; None: any.
     """
 
     def __init__(
@@ -39,8 +48,12 @@ class Stage(pl.LightningModule):
         seed: int,
         teacher: Teacher | None = None,
         loader: Loader[Any] | None = None,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # the gradients of a batch may come in parts
+        self.accumulate, self.gradient_clip = accumulate, gradient_clip
         self.model = model
         self.config = config
         self.seed = seed
@@ -73,20 +86,44 @@ class Stage(pl.LightningModule):
             group["lr"] = group["base_lr"] * factor
         self.loss_sum = torch.zeros((), device=self.device)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
-        self.objective.set_share(batch.share)
+    def training_step(self, batch: Batch, _: int) -> None:
+        """One step of the optimizer."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.zero_grad()
         mixed = self.mixing(
             batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
         )
+        *before, last = parts_of(len(batch.labels), batch.size // world_size(), self.accumulate)
+        with self._unsynchronised():
+            for part in before:
+                self.manual_backward(self.loss_of(batch, mixed, part))
+        self.manual_backward(self.loss_of(batch, mixed, last))
+        optimizer.step()
+
+    def loss_of(self, batch: Batch, mixed: Mixed, part: slice = slice(None)) -> Tensor:
+        """What the rows `part` of this process's batch add to the objective of the global batch."""
+        self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
+        self.objective.set_share(batch.share)
+        self.objective.set_part(part)
         for dropout in self.dropouts:
-            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size)
-        output = self.answer(mixed.inputs)
+            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size, part)
+        inputs = mixed.inputs[part]
+        output = self.answer(inputs)
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = self.objective.of_mixture(in_float32(output), mixed.targets)
-        loss = loss * batch.share
+        loss = loss * (batch.share * len(inputs) / len(mixed.inputs))
         self.loss_sum += loss.detach()
         return loss
+
+    def _unsynchronised(self) -> AbstractContextManager[object]:
+        """Within the block gradients stay on their process; the last part's backward pass sums up all."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.gradient_clip is not None:  # by now fp16's scaling is undone
+            self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
     def answer(self, inputs: Tensor) -> ModelOutput:
         """What the objective reads of a batch."""
@@ -111,6 +148,12 @@ class Stage(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # the loader makes batches where they are needed
+
+
+def parts_of(rows: int, fewest: int, most: int) -> list[slice]:
+    """`rows` cut into parts of about the same size, as many on each process as the one with the fewest rows allows."""
+    count = max(1, min(most, fewest))
+    return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
 
 
 def in_float32(output: ModelOutput) -> ModelOutput:

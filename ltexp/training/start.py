@@ -18,7 +18,8 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     Raises:
         CheckpointError: if what it starts from is missing, damaged or of another model.
     """
-    model = session.fresh_model(name, stage)
+    loads = stage.init.backbone != "fresh" or stage.checkpoint is not None
+    model = session.fresh_model(name, stage, loads)
     for part in PARTS:
         where = getattr(stage.init, part)
         if where == "fresh" or getattr(model, part) is None:

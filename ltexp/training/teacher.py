@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from ltexp.build import build
-from ltexp.config import FILES_OF_A_BACKBONE
 from ltexp.errors import CheckpointError
-from ltexp.models.backbone import Backbone
+from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
@@ -62,8 +61,7 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
             f"the teacher in {path} was trained on other class counts ({_counts(source.class_counts)}) than this run's "
             f"({_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset for both"
         )
-    config = source.backbone_config | {key: None for key in FILES_OF_A_BACKBONE if key in source.backbone_config}
-    backbone: Backbone = build(config, **backbone_settings)
+    backbone: Backbone = build(without_files(source.backbone_config), **backbone_settings)
     load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
     model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
     return Teacher(model, source.logit_scale)

@@ -1,0 +1,138 @@
+"""Pretrained networks: whose names a file may have, what a frozen trunk keeps, what a fresh last block forgets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import assert_equal_weights, composed, run_here, weights
+from torch import Tensor
+
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.models.classifier import Linear
+from ltexp.models.model import Model
+from ltexp.models.torchvision_resnet import TorchvisionResNet
+from ltexp.randomness import default_generator, generator
+
+LAST = "layer4.0."  # of ResNet-10, which has one block a stage
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-10 with running statistics of its own, as a checkpoint file."""
+    with default_generator("pretrained"):
+        network = TorchvisionResNet("resnet10")
+    draws = generator("statistics")
+    state = network.state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=draws)
+        elif name.endswith("running_mean"):
+            value.normal_(generator=draws).mul_(0.1)
+    path = tmp_path_factory.mktemp("weights") / "resnet10.pth"
+    torch.save(state | {"fc.weight": torch.zeros(5, 512), "fc.bias": torch.zeros(5)}, path)
+    return path
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    return {k: v for k, v in torch.load(path, weights_only=True).items() if not k.startswith("fc.")}
+
+
+def built(file: Path, **settings: Any) -> TorchvisionResNet:
+    with default_generator("fresh"):
+        return TorchvisionResNet("resnet10", weights=str(file), **settings)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.encoder_q.", "module.base_encoder.", "backbone."])
+def test_a_files_prefix_is_taken_off_and_other_networks_are_left_out(prefix: str, file: Path, tmp_path: Path) -> None:
+    state = {prefix + name: value for name, value in read(file).items()}
+    if prefix.endswith(("_q.", "_encoder.")):  # MoCo's head, key encoder and queue
+        state |= {f"{prefix}fc.0.weight": torch.zeros(8, 512), "module.queue": torch.zeros(8, 16)}
+        state |= {f"module.encoder_k.{name}": torch.zeros_like(value) for name, value in read(file).items()}
+    torch.save({"epoch": 7, "state_dict": state}, tmp_path / "file.pth")
+    own = built(tmp_path / "file.pth").state_dict()
+    torch.testing.assert_close(own, read(file), rtol=0, atol=0)
+
+
+def test_a_file_that_does_not_fit_says_what_is_missing(file: Path, tmp_path: Path) -> None:
+    state = {f"module.encoder_q.{name}": value for name, value in read(file).items() if name != "layer3.0.bn1.weight"}
+    torch.save({"state_dict": state}, tmp_path / "cut.pth")
+    with pytest.raises(CheckpointError, match=r"1 name missing, first 'layer3\.0\.bn1\.weight'"):
+        built(tmp_path / "cut.pth")
+    torch.save({"blocks.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"none of its 1 names is one of the backbone's.*blocks\.0\.weight"):
+        built(tmp_path / "other.pth")
+
+
+def test_the_last_block_starts_from_the_weights_or_at_random(file: Path) -> None:
+    pretrained, fresh = built(file).state_dict(), built(file, fresh_last_block=True).state_dict()
+    with default_generator("fresh"):
+        at_random = TorchvisionResNet("resnet10").state_dict()
+    for name, value in read(file).items():
+        assert torch.equal(pretrained[name], value)
+        assert torch.equal(fresh[name], at_random[name] if name.startswith(LAST) else value), name
+    assert not torch.equal(fresh[LAST + "conv1.weight"], read(file)[LAST + "conv1.weight"])
+
+
+@pytest.mark.parametrize("batch_norm", ["train", "statistics", "frozen"])
+def test_a_frozen_trunk_never_learns_and_keeps_no_graph(batch_norm: str, file: Path) -> None:
+    backbone = built(file, frozen_trunk=True)
+    model = Model(backbone, Linear(512, 5))
+    model.set_trainable(batch_norm=batch_norm)
+    model.train()
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    of_the_block = {f"backbone.{name}" for name, _ in backbone.named_parameters() if name.startswith(LAST)}
+    norms = {name for name in of_the_block if "bn" in name or "downsample.1" in name}
+    assert learning == (of_the_block if batch_norm == "train" else of_the_block - norms) | {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    output = model(torch.randn(4, 3, 32, 32, generator=generator("images")), needs=("feature_maps",))
+    assert output.feature_maps is not None
+    assert [m.requires_grad for m in output.feature_maps] == [False, False, False, True]
+    output.logits.square().sum().backward()
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == learning
+    moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    statistics = {name for name in before if name.startswith(LAST) and ("running" in name or "tracked" in name)}
+    assert moved == (set() if batch_norm == "frozen" else statistics)
+
+
+def test_mislas_on_a_frozen_trunk_trains_and_shifts_the_last_block_alone(file: Path, tmp_path: Path) -> None:
+    settings = ("backbone=resnet10", f"backbone.weights={file}", "backbone.frozen_trunk=true")
+    settings += ("backbone.fresh_last_block=true", "stage1.epochs=1", "stage2.epochs=1")
+    run_here(tmp_path / "run", "method=mislas", *settings)
+    one, two = (weights(tmp_path / "run", stage) for stage in ("stage1", "stage2"))
+    for name, value in read(file).items():
+        first, second = one[f"backbone.{name}"], two[f"backbone.{name}"]
+        if not name.startswith(LAST):
+            assert torch.equal(first, value), name
+            assert torch.equal(second, value), name
+        elif "running" in name:
+            assert not torch.equal(first, second), name
+        elif "tracked" not in name:
+            assert not torch.equal(first, value), name
+            assert torch.equal(first, second), name
+
+
+def test_a_finished_stage_needs_its_pretrained_weights_no_more(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(file.read_bytes())
+    settings = ("backbone=resnet10", f"backbone.weights={copy}", "backbone.frozen_trunk=true", "stage1.epochs=1")
+    run_here(tmp_path / "one", "method=ce", *settings)
+    copy.unlink()
+    taken = (f"stage1.checkpoint={tmp_path / 'one'}", "method=ncm", "stage_cache.enabled=false")
+    run_here(tmp_path / "two", *settings, *taken)
+    assert_equal_weights(
+        {k: v for k, v in weights(tmp_path / "one", "stage1").items() if k.startswith("backbone")},
+        {k: v for k, v in weights(tmp_path / "two", "stage2").items() if k.startswith("backbone")},
+    )
+
+
+def test_trunks_that_cannot_be_are_answered_at_once() -> None:
+    for overrides, answer in [
+        (("backbone=resnet10", "backbone.frozen_trunk=true"), "would freeze random weights"),
+        (("method=ride_3", "backbone=resnet50", "backbone.weights=IMAGENET1K_V1"), "fine_tuning=none"),
+    ]:
+        with pytest.raises(ConfigError, match=answer):
+            composed("method=ce", *overrides)
