@@ -1,14 +1,21 @@
 """What is wrong with lists, folders and image files is said in one line each, with file and line, before training."""
 
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from image_trees import ODD, long_tail, truncate, write_odd, write_tree
-from runs import composed
+from runs import composed, run_here
 
+from ltexp.conf_path import conf_dir
+from ltexp.data import catalog
 from ltexp.data.__main__ import main
 from ltexp.errors import DataError
+from ltexp.evaluation.record import read_record
 from ltexp.launching.sweep import check_data
 
 SIZES = long_tail(5, 12, 2)
@@ -189,3 +196,64 @@ def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(
     bad.write_text(f"{FIRST}\ntrain/other.jpg\n")
     with pytest.raises(DataError, match=r"bad.txt, line 2: 'train/other.jpg' is no image of this dataset"):
         check_data(composed(*overrides(tree, f"dataset.leave_out={bad}")))
+
+
+def test_a_run_without_damaged_images_says_so_in_its_record(tree: Path) -> None:
+    """The official validation list is the run's validation set, and what is left out is counted nowhere."""
+    write_tree(tree, SIZES, test=2, validation=1)
+    truncate(tree / FIRST)
+    bad = tree / "bad.txt"
+    bad.write_text(f"{FIRST}\ntest/class001/00014.jpg\n")
+    small = ["backbone=resnet8", "dataset.image_size=16", "dataset.resize=20", "dataset.workers=0", "stage1.epochs=1"]
+    words = ["dataset.source.validation=val.txt", f"dataset.leave_out={bad}", "stage1.batch_size=16", *small]
+    run_here(tree / "outputs" / "run", *overrides(tree, *words), "evaluation.every=1")
+    record = read_record(tree / "outputs" / "run")
+    left_out = {"train": 1, "validation": 0, "test": 1, "first": ["test/class001/00014.jpg", FIRST]}
+    assert record["data"]["left_out"] == left_out
+    assert record["class_counts"] == [SIZES[0] - 1, *SIZES[1:]]
+    assert (record["imbalance"], record["imbalance_ratio"]) == ("given", (SIZES[0] - 1) / 2)
+    assert record["stages"][0]["best_on_validation"] is not None
+
+
+def test_the_docs_example_of_own_data_is_as_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The generator runs, check and show accept its images, the training command composes, and so does the file."""
+    page = (Path(__file__).parents[1] / "docs" / "own_data.md").read_text()
+    (script,) = re.findall(r"<<'END'\n(.*?)\nEND\n", page, re.DOTALL)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    commands = [line for line in page.replace("\\\n", "").splitlines() if line.startswith("ltexp ")]
+    for line in commands[:2]:
+        words = [*line.split()[2:], f"root={tmp_path / 'data'}"]
+        words += [f"out={tmp_path / 'a.png'}"] if words[0] == "show" else []
+        assert run(capsys, *words)[0] == 0
+    typed = [word for word in commands[2].split()[3:] if not word.startswith("hydra.")]
+    plain = composed(*(word.replace("ce,crt", "crt") for word in typed), small=False)
+    assert (plain["dataset"]["name"], plain["stage1"]["epochs"]) == ("noise", 5)
+    (own,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "birds.yaml").write_text(own)
+    birds = composed("dataset=birds", f"hydra.searchpath=[file://{tmp_path}]", small=False)["dataset"]
+    assert (birds["name"], birds["source"]["folder"], birds["test"]["fraction"]) == ("birds", "birds", 0.2)
+    assert birds["image_size"] == 224
+
+
+@pytest.mark.parametrize(
+    ("dataset", "jitter", "init"),
+    [("imagenet_lt", 0.4, "default"), ("places_lt", 0.4, "default"), ("inat18", 0.0, "default")],
+)
+def test_recipes_of_the_large_sets(dataset: str, jitter: float, init: str) -> None:
+    """Jitter as method-facts 12.2, the head's start as 12.3; that of a CIFAR network stays Kaiming-normal."""
+    plain = composed(f"dataset={dataset}", "method=crt", small=False)
+    for stage in (plain["stage1"], plain["stage2"]):
+        assert stage["augmentation"]["_target_"].endswith("RandomResizedCrop")
+        assert stage["augmentation"]["jitter"] == jitter
+        assert stage["classifier"]["init"] == init
+    assert composed("dataset=cifar10_lt", "method=ce", small=False)["stage1"]["classifier"]["init"] == "kaiming"
+
+
+def test_a_dataset_may_extend_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(conf_dir() / "dataset", tmp_path / "dataset")
+    (tmp_path / "dataset" / "birds.yaml").write_text("defaults: [image_folder, _self_]\nsource: {folder: birds}\n")
+    monkeypatch.setattr(catalog, "conf_dir", lambda: tmp_path)
+    config = catalog.dataset_config("birds")
+    assert config["source"] == dict(catalog.dataset_config("image_folder")["source"], folder="birds")
+    assert "defaults" not in config
