@@ -91,7 +91,7 @@ def long_tailed_files(
         content_hash=hash_of(train.index, train.labels, np.array(identity)),
         preprocessing=preprocessing,
         loading={"workers": workers, "cache": cache},
-        facts={"hashes": dict(files.hashes), "held_out_test": fraction if files.test is None else None},
+        facts={"hashes": dict(files.hashes), "cache": cache, "held_out_test": fraction if files.test is None else None},
     )
 
 
