@@ -42,7 +42,15 @@ def test_a_run_on_files_and_on_their_copies(tree: Path, tmp_path: Path) -> None:
     run_here(tmp_path / "again", *settings, "dataset.workers=0")
     assert all(stage["cached"] for stage in record(tmp_path / "again")["stages"])  # the same training
     cache = tmp_path / "cache"
-    command = ["cache", "image_folder", f"source.folder={tree}", f"out={cache}", "image_size=32", "resize=36", "workers=1"]
+    command = [
+        "cache",
+        "image_folder",
+        f"source.folder={tree}",
+        f"out={cache}",
+        "image_size=32",
+        "resize=36",
+        "workers=1",
+    ]
     assert data_command(command) == 0
     run_here(tmp_path / "copies", *settings, f"dataset.cache={cache}", "dataset.workers=0")
     copies = record(tmp_path / "copies")
@@ -80,7 +88,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
 
 
@@ -99,7 +107,7 @@ def test_mislas_on_two_processes_killed_in_each_stage_ends_equal(tmp_path: Path)
     )
     for stage in ("stage1", "stage2"):
         process = start(tmp_path / "killed", *settings, "resume=true")
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 900  # on a busy machine
         while not (tmp_path / "killed" / stage / "resume.ckpt").exists():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
