@@ -9,6 +9,7 @@ from ltexp.config import Config
 
 # what changes where or how a run is shown or kept, but not what it computes
 _IMMATERIAL = {
+    "dataset": ("workers",),
     "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
     "evaluation": ("every", "figures"),
     "trainer": ("progress", "log_every", "checkpoint_every"),
@@ -28,7 +29,7 @@ def material(config: Config) -> dict[str, Any]:
     plain = asdict(config)
     for section, keys in _IMMATERIAL.items():
         for key in keys:
-            (plain[section] if section else plain).pop(key)
+            (plain[section] if section else plain).pop(key, None)
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:
             del plain["trainer"][key]

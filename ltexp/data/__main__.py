@@ -1,6 +1,7 @@
-"""`python -m ltexp.data prepare | check | show`; `--help` after each says more."""
+"""`python -m ltexp.data prepare | check | show | cache`; `--help` after each says more."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from ltexp.data.arrays import default_root
 from ltexp.data.catalog import as_path, build_source, dataset_config, datasets, resolve
+from ltexp.data.longtail import require_whole
 from ltexp.data.options import parse_flag, parse_value, split_words
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
@@ -64,6 +66,26 @@ keys:
 """
 
 
+CACHE = """\
+Makes a copy of all images of a dataset of files, resized to dataset.resize pixels on the short side as evaluation does,
+so that training decodes small images instead of large ones. A run reads it with dataset.cache=FOLDER.
+
+  python -m ltexp.data cache imagenet_lt
+  python -m ltexp.data cache image_folder source.folder=~/birds out=~/birds_256 workers=8
+
+A smaller JPEG is kept as it is, everything else becomes a JPEG of quality 95, which changes a pixel by two of 255
+on average. The command can be stopped at any time, and goes on where it was when it is given again. A cache that is not
+finished, damaged, of other lists or of another size is refused by every run.
+
+datasets: {datasets}
+keys:
+  root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
+  out=PATH    folder of the cache (default: ROOT/cache/DATASET_RESIZE)
+  workers=N   processes that decode (default: one for each core)
+  and every key of conf/dataset/<dataset>.yaml (also written dataset.resize= and so on)
+"""
+
+
 def run_prepare(words: Sequence[str]) -> int:
     """Prepares one dataset."""
     from ltexp.data.articles import PREPARED_BY_COMMAND
@@ -104,15 +126,7 @@ def run_show(words: Sequence[str]) -> int:
     from ltexp.build import build
     from ltexp.data.show import draw, print_summary
 
-    names = [word for word in words if "=" not in word]
-    if len(names) != 1:
-        raise ConfigError(f"name one dataset: python -m ltexp.data show {' | '.join(datasets())}")
-    config = dataset_config(names[0])
-    keys = [key for key in _leaves(config) if key != "name" and "_target_" not in key]
-    _, options = split_words([word.removeprefix("dataset.") for word in words], ["root", "out", *keys])
-    for key, text in options.items():
-        if key not in ("root", "out"):
-            _set(config, key, parse_value(key, text))
+    config, options = _configured("show", words, ("root", "out"))
     data = build(config, root=_root(options))
     print_summary(data, Console())
     default = f"outputs/data/{data.name}_{data.imbalance}_{data.imbalance_ratio:g}.png"
@@ -120,6 +134,45 @@ def run_show(words: Sequence[str]) -> int:
     draw(data, path)
     print(path)
     return 0
+
+
+def run_cache(words: Sequence[str]) -> int:
+    """Makes the cache of one dataset."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from ltexp.build import build
+    from ltexp.data.files import FileSplit
+    from ltexp.data.image_cache import make_cache
+
+    config, options = _configured("cache", words, ("root", "out", "workers"))
+    workers = parse_value("workers", options.get("workers", str(os.cpu_count() or 1)))
+    require_whole("workers", workers, least=1)
+    data = build(config, root=_root(options))
+    splits = [split for split in (data.train, data.validation, data.test) if isinstance(split, FileSplit)]
+    if not splits:
+        raise ConfigError(f"{data.name} lies in memory: there is nothing to cache")
+    resize = data.preprocessing["resize"]
+    folder = as_path(options["out"]) if "out" in options else _root(options) / "cache" / f"{data.name}_{resize}"
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as bar:
+        task = bar.add_task(data.name)
+        images = make_cache(
+            folder, splits, resize, workers, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    print(f"{folder}: {images:,} images, {resize} pixels on the short side; for a run: dataset.cache={folder}")
+    return 0
+
+
+def _configured(verb: str, words: Sequence[str], own: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the config of the one dataset that is named, with its keys set; the verb's own keys as text)."""
+    names = [word for word in words if "=" not in word]
+    if len(names) != 1:
+        raise ConfigError(f"name one dataset: python -m ltexp.data {verb} {' | '.join(datasets())}")
+    config = dataset_config(names[0])
+    keys = [key for key in _leaves(config) if key != "name" and "_target_" not in key]
+    _, options = split_words([word.removeprefix("dataset.") for word in words], [*own, *keys])
+    for key in options.keys() - set(own):
+        _set(config, key, parse_value(key, options[key]))
+    return config, options
 
 
 def _report_check(name: str, dataset: str, root: Path) -> int:
@@ -154,6 +207,7 @@ VERBS = {
     "prepare": (run_prepare, PREPARE, "make the files of CIFAR-10, CIFAR-100 or AG's News"),
     "check": (run_check, CHECK, "say what is missing or wrong"),
     "show": (run_show, SHOW, "print and draw a dataset's long tail"),
+    "cache": (run_cache, CACHE, "make a copy of image files that decodes quickly"),
 }
 
 

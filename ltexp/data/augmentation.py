@@ -4,6 +4,7 @@ All random draws of an epoch are made at its start, one for each position of the
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ class Augmentation(ABC):
     """A random change of images, in two parts: the draws, made for a whole epoch, and their use on a batch.
 
     Attributes:
+        reads: the `samples` of the loaders that it works with; "" for all.
         padding: pixels of zeros that the loader puts around every image beforehand.
     """
 
+    reads: ClassVar[str] = "images in memory"
     padding: int = 0
 
     @abstractmethod
@@ -39,7 +42,9 @@ class Augmentation(ABC):
 
 
 class NoAugmentation(Augmentation):
-    """Images as they are."""
+    """Images as they are; of files, the part that evaluation sees."""
+
+    reads = ""
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {}

@@ -17,6 +17,8 @@ class TokenLoader(Loader[TokenSplit]):
         settings: see `Loader`.
     """
 
+    samples = "texts"
+
     def __init__(self, split: TokenSplit, **settings: Any) -> None:
         super().__init__(split, **settings)
         self._tokens = torch.from_numpy(split.tokens).to(self.device)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ltexp.build import build
 from ltexp.config import Config, StageConfig
-from ltexp.data.augmentation import NoAugmentation
+from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
@@ -62,20 +62,23 @@ def check_against_data(session: Session) -> None:
     """Refuses, before anything is trained, what the data shows to be wrong.
 
     Raises:
-        LtexpError: a backbone for another kind of data, a teacher of other classes, or an auxiliary network without
-            maps that it can read.
+        LtexpError: a backbone, mixing or augmentation for another kind of data, a cache of other images, a teacher of
+            other classes, or an auxiliary network without maps that it can read.
     """
     config, data = session.config, session.data
     reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
     if reads != data.kind:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    for split in (data.validation, data.test):
+        if split is not None:
+            session.evaluation_loader(split)  # refuses a cache of other images
     if any(stage.auxiliary.get("_target_") for stage in config.stages.values()):
         _check_maps(session)
     for name, stage in config.stages.items():
-        if data.kind != "images":
-            _check_without_images(config, name, stage, data.kind)
         own = session.for_stage(stage)
+        _check_mixing(config, name, stage, data.kind)
+        _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
         if stage.teacher != "stage1":
             load_teacher(own, stage)
@@ -104,16 +107,23 @@ def _check_maps(session: Session) -> None:
         )
 
 
-def _check_without_images(config: Config, name: str, stage: StageConfig, kind: str) -> None:
-    unfit = {
-        "mixing": get_class(stage.mixing["_target_"]).blends,  # type: ignore[attr-defined]
-        "augmentation": get_class(stage.augmentation["_target_"]) is not NoAugmentation,
-    }
-    for group, wrong in unfit.items():
-        if wrong:
-            key = f"{group}@{name}.{group}"
-            chosen = config.choices.get(key, stage.__dict__[group]["_target_"])
-            raise ConfigError(f"{name}: {group} {chosen} is for images and the dataset holds {kind}: set {key}=none")
+def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> None:
+    if kind != "images" and get_class(stage.mixing["_target_"]).blends:  # type: ignore[attr-defined]
+        key = f"mixing@{name}.mixing"
+        chosen = config.choices.get(key, stage.mixing["_target_"])
+        raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
+
+
+def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
+    reads: str = get_class(stage.augmentation["_target_"]).reads  # type: ignore[attr-defined]
+    holds: str = get_class(data.train.loader).samples  # type: ignore[attr-defined]
+    if reads not in ("", holds):
+        key = f"augmentation@{name}.augmentation"
+        chosen = config.choices.get(key, stage.augmentation["_target_"])
+        raise ConfigError(
+            f"{name}: augmentation {chosen} is for {reads}, and dataset {data.name} holds {holds}: "
+            f"choose another, or set {key}=none"
+        )
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:

@@ -153,6 +153,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         if resume is not None and ("PytorchStreamReader" in str(error) or not isinstance(error, RuntimeError)):
             raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
         raise
+    finally:
+        loader.close()
     write_history(loader, folder)
     if rank() == 0:
         (folder / RESUME).unlink(missing_ok=True)

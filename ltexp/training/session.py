@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
@@ -101,7 +102,7 @@ class Session:
 
     def sample_inputs(self) -> Tensor:
         """(1, ...), one sample of what the backbone reads."""
-        return next(iter(self.evaluation_loader(self.data.test))).inputs[:1]
+        return next(iter(self.loader(self.data.test.take(np.arange(1)), batch_size=1))).inputs
 
     def loader(self, split: Split, **settings: Any) -> Loader[Any]:
         """Batches of `split` for this process; see `Loader` for `settings`."""
