@@ -15,6 +15,7 @@ from ltexp.config.schema import (
     Config,
     StageConfig,
     Term,
+    TrainerConfig,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "StageConfig",
     "Term",
+    "TrainerConfig",
     "check_keywords",
     "check_values",
     "load",

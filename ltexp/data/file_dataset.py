@@ -101,6 +101,7 @@ def long_tailed_files(
             "hashes": dict(files.hashes),
             "held_out_test": fraction if files.test is None else None,
             "left_out": left_out,
+            "cache": cache,
         },
     )
 
