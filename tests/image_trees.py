@@ -1,5 +1,6 @@
 """Trees of real, long-tailed JPEG files, small and quickly made, for tests of image files."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -96,3 +97,17 @@ def truncate(path: Path, share: float = 0.5) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     return path
+
+
+def main() -> None:
+    """`python tests/image_trees.py FOLDER`: over 20,000 training images of 200 classes, 500 to 5 of each, odd ones too.
+
+    A run on it: ltexp train dataset=image_folder dataset.source.folder=FOLDER
+    """
+    folder = write_tree(Path(sys.argv[1]), long_tail(200, 500, 5), size=(48, 40))
+    write_odd(folder / "train" / "class000")
+    print(f"{folder}: {sum(1 for _ in folder.glob('train/*/*'))} training images")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,8 +11,10 @@ from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
 from torch._dynamo.utils import counters
 
+from ltexp.config import TrainerConfig
 from ltexp.errors import ConfigError
 from ltexp.run_folder import read_metrics
+from ltexp.training.session import check_numerics
 from ltexp.training.stage import parts_of
 
 # without batch statistics, and slow enough that rounding does not grow
@@ -100,12 +102,14 @@ def test_values_that_cannot_be_are_answered_at_once() -> None:
             composed("method=ce", override)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_fp16_is_refused_where_the_automatic_device_is_the_cpu() -> None:
-    from ltexp.training.session import check_precision, pick_device
-
-    with pytest.raises(ConfigError, match="needs a GPU"):
-        check_precision("16-mixed", pick_device("auto", 0))
+def test_what_the_device_cannot_compute_with_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(ConfigError, match="needs a GPU and torch sees none"):  # trainer.accelerator=auto
+        check_numerics(TrainerConfig(precision="16-mixed"), cpu)
+    monkeypatch.setenv("PATH", "")
+    check_numerics(TrainerConfig(compile=True, compile_backend="aot_eager"), cpu)
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
+        check_numerics(TrainerConfig(compile=True), cpu)
 
 
 def test_fp16_undoes_its_scaling_before_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

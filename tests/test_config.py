@@ -21,8 +21,12 @@ def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=None, timeout=60)
 
 
+IMAGE_FILES = ("imagenet_lt", "places_lt", "inat18", "image_folder", "image_list")
+SLOW_ON_FILES = [pytest.param(x, marks=pytest.mark.slow) if x in IMAGE_FILES else x for x in names("dataset")]
+
+
 @pytest.mark.parametrize("method", names("method"))
-@pytest.mark.parametrize("dataset", names("dataset"))
+@pytest.mark.parametrize("dataset", SLOW_ON_FILES)
 def test_every_method_composes_on_every_dataset(method: str, dataset: str) -> None:
     plain = composed(f"method={method}", f"dataset={dataset}", small=False)
     assert plain["choices"]["method"] == method

@@ -1,6 +1,8 @@
 """Batches of image files: what Pillow makes of each, the same for any number of workers and processes."""
 
 import math
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from ltexp.data.file_augmentation import CentreCrop, RandomResizedCrop, jitter
+from ltexp.data.decode import Crop
+from ltexp.data.file_augmentation import CentreCrop, Draw, RandomResizedCrop, jitter
 from ltexp.data.file_loader import FileLoader
 from ltexp.data.files import FileSplit
-from ltexp.errors import ConfigError, DataError
+from ltexp.errors import ConfigError, DataError, TrainingError
 from ltexp.randomness import generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -162,6 +165,19 @@ def test_a_damaged_or_missing_file_is_named_in_one_line(split: FileSplit, tmp_pa
             images_of(loader(broken, batch_size=2, workers=workers))
         assert str(caught.value).startswith(f"{tmp_path / bad}: ")
         assert "\n" not in str(caught.value)
+
+
+class Deadly(RandomResizedCrop):
+    """Ends the process that uses it, as the kernel does when memory runs out."""
+
+    def crop(self, width: int, height: int, draw: Draw) -> Crop:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_the_end_of_a_worker_is_said_in_one_line(split: FileSplit) -> None:
+    with pytest.raises(TrainingError, match=r"^a process that decodes images died .*: free some memory.*workers$"):
+        images_of(augmenting(split, workers=2, augmentation=Deadly()))
 
 
 def test_global_generators_are_left_alone(split: FileSplit) -> None:

@@ -1,5 +1,6 @@
 """Datasets of image files: from lists and from folders, whole and cut to a tail, and what each split holds."""
 
+import os
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from image_trees import ODD, long_tail, write_list, write_odd, write_tree
 
+from benchmarks import startup
 from ltexp.build import build
 from ltexp.data.catalog import dataset_config
 from ltexp.data.places import by_class, by_letter
+from ltexp.data.show import shots
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError
 
@@ -202,3 +205,35 @@ def test_bad_settings_have_one_line(tree: Path) -> None:
         with pytest.raises((ConfigError, DataError), match=words) as error:
             folders(tree, **changed)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_start_of_half_a_million_images_takes_seconds(tmp_path: Path) -> None:
+    """iNaturalist 2018's size: 437,513 lines read and checked, samplers built. Time on the processor: machines differ
+    in how busy they are, and a start waits for nothing."""
+    startup.write_lists(tmp_path)
+    _, busy, bare, most = startup.run(tmp_path)
+    assert busy < startup.SECONDS
+    assert most - bare < startup.MEMORY
+
+
+PLACES = Path(os.environ.get("LTEXP_DATA", "?"), "splits", "Places_LT_train.txt")
+
+
+@pytest.mark.skipif(not PLACES.is_file(), reason="needs the published list under LTEXP_DATA")
+def test_places_published_list(tmp_path: Path) -> None:
+    """The counts of method-facts 12.1 and the class sizes' groups by shot; either spelling is the published list."""
+    names = [line.split()[0].decode() for line in PLACES.read_bytes().splitlines()]
+    labels = [int(line.split()[1]) for line in PLACES.read_bytes().splitlines()]
+    write_list(tmp_path / "easy.txt", [(by_class(name, ""), label) for name, label in zip(names, labels, strict=True)])
+    test = write_list(tmp_path / "test.txt", [(f"val_256/{label}.jpg", label) for label in range(365)])
+    published = dataset_config("places_lt")["source"]["published"]
+    hashes = set()
+    for train in (PLACES, tmp_path / "easy.txt"):
+        source = {"folder": str(tmp_path), "train": str(train), "validation": None, "test": str(test)}
+        data = dataset("places_lt", tmp_path, source | {"published": {"train": published["train"]}})
+        assert (len(data.train), data.num_classes) == (62_500, 365)
+        assert (data.class_counts.max(), data.class_counts.min(), data.imbalance_ratio) == (4980, 5, 996.0)
+        assert [len(group) for group in shots(data.class_counts).values()] == [131, 163, 71]
+        hashes.add(data.facts["hashes"]["train"])
+    assert hashes == {published["train"]["hash"]}

@@ -14,7 +14,7 @@ BATCH_NORMS = ("train", "statistics", "frozen")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 ACCELERATORS = ("auto", "cpu", "gpu")
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
-FILES_OF_A_DATASET = ("cache",)  # keys of a dataset that may name a file or folder
+FILES_OF_A_DATASET = ("leave_out", "cache")  # keys of a dataset that may name a file or folder
 PARTS = ("backbone", "classifier", "auxiliary")  # of a stage's model
 
 

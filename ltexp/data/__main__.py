@@ -39,16 +39,24 @@ Says exactly what is missing or wrong with each dataset's files; exits with 1 if
 
   python -m ltexp.data check                      every dataset
   python -m ltexp.data check cifar10 cifar100_lt
+  python -m ltexp.data check imagenet_lt                         lists, counts, and that each image file exists
+  python -m ltexp.data check imagenet_lt decode=true             and that each can be decoded, on all cores
+  python -m ltexp.data check image_folder source.folder=PATH
 
 The prepared form of a dataset of small images is a folder of the data root with
   train_images.npy, test_images.npy   uint8 (N, H, W, 3), RGB
   train_labels.npy, test_labels.npy   int64 (N,), from 0
   classes.txt                         one name a line, in label order
 and of texts a folder with train.csv and test.csv: class index from 1, then the fields of text.
+Image files lie in a folder for each class, or are named by lists of "path label" lines (docs/data.md).
 
 datasets: {datasets}
 keys:
-  root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
+  root=PATH         data root (default: the environment variable LTEXP_DATA, else data)
+  decode=true       decode image files as well
+  unreadable=FILE   write the paths of missing and damaged images of one dataset there; a run with
+                    dataset.leave_out=FILE goes on without them
+  and, of one dataset, every key of conf/dataset/<dataset>.yaml
 """
 
 SHOW = """\
@@ -109,14 +117,21 @@ def run_prepare(words: Sequence[str]) -> int:
             raise ConfigError(f"{names[0]} has no download: give source=PATH of its CSV files or their archive")
         folder, origin = prepare_articles(names[0], build_source(names[0]), _root(options), source)
     print(f"{folder}: {origin}")
-    return _report_check(names[0], resolve(names)[names[0]], folder.parent)
+    return _report_check(names[0], dataset_config(resolve(names)[names[0]]), folder.parent)
 
 
 def run_check(words: Sequence[str]) -> int:
     """Checks some or all datasets; 1 if there are problems."""
-    names, options = split_words(words, ("root",))
+    names = [word for word in words if "=" not in word]
+    one = dataset_config(resolve(names)[names[0]]) if len(names) == 1 else {}
+    config, options = _with_keys(one, words, ("root", "decode", "unreadable"))
+    decode = parse_flag("decode", options.get("decode", "false"))
+    listed = as_path(options["unreadable"]) if "unreadable" in options else None
+    if listed is not None and not one:
+        raise ConfigError("unreadable=FILE is of one dataset: name it")
     root = _root(options)
-    return max(_report_check(name, dataset, root) for name, dataset in resolve(names).items())
+    found = resolve(names)
+    return max(_report_check(name, config or dataset_config(found[name]), root, decode, listed) for name in found)
 
 
 def run_show(words: Sequence[str]) -> int:
@@ -167,7 +182,13 @@ def _configured(verb: str, words: Sequence[str], own: Sequence[str]) -> tuple[di
     names = [word for word in words if "=" not in word]
     if len(names) != 1:
         raise ConfigError(f"name one dataset: python -m ltexp.data {verb} {' | '.join(datasets())}")
-    config = dataset_config(names[0])
+    return _with_keys(dataset_config(names[0]), words, own)
+
+
+def _with_keys(
+    config: dict[str, Any], words: Sequence[str], own: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the config of a dataset with its keys set, the verb's own keys as text) as typed."""
     keys = [key for key in _leaves(config) if key != "name" and "_target_" not in key]
     _, options = split_words([word.removeprefix("dataset.") for word in words], [*own, *keys])
     for key in options.keys() - set(own):
@@ -175,12 +196,21 @@ def _configured(verb: str, words: Sequence[str], own: Sequence[str]) -> tuple[di
     return config, options
 
 
-def _report_check(name: str, dataset: str, root: Path) -> int:
+def _report_check(
+    name: str, config: dict[str, Any], root: Path, decode: bool = False, listed: Path | None = None
+) -> int:
+    """Prints what there is to say of a dataset; `listed`: where to write the paths that cannot be read."""
     from ltexp.data.check import check
+    from ltexp.files import write_text
 
-    problems, facts = check(dataset_config(dataset), root)
+    problems, facts, unreadable = check(config, root, decode)
     for number, line in enumerate(problems or facts):
         print(f"{name}: {'' if problems else 'ok: '}{line}" if number == 0 else f"  {line}")
+    for line in facts if problems else []:
+        print(f"  else: {line}")
+    if listed is not None:
+        write_text(listed, "".join(f"{path.decode()}\n" for path in sorted({sample.path for sample in unreadable})))
+        print(f"  {listed}: the paths of {len(unreadable)} unreadable images, for dataset.leave_out={listed}")
     return 1 if problems else 0
 
 

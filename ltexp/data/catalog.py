@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ltexp.conf_path import conf_dir
 from ltexp.errors import ConfigError
@@ -16,16 +16,19 @@ def datasets() -> list[str]:
 
 
 def dataset_config(name: str) -> dict[str, Any]:
-    """The keys of a file in conf/dataset/, without its `defaults`.
+    """The keys of a file in conf/dataset/ over those of the datasets that it extends, without the recipe.
 
     Raises:
         ConfigError: if there is none of this name.
     """
     if name not in datasets():
         raise ConfigError(unknown_name("dataset", name, datasets()))
-    loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "dataset" / f"{name}.yaml"))
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items() if key != "defaults"}
+    own = OmegaConf.load(conf_dir() / "dataset" / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    extended = [entry for entry in own.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    merged = OmegaConf.to_container(OmegaConf.merge(*map(dataset_config, extended), own))
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
 
 
 def datasets_of_folder(folder: str) -> list[str]:

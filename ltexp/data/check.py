@@ -1,5 +1,7 @@
 """`python -m ltexp.data check`: what is missing or wrong with a dataset's files, all of it at once."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,30 +9,67 @@ import numpy as np
 
 from ltexp.build import build
 from ltexp.data.longtail import class_sizes, workable
-from ltexp.data.types import Ints, Source
+from ltexp.data.types import Ints, LongTailedData, Opened, Source, Unreadable
+from ltexp.errors import DataError
+
+MOST_NAMED = 3  # samples that cannot be read
 
 
-def check(config: dict[str, Any], root: Path) -> tuple[list[str], list[str]]:
+def check(config: dict[str, Any], root: Path, decode: bool = False) -> tuple[list[str], list[str], list[Unreadable]]:
     """Looks at a dataset's source.
 
     Args:
         config: of the dataset, as in conf/dataset/.
         root: the data root.
+        decode: whether image files are decoded as well, which takes long.
 
     Returns:
-        (problems, facts): what keeps it from being used, or, if nothing does, what there is and what to know about it.
+        (problems, facts, unreadable): what keeps it from being used; what there is, unless the lists, folders or arrays
+        are wrong; and the samples that cannot be read, which are among the problems.
     """
     source: Source = build(config["source"])
     problems = source.problems(root)
     if problems:
-        return problems, []
-    opened = source.open(root)
+        return problems, [], []
+    opened: Opened = source.open(root)
+    unreadable = source.unreadable(opened, decode)
     facts = [_describe(opened), *source.notes(opened)]
     largest = config.get("max_per_class")
-    return [], facts + (_size_note(opened, int(largest)) if largest is not None else [])
+    facts += _size_note(opened, int(largest)) if largest is not None else []
+    sizes = {split: len(labels) for split, labels in opened.labels.items()}
+    return describe_unreadable(unreadable, sizes, opened.unit), facts, unreadable
 
 
-def _describe(opened: Any) -> str:
+def require_present(data: LongTailedData) -> None:
+    """Raises a DataError if any sample of a run's data is missing; of files, folders are listed and nothing is read."""
+    absent = [
+        Unreadable(name, b"", "are missing", split.where(row))
+        for name, split in data.splits.items()
+        for row in split.missing().tolist()
+    ]
+    if absent:
+        sizes = {name: len(split) for name, split in data.splits.items()}
+        lines = describe_unreadable(absent, sizes, data.train.unit)
+        raise DataError(
+            f"{data.name}: {'; '.join(lines)}; `python -m ltexp.data check {data.name} unreadable=FILE` with the same "
+            "dataset keys lists them, and dataset.leave_out=FILE goes on without them"
+        )
+
+
+def describe_unreadable(unreadable: list[Unreadable], sizes: Mapping[str, int], unit: str) -> list[str]:
+    """One line for each split and kind: how many, and the first few."""
+    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for sample in unreadable:
+        kinds[sample.split, sample.what].append(sample.text)
+    lines = []
+    for (split, what), texts in kinds.items():
+        further = f", and {len(texts) - MOST_NAMED:,} more" if len(texts) > MOST_NAMED else ""
+        named = ", ".join(texts[:MOST_NAMED]) + further
+        lines.append(f"{len(texts):,} of {sizes[split]:,} {split} {unit} {what}: {named}")
+    return lines
+
+
+def _describe(opened: Opened) -> str:
     classes = len(opened.class_names)
     parts = []
     for split, labels in opened.labels.items():
@@ -40,7 +79,7 @@ def _describe(opened: Any) -> str:
     return f"{', '.join(parts)}, {classes:,} classes, {opened.describe()}"
 
 
-def _size_note(opened: Any, max_per_class: int) -> list[str]:
+def _size_note(opened: Opened, max_per_class: int) -> list[str]:
     available: Ints = np.bincount(opened.labels["train"], minlength=len(opened.class_names)).astype(np.int64)
     wanted = np.array(class_sizes(max_per_class, len(available), "balanced"))
     if (available >= wanted).all():

@@ -1,6 +1,8 @@
 """The target of datasets of image files in conf/dataset/: all of them or a long-tailed subset, and what is held out."""
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ltexp.data.selection import GIVEN, Request, choose, hash_of, read_held_out
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError
 
+FIRST = 5  # images left out that a record names
 TEST_SEED = 0  # of the choice of test images where a dataset has none of its own; they must stay the same
 
 
@@ -35,6 +38,7 @@ def long_tailed_files(
     subset: Mapping[str, Any] | None = None,
     validation: Mapping[str, Any] | None = None,
     test: Mapping[str, Any] | None = None,
+    leave_out: str | None = None,
 ) -> LongTailedData:
     """The images of a source, all or a long-tailed subset. Imports no torch and leaves global generators alone.
 
@@ -53,6 +57,8 @@ def long_tailed_files(
         validation: as in `long_tailed`; what is held out takes the place of an official validation set.
         test: `fraction` (default 0) of each class's training images is held out as a test set where there is none, at
             most `max_per_class` (default null); always the same images, chosen before the tail is cut.
+        leave_out: a file of paths, one a line as in the lists, of images that are not to be used, such as
+            `python -m ltexp.data check NAME decode=true unreadable=FILE` writes; None (default): all are used.
 
     Raises:
         ConfigError: for a setting out of range, unknown, or that leaves a class without images.
@@ -69,7 +75,7 @@ def long_tailed_files(
     require_whole("dataset.resize", resize, least=image_size)
     require_whole("dataset.workers", workers, least=0, optional=True)
     fraction, most = read_held_out("dataset.test", test)
-    files = source.open(Path(root))
+    files, left_out = without(source.open(Path(root)), leave_out)
     train, tested = _with_test(name, files, fraction, most)
     chosen = choose(request, train.labels, tested.labels, files.class_names, files.unit)
     pool, train = train, train.take(chosen.train)
@@ -91,8 +97,40 @@ def long_tailed_files(
         content_hash=hash_of(train.index, train.labels, np.array(identity)),
         preprocessing=preprocessing,
         loading={"workers": workers, "cache": cache},
-        facts={"hashes": dict(files.hashes), "held_out_test": fraction if files.test is None else None},
+        facts={
+            "hashes": dict(files.hashes),
+            "held_out_test": fraction if files.test is None else None,
+            "left_out": left_out,
+            "cache": cache,
+        },
     )
+
+
+def without(files: SourceFiles, leave_out: str | None) -> tuple[SourceFiles, dict[str, Any] | None]:
+    """(`files` without the images that the file `leave_out` names, what was left out; None if there is no such file).
+
+    Raises:
+        DataError: if the file cannot be read, or names what is no image of the dataset.
+    """
+    if leave_out is None:
+        return files, None
+    try:
+        lines = Path(leave_out).expanduser().read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"dataset.leave_out={leave_out}: {error.strerror or error}") from None
+    named = {line for line in lines if line.strip()}
+    kept: dict[str, FileSplit] = {}
+    count = {}
+    for name, split in files.splits.items():
+        keep = np.array([path not in named for path in split.paths.tolist()])
+        kept[name] = split.take(keep)
+        count[name] = int((~keep).sum())
+    unknown = named.difference(*(split.paths.tolist() for split in files.splits.values()))
+    if unknown:
+        line = next(number for number, line in enumerate(lines, start=1) if line in unknown)
+        raise DataError(f"{leave_out}, line {line}: {os.fsdecode(lines[line - 1])!r} is no image of this dataset")
+    files = replace(files, train=kept["train"], validation=kept.get("validation"), test=kept.get("test"))
+    return files, count | {"first": sorted(map(os.fsdecode, named))[:FIRST]}
 
 
 def _with_test(name: str, files: SourceFiles, fraction: float, most: int | None) -> tuple[FileSplit, FileSplit]:

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from ltexp.data.files import SourceFiles
-from ltexp.data.types import Source
+from ltexp.data.types import Source, Unreadable
 from ltexp.errors import DataError
-
-MOST_FILES = 3  # of those missing that are named
 
 
 class FileSource(Source):
@@ -26,9 +24,22 @@ class FileSource(Source):
         return found
 
     def problems(self, root: Path) -> list[str]:
-        """Everything that is missing or wrong, files that are not there included, one line each."""
-        found, problems = self.inspect(root)
-        return problems if found is None else missing_files(found)
+        """Everything that is wrong with the lists or folders, one line each."""
+        return self.inspect(root)[1]
+
+    def unreadable(self, opened: SourceFiles, decode: bool) -> list[Unreadable]:
+        """Images that are not there or, with `decode`, cannot be decoded, which takes all cores and shows a bar."""
+        absent = {name: split.missing() for name, split in opened.splits.items()}
+        found = [
+            Unreadable(name, opened.splits[name].paths[row], "are missing", opened.splits[name].where(row))
+            for name, rows in absent.items()
+            for row in rows.tolist()
+        ]
+        if decode:
+            from ltexp.data.decoding import undecodable
+
+            found += undecodable(opened.splits, absent)
+        return found
 
     def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
         """The dataset and what is wrong with it; a dataset only if nothing is."""
@@ -40,17 +51,6 @@ class FileSource(Source):
             return root, ["no folder is given: set dataset.source.folder, below the data root or absolute"]
         folder = (root / Path(self.folder).expanduser()).absolute()
         return folder, [] if folder.is_dir() else [f"{folder}: there is no such folder"]
-
-
-def missing_files(found: SourceFiles) -> list[str]:
-    """One line for each of the first few files of a split that are not there, and how many there are."""
-    problems = []
-    for name, split in found.splits.items():
-        absent = split.missing()
-        if len(absent):
-            problems.append(f"{len(absent):,} of {len(split):,} {name} images are missing")
-            problems += [f"missing: {split.where(row)}" for row in absent[:MOST_FILES].tolist()]
-    return problems
 
 
 def read_names(path: Path) -> tuple[tuple[str, ...] | None, list[str]]:

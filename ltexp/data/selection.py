@@ -14,6 +14,7 @@ from ltexp.data.longtail import (
     compact_counts,
     held_out_sizes,
     name_class,
+    name_classes,
     require_number,
     require_whole,
     workable,
@@ -106,6 +107,9 @@ def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) ->
     """The training samples of each class."""
     available: Ints = np.bincount(labels, minlength=len(names))[: len(names)].astype(np.int64)
     if request.imbalance == GIVEN:
+        if empty := np.flatnonzero(available == 0).tolist():
+            listed = name_classes(empty, names)
+            raise DataError(f"{request.name} has no training {unit} of {len(empty)} classes: {listed}")
         return [int(count) for count in available]
     largest = request.max_per_class
     if largest is None:

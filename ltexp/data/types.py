@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,14 @@ class Split:
     def describe(self) -> str:
         """What a sample is like, in a few words."""
         raise NotImplementedError
+
+    def where(self, row: int) -> str:
+        """How to find the sample of a row, for messages."""
+        return f"number {self.index[row]}"
+
+    def missing(self) -> Ints:
+        """The rows whose sample is not there; none of one in memory is."""
+        return np.empty(0, dtype=np.int64)
 
     def take(self, rows: npt.NDArray[Any]) -> Self:
         """A part of the split: the rows of a mask (N,), or of positions in that order."""
@@ -101,6 +109,22 @@ class SourceArrays:
         return {"train": self.train_labels, "test": self.test_labels}
 
 
+class Unreadable(NamedTuple):
+    """A sample that cannot be read.
+
+    Attributes:
+        split: its name.
+        path: of its file, relative to the dataset's folder.
+        what: `are missing` or `cannot be read`.
+        text: where it is named, and why.
+    """
+
+    split: str
+    path: bytes
+    what: str
+    text: str
+
+
 class Source(ABC):
     """Where a dataset's samples come from; `source` of a file in conf/dataset/ names one."""
 
@@ -114,6 +138,10 @@ class Source(ABC):
 
     def notes(self, opened: Any) -> list[str]:
         """What else to know about a dataset that `open` gave, one line each."""
+        return []
+
+    def unreadable(self, opened: Any, decode: bool) -> list["Unreadable"]:
+        """The samples of a dataset that `open` gave which are not there or, with `decode`, cannot be read."""
         return []
 
 
@@ -160,3 +188,9 @@ class LongTailedData:
     def num_classes(self) -> int:
         """C."""
         return len(self.class_names)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Those that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}

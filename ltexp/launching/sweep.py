@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.build import build
 from ltexp.config import TrainerConfig
+from ltexp.data.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
@@ -92,10 +93,12 @@ def _freeze_listed(config: DictConfig) -> None:
 def check_data(frozen: dict[str, Any]) -> None:
     """Opens the job's dataset, which needs no torch, so that missing or too little data is known at once.
 
+    That every image file is there is looked at here, once for all processes and jobs of the command.
+
     Raises:
         LtexpError: if the data is missing, damaged, or too little for what the config asks of it.
     """
-    build(frozen["dataset"], root=frozen["paths"]["data"])
+    require_present(build(frozen["dataset"], root=frozen["paths"]["data"]))
 
 
 @contextmanager

@@ -148,6 +148,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "shot_rule": session.shot_rule.text,
         "subset_hash": data.subset_hash,
+        "data": data.facts,
         "config_hash": config_hash(config),
         "choices": config.choices,
         "overrides": config.overrides,

@@ -1,5 +1,8 @@
 """What the stages of one run share: data, device, loaders, seeds."""
 
+import importlib.util
+import os
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from ltexp.build import build
-from ltexp.config import Config, StageConfig
+from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.data.loader import Loader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
@@ -151,14 +154,22 @@ class Session:
         return measure(logits, labels, counts, self.shot_rule, bins, logit_scale)
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses fp16 on a CPU, where there is no scaling of its gradients.
+def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:
+    """Refuses what the device cannot compute with.
 
     Raises:
-        ConfigError: for that.
+        ConfigError: for fp16 on a CPU, which has no scaling of its gradients in Lightning, or for torch.compile's
+            inductor without what it compiles with.
     """
-    if precision == "16-mixed" and device.type == "cpu":
+    if trainer.precision == "16-mixed" and device.type == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs a GPU and torch sees none here: use bf16-mixed or 32-true")
+    if not trainer.compile or trainer.compile_backend != "inductor":
+        return
+    compilers = [os.environ.get("CXX", "g++"), "clang++"]
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise ConfigError(f"trainer.compile=true needs a C++ compiler on a CPU ({' or '.join(compilers)}): install one")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("trainer.compile=true needs Triton on a GPU: pip install triton")
 
 
 def pick_device(accelerator: str, local_rank: int) -> torch.device:

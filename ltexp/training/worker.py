@@ -27,7 +27,7 @@ from ltexp.launching.failure import first_to_fail
 from ltexp.launching.processes import die_with_parent
 from ltexp.run_folder import CONFIG
 from ltexp.training.run import run
-from ltexp.training.session import check_precision, pick_device
+from ltexp.training.session import check_numerics, pick_device
 
 # longer than any stage: while one process waits for the stage cache, the others wait for it
 COLLECTIVE_TIMEOUT = datetime.timedelta(days=7)
@@ -45,7 +45,7 @@ def main() -> None:
     try:
         config = load(folder / CONFIG)
         device = pick_device(config.trainer.accelerator, int(os.environ.get("LOCAL_RANK", 0)))
-        check_precision(config.trainer.precision, device)
+        check_numerics(config.trainer, device)
         join_processes(device)
         run(config, folder, device)
     except BaseException as error:

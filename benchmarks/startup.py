@@ -1,0 +1,117 @@
+"""Start of a dataset as large as iNaturalist 2018 from its list files: seconds and peak memory.
+
+Lists of 437,513 and 24,426 made-up lines over 8,142 classes are read and checked, classes counted, and the samplers of
+both stages built and asked for an epoch, in a process of its own on one thread. The images themselves do not exist and
+are not looked for: that is the check's part, which is timed on its own over empty files when asked for with FILES=1.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+TRAIN, TEST, CLASSES, LARGEST, SMALLEST = 437_513, 24_426, 8142, 1000, 2
+SECONDS, MEMORY = 5.0, 500.0  # wanted: at most so much; MiB
+
+
+def class_sizes() -> list[int]:
+    """Of the published extremes and sum, falling as iNaturalist's roughly do."""
+    weight = 1 / (np.arange(CLASSES) + CLASSES / 60)
+    sizes = np.clip(weight / weight.sum() * TRAIN, SMALLEST, LARGEST).astype(int)
+    sizes[0], sizes[-1] = LARGEST, SMALLEST
+    while (lack := TRAIN - int(sizes.sum())) != 0:
+        free = np.flatnonzero((sizes < LARGEST) if lack > 0 else (sizes > SMALLEST))[1:-1]
+        sizes[free[: abs(lack)]] += 1 if lack > 0 else -1
+    return [int(size) for size in np.random.default_rng(0).permutation(sizes)]
+
+
+def write_lists(folder: Path, files: bool = False) -> None:
+    """The lists, in an order of no order; `files`: and the files, empty."""
+    draws = np.random.default_rng(1)
+    for name, sizes in (("train", class_sizes()), ("val", [TEST // CLASSES] * CLASSES)):
+        labels = np.repeat(np.arange(CLASSES), sizes)
+        names = draws.integers(0, 2**63, (len(labels), 2)).tolist()
+        lines = [
+            f"train_val2018/Plantae/{label}/{one:016x}{other:016x}.jpg {label}\n"
+            for label, (one, other) in zip(labels.tolist(), names, strict=True)
+        ]
+        order = draws.permutation(len(lines)).tolist()
+        (folder / f"iNaturalist18_{name}.txt").write_text("".join(lines[number] for number in order))
+        for line in lines if files else []:
+            file = folder / line.split()[0]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
+def measure(folder: str) -> None:
+    """Prints seconds, those of them on the processor, MiB of the imports alone and MiB in the end."""
+    import torch
+
+    from ltexp.build import build
+    from ltexp.data.catalog import dataset_config
+    from ltexp.data.file_dataset import long_tailed_files
+    from ltexp.data.samplers import ClassAware, InstanceBalanced
+
+    assert long_tailed_files  # imported already
+    torch.set_num_threads(1)
+    bare, start, busy = peak(), time.perf_counter(), time.process_time()
+    config = dataset_config("inat18")
+    config["source"]["folder"] = folder
+    data = build(config, root=folder)
+    labels, counts = torch.from_numpy(data.train.labels), torch.from_numpy(data.class_counts)
+    drawn = [sampler(labels, counts).indices(0, 0, 1) for sampler in (InstanceBalanced, ClassAware)]
+    assert sum(map(len, drawn)) == 2 * TRAIN
+    print(time.perf_counter() - start, time.process_time() - busy, bare, peak())
+
+
+def peak() -> float:
+    """MiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def run(folder: Path) -> tuple[float, float, float, float]:
+    """What `measure` prints, of a process of its own."""
+    command = [sys.executable, "-c", f"from benchmarks.startup import measure; measure({str(folder)!r})"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, busy, bare, most = map(float, answer.stdout.split())
+    return seconds, busy, bare, most
+
+
+def check_files(folder: Path) -> float:
+    """Seconds to find that every file of the lists is there."""
+    from ltexp.build import build
+    from ltexp.data.catalog import dataset_config
+    from ltexp.data.check import require_present
+
+    config = dataset_config("inat18")
+    config["source"]["folder"] = str(folder)
+    data = build(config, root=folder)
+    start = time.perf_counter()
+    require_present(data)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints what a start takes, and with FILES=1 in the environment the check that all files exist."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = os.environ.get("FILES") == "1"
+        write_lists(Path(folder), files)
+        seconds, busy, bare, most = run(Path(folder))
+        print(
+            f"{TRAIN:,} + {TEST:,} lines read, counted, samplers built   {seconds:.2f} s, {busy:.2f} on the processor"
+        )
+        print(f"  wanted                                           {SECONDS:.2f} s")
+        print(f"memory beyond the imports                          {most - bare:.0f} MiB")
+        print(f"  wanted                                           {MEMORY:.0f} MiB")
+        print(f"  in all, of which torch and other imports         {most:.0f} MiB, {bare:.0f} MiB")
+        if files:
+            print(f"all {TRAIN + TEST:,} files found                          {check_files(Path(folder)):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
