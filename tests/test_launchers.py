@@ -248,9 +248,9 @@ def test_a_submitted_job_continues_after_its_time_limit(tmp_path: Path) -> None:
     """Submitit's own warning before the end of an allocation: the job is queued again and goes on, unasked."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    process = start("train", "launcher=local", *SMALL, *sweep, "method=ce", "stage1.epochs=400")
-    wait_for(tmp_path / "sweep" / "0" / "stage1" / "resume.ckpt")
-    logs = next((tmp_path / "sweep" / ".submitit").glob("*"))
+    process = start("train", "launcher=local", *SMALL, *sweep, "method=ce", "stage1.epochs=40")
+    wait_for(tmp_path / "sweep" / "0" / "stage1" / "resume.ckpt", 200)
+    logs = next((tmp_path / "sweep" / ".submitit").glob("*/*_submitted.pkl")).parent  # named after the controller
     found = subprocess.run(["pgrep", "-P", logs.name], capture_output=True, text=True)
     os.kill(int(found.stdout), signal.SIGUSR2)
     _, err = process.communicate(timeout=240)
