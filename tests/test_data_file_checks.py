@@ -184,7 +184,9 @@ def overrides(tree: Path, *words: str) -> list[str]:
     return ["dataset=image_list", "method=ce", *source, *words]
 
 
-def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(tree: Path) -> None:
+def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     check_data(composed(*overrides(tree)))
     (tree / FIRST).unlink()
     with pytest.raises(DataError, match=rf"1 of {sum(SIZES)} train images are missing: .*train.txt, line 1") as error:
@@ -193,6 +195,14 @@ def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(
     bad = tree / "bad.txt"
     bad.write_text(f"{FIRST}\n")
     check_data(composed(*overrides(tree, f"dataset.leave_out={bad}")))
+    code, lines = run(
+        capsys,
+        *("show", "image_list", f"source.folder={tree}", "source.test=test.txt", f"leave_out={bad}"),
+        f"out={tree / 'figure.png'}",
+    )
+    assert (code, f"left out: 1 train images, such as {FIRST}" in lines) == (0, True)
+    plain = composed(*overrides(tree, "dataset.leave_out=some.txt", "dataset.cache=small"))
+    assert [Path(plain["dataset"][key]).is_absolute() for key in ("leave_out", "cache")] == [True, True]
     bad.write_text(f"{FIRST}\ntrain/other.jpg\n")
     with pytest.raises(DataError, match=r"bad.txt, line 2: 'train/other.jpg' is no image of this dataset"):
         check_data(composed(*overrides(tree, f"dataset.leave_out={bad}")))

@@ -30,7 +30,7 @@ class ImageFolders(FileSource):
         self.classes = classes
 
     def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
-        folder, problems = self.place(root)
+        folder, problems = self.find(root)
         if problems:
             return None, problems
         names: tuple[str, ...] | None = None

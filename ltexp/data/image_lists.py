@@ -51,7 +51,7 @@ class ImageLists(FileSource):
         self.published = published or {}
 
     def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
-        folder, problems = self.place(root)
+        folder, problems = self.find(root)
         if self.lists["train"] is None:
             problems.append("no list of training images is given: set dataset.source.train")
         if problems:
