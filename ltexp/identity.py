@@ -12,7 +12,7 @@ _IMMATERIAL = {
     "dataset": ("workers",),
     "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
     "evaluation": ("every", "figures"),
-    "trainer": ("progress", "log_every", "checkpoint_every"),
+    "trainer": ("progress", "log_every", "checkpoint_every", "rendezvous"),
 }
 # keys younger than the first records: at their usual value they leave the hashes of those alone
 _LATER = {"accumulate": 1, "compile": False, "compile_backend": "inductor"}

@@ -11,6 +11,7 @@ from ltexp.files import write_text
 CONFIG = "config.yaml"
 RECORD = "record.json"
 LOCK = ".lock"  # held while the run is being worked on
+FAILED = ".failed"  # why the first process to fail did so, in a run of several
 PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained

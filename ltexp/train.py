@@ -20,6 +20,7 @@ from ltexp.conf_path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
+from ltexp.launching.nodes import requeued
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
 
@@ -31,9 +32,12 @@ def job(composed: DictConfig) -> None:
     with_hydra = OmegaConf.create({"hydra": OmegaConf.to_container(runtime)}, flags={"allow_objects": True})
     with_hydra.merge_with(composed)
     folder = Path(runtime.runtime.output_dir)
-    chosen = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
+    typed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
     try:
-        run_in_folder(_frozen_at_sweep_start(runtime) or freeze(with_hydra), folder, chosen)
+        plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
+        if requeued():
+            plain["resume"] = True
+        run_in_folder(plain, folder, chosen=typed or requeued())
     except LtexpError as error:
         if runtime.mode != RunMode.MULTIRUN:
             sys.exit(1 if isinstance(error, JobError) else f"ltexp: {error}")

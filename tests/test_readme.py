@@ -68,6 +68,8 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
             "mixing",
             "schedule",
             "sweep",
+            "launcher",
+            "trainer",
             "fine_tuning",
         ),
         *("augmentation", "features", "training_set"),

@@ -1,6 +1,7 @@
 """Checks of a config that need neither torch nor data."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 from ltexp.signature import accepted_keywords, fits
 
+HOST_PORT = re.compile(r"[^\s:]+:\d+|\[[\da-fA-F:]+\]:\d+")  # a name or an address; IPv6 in brackets
+
 
 def check_values(config: Config) -> None:
     """Checks values against each other and their ranges.
@@ -30,13 +33,16 @@ def check_values(config: Config) -> None:
     trainer = config.trainer
     _require(trainer.accelerator in ACCELERATORS, "trainer.accelerator", trainer.accelerator, " | ".join(ACCELERATORS))
     _require(trainer.precision in PRECISIONS, "trainer.precision", trainer.precision, " | ".join(PRECISIONS))
-    for name in ("devices", "accumulate", "checkpoint_every", "log_every"):
+    for name in ("devices", "num_nodes", "accumulate", "checkpoint_every", "log_every"):
         _require(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
     _require(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (never) or more")
     bins, clip = config.evaluation.calibration_bins, trainer.gradient_clip_val
     _require(bins >= 1, "evaluation.calibration_bins", bins, "at least 1")
     _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "a number above 0, or null")
-    synchronised = trainer.sync_batch_norm and (trainer.devices == 1 or trainer.accelerator == "cpu")
+    met, place = trainer.rendezvous is None or trainer.num_nodes > 1, trainer.rendezvous
+    _require(met, "trainer.rendezvous", place, "null for one node; set trainer.num_nodes for several")
+    _require(place is None or HOST_PORT.fullmatch(place), "trainer.rendezvous", place, "HOST:PORT of one of the nodes")
+    synchronised = trainer.sync_batch_norm and (trainer.world_size == 1 or trainer.accelerator == "cpu")
     _require(not synchronised, "trainer.sync_batch_norm", True, "false: it needs several GPUs (trainer.devices)")
     half = trainer.precision == "16-mixed" and trainer.accelerator == "cpu"
     _require(not half, "trainer.precision", "16-mixed", "bf16-mixed or 32-true: fp16 with loss scaling needs a GPU")
@@ -48,7 +54,7 @@ def check_values(config: Config) -> None:
     ratio = config.dataset.get("imbalance_ratio")
     _require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")
     for name, stage in config.stages.items():
-        _check_stage(name, stage, trainer.devices)
+        _check_stage(name, stage, trainer.world_size)
         for key in stage.training_set:
             if key not in config.dataset:
                 known = [f"{name}.training_set.{own}" for own in config.dataset if own != "_target_"]
@@ -73,7 +79,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         stage.batch_size % world_size == 0,
         f"{name}.batch_size",
         stage.batch_size,
-        f"a multiple of the {world_size} devices (it is the batch of all devices together)",
+        f"a multiple of the {world_size} devices of all nodes (it is the batch of all together)",
     )
     for group in ("augmentation", "classifier", "loss", "sampler", "mixing", "optimizer", "schedule"):
         if not getattr(stage, group).get("_target_"):
@@ -98,7 +104,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
 
 
-def _require(holds: bool, key: str, value: object, expected: str) -> None:
+def _require(holds: object, key: str, value: object, expected: str) -> None:
     if not holds:
         raise ConfigError(f"{key}={value} cannot be: expected {expected}")
 

@@ -79,6 +79,8 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
+    rendezvous: str | None = None
     precision: str = "32-true"
     channels_last: bool = True
     accumulate: int = 1
@@ -89,6 +91,11 @@ class TrainerConfig:
     checkpoint_every: int = 1
     log_every: int = 50
     progress: bool = True
+
+    @property
+    def world_size(self) -> int:
+        """The processes of a run: one a device on every node."""
+        return self.devices * self.num_nodes
 
 
 @dataclass

@@ -27,10 +27,12 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
         ConfigError: for anything in it that cannot work.
     """
     choices = {key: value for key, value in composed.hydra.runtime.choices.items() if "hydra/" not in key and value}
+    choices.pop("launcher", None)  # where a run runs is no part of what it is
     overrides = list(composed.hydra.overrides.task)
     task = composed.copy()
     with open_dict(task):
         task.pop("hydra")
+        task.pop("launcher", None)
         _reset_replaced_nodes(task, overrides, choices, task.pop("choose", {}))
         # a frozen config that is run again has no groups to choose from, but remembers its choices
         task.choices = {**OmegaConf.select(task, "choices", default={}), **choices}

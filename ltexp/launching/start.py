@@ -17,6 +17,9 @@ from ltexp.config import Config, load, to_config
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.identity import differing_keys, run_identity
+from ltexp.launching.devices import check_devices
+from ltexp.launching.failure import forget_failure
+from ltexp.launching.nodes import join_run, meeting_point
 from ltexp.run_folder import CONFIG, LOCK, read_status
 
 
@@ -37,13 +40,19 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         JobError: if the run failed.
     """
     config = to_config(plain)
+    rendezvous = meeting_point(config, folder_agreed=chosen or "SUBMITIT_EXECUTOR" in os.environ)
+    check_devices(config.trainer)
     if plain["resume"] and not chosen:
         folder = _unfinished_twin(config, folder) or folder
-    with _only_here(folder):
-        if (folder / CONFIG).exists() and _already_finished(config, folder):
+    with _only_here(folder, shared=config.trainer.num_nodes > 1) as first:
+        if not first:
+            join_run(folder, config)
+        elif (folder / CONFIG).exists() and _already_finished(config, folder):
             return
-        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
-        status = _wait(subprocess.Popen(_command(config, folder), env=_environment(config)))
+        else:
+            forget_failure(folder)
+            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
+        status = _wait(subprocess.Popen(_command(config, folder, rendezvous), env=_environment(config)))
     if status < 0:
         raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
     if status != 0:
@@ -57,20 +66,28 @@ def _without_resume(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _only_here(folder: Path) -> Iterator[None]:
-    """Within the block no other process runs in the folder; its lock ends with this process."""
+def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
+    """Within the block no other command runs in the folder; its lock ends with this process.
+
+    Args:
+        folder: of the run.
+        shared: whether another node may hold it for the same run. Then False says that one does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if shared:
+            yield False
+            return
         raise ConfigError(
             f"{folder} is being run by another process: wait for it, or choose another hydra.run.dir"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot write in {folder}: {error.strerror or error}") from None
     try:
-        yield
+        yield True
     finally:
         lock.release()
 
@@ -109,17 +126,20 @@ def _unfinished_twin(config: Config, folder: Path) -> Path | None:
     return twin
 
 
-def _command(config: Config, folder: Path) -> list[str]:
-    if config.trainer.devices == 1:
+def _command(config: Config, folder: Path, rendezvous: str | None) -> list[str]:
+    trainer = config.trainer
+    if trainer.world_size == 1:
         return [sys.executable, "-m", "ltexp.training.worker", str(folder)]
-    return [sys.executable, "-m", "ltexp.training.launch_ranks", str(config.trainer.devices), str(folder)]
+    several = [] if rendezvous is None else [str(trainer.num_nodes), rendezvous]
+    return [sys.executable, "-m", "ltexp.training.launch_ranks", str(folder), str(trainer.devices), *several]
 
 
 def _environment(config: Config) -> dict[str, str]:
     environment = dict(os.environ)
-    if config.trainer.devices > 1:
+    if config.trainer.world_size > 1:
         # torch's launcher gives each process one thread where nothing is said; a CPU run wants its share of the cores
-        share = max(1, (os.cpu_count() or 1) // config.trainer.devices)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        share = max(1, cores // config.trainer.devices)
         environment.setdefault("OMP_NUM_THREADS", str(share))
     return environment
 

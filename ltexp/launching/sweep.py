@@ -11,14 +11,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.build import build
+from ltexp.config import TrainerConfig
 from ltexp.data.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
+from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 
@@ -32,10 +35,15 @@ class ValidateAndFreeze(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
-            check_data(freeze(config))
+            frozen = freeze(config)
+            check_devices(TrainerConfig(**frozen["trainer"]))
+            check_data(frozen)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            check = getattr(get_class(config.hydra.launcher._target_), "check", None)
+            if check is not None:
+                check()
             self._freeze_jobs(config)
 
     def _freeze_jobs(self, config: DictConfig) -> None:
@@ -56,8 +64,19 @@ class ValidateAndFreeze(Callback):
                     check_data(frozen[-1])
             except LtexpError as error:
                 raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {error}") from None
+        _check_places([TrainerConfig(**job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
+    """Jobs that run on this machine find their devices, and those of a cluster get allocations of one size."""
+    if not launcher.startswith("hydra_plugins.ltexp_launchers.") or launcher.endswith(".Joblib"):
+        for trainer in trainers:
+            check_devices(trainer)
+    elif len(sizes := {(trainer.devices, trainer.num_nodes) for trainer in trainers}) > 1:
+        asked = ", ".join(f"{devices} devices on {nodes} nodes" for devices, nodes in sorted(sizes))
+        raise ConfigError(f"the jobs of this sweep want {asked}: submit a sweep for each")
 
 
 def _freeze_listed(config: DictConfig) -> None:

@@ -16,13 +16,19 @@ SKIPPED = "stage_cache"  # stages that runs share, and no runs
 
 # what a table shows in columns of its own, or what does not change a result
 _SHOWN = ("method", "dataset", "backbone", "seed", "dataset.imbalance", "dataset.imbalance_ratio")
-_IMMATERIAL = ("resume", "logger", *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every")))
+_IMMATERIAL = (
+    "resume",
+    "logger",
+    "launcher",
+    *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every", "rendezvous")),
+)
 _IMMATERIAL_SECTIONS = (
     "paths.",
     "stage_cache.",
     "hydra.",
     "hydra/",
     "logger.",
+    "launcher.",
     "evaluation.figures",
     "evaluation.every",
 )

@@ -17,7 +17,7 @@ plan, run:
   seeds=0,1,2           default: 0
   dry_run=true          run: the plan, and nothing else
   KEY=VALUE             any override of `ltexp train`, for every run: trainer=bf16 stage1.epochs=20
-                        hydra/launcher=joblib hydra.launcher.n_jobs=2, or hydra/launcher=submitit_slurm
+                        launcher=joblib, or launcher=slurm launcher.partition=gpu
                         A run with other epochs or images stands apart in every comparison.
 compare:
   runs=DIR,DIR          where finished runs are; default: outputs (or paths.outputs=DIR)

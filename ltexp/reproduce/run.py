@@ -91,12 +91,13 @@ def run_plan(plan: Plan) -> None:
 
 def _is_hydras(override: str) -> bool:
     """Whether it speaks to Hydra, about the launcher say, and is no part of a run's config."""
-    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+    return override.lstrip("+~").startswith(("hydra.", "hydra/", "launcher"))
 
 
 def folder_of(job: Job) -> str:
     """Where the runs of a job go, below `<outputs>/reproduce/`."""
-    kept = [text for text in job.overrides if not text.lstrip("+~").startswith(("hydra", "paths.", "logger"))]
+    elsewhere = ("hydra", "launcher", "paths.", "logger")
+    kept = [text for text in job.overrides if not text.lstrip("+~").startswith(elsewhere)]
     return f"{job.dataset}/{job.method}-{digest(kept)[:8]}"
 
 

@@ -133,6 +133,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "cpu",
         "precision": config.trainer.precision,
         "world_size": world_size(),
+        "nodes": config.trainer.num_nodes,
         "threads": torch.get_num_threads(),
     }
     return {

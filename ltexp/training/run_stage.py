@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from ltexp.config import StageConfig
@@ -18,6 +20,7 @@ from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
+from ltexp.training.batch_norm import AgreeOnStatistics
 from ltexp.training.cache import StageCache
 from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
@@ -144,7 +147,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         check_every=settings.log_every,
         shown=settings.progress and rank() == 0,
     )
-    callbacks = [monitor, ResumeCheckpoint(folder, settings.checkpoint_every)]
+    callbacks = [AgreeOnStatistics(), monitor, ResumeCheckpoint(folder, settings.checkpoint_every)]
     resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
     module.train()
     try:
@@ -165,6 +168,9 @@ def _trainer(session: Session, stage: StageConfig, callbacks: list[pl.Callback])
     return pl.Trainer(
         accelerator="gpu" if session.device.type == "cuda" else "cpu",
         devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        # said outright: inside a job of SLURM, Lightning would take that for the launcher
+        plugins=[TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
         strategy=_strategy(session) if world_size() > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=stage.epochs,
@@ -182,7 +188,8 @@ def _trainer(session: Session, stage: StageConfig, callbacks: list[pl.Callback])
 
 def _strategy(session: Session) -> DDPStrategy:
     backend = "nccl" if session.device.type == "cuda" else "gloo"
-    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
+    # each process's batch norms keep the statistics of its own shares, until `AgreeOnStatistics` takes their mean
+    return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> None:

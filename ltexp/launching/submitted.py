@@ -1,0 +1,37 @@
+"""Jobs that submitit runs, on a SLURM cluster or here: queued again after a time limit, they continue."""
+
+import os
+from typing import Any
+
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
+    BaseSubmititLauncher,
+    LocalLauncher,
+    SlurmLauncher,
+)
+
+from ltexp.launching.nodes import REQUEUED
+
+
+class _Continuing(BaseSubmititLauncher):  # type: ignore[misc]  # the plugin has no types
+    """A job that knows, when it is started, whether it was before."""
+
+    requeued = False
+
+    def checkpoint(self, *arguments: Any, **keywords: Any) -> Any:
+        """Submitit calls this when the time is over, and starts what it returns when there is time again."""
+        self.requeued = True
+        return super().checkpoint(*arguments, **keywords)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """The job itself, in a process of its own."""
+        if self.requeued:
+            os.environ[REQUEUED] = "1"
+        return super().__call__(*arguments, **keywords)
+
+
+class Slurm(_Continuing, SlurmLauncher):  # type: ignore[misc]
+    """On SLURM."""
+
+
+class Local(_Continuing, LocalLauncher):  # type: ignore[misc]
+    """On this machine."""

@@ -1,0 +1,268 @@
+"""Where the jobs of a sweep run: side by side on free GPUs, and in allocations of a cluster."""
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
+from test_command_line import SMALL, ltexp, record, start, wait_for
+
+from hydra_plugins import ltexp_launchers
+from hydra_plugins.ltexp_launchers import Placed, jobs_at_a_time
+from ltexp.conf_path import conf_dir
+from ltexp.config import TrainerConfig
+from ltexp.errors import ConfigError
+from ltexp.launching import devices
+from ltexp.launching.devices import free_gpus
+
+TINY = (*SMALL, "stage1.epochs=1", "method=ce")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A machine of four GPUs, with locks of its own."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    return ["0", "1", "2", "3"]
+
+
+def test_jobs_get_gpus_that_no_other_holds(gpus: list[str]) -> None:
+    with free_gpus(2, 1) as first, free_gpus(1, 1) as second:
+        assert sorted([*first, *second]) == ["0", "1", "2"]
+        with free_gpus(1, 1) as third:
+            assert third == ["3"]
+    with free_gpus(4, 1) as everything:
+        assert everything == gpus
+    with pytest.raises(ConfigError, match=r"trainer\.devices=5, but the sweep has 4 GPUs"), free_gpus(5, 1):
+        pass
+
+
+def test_a_second_job_on_a_gpu_comes_after_the_empty_ones(gpus: list[str]) -> None:
+    with free_gpus(3, 2), free_gpus(1, 2) as last_empty, free_gpus(1, 2) as shared:
+        assert last_empty == ["3"]
+        assert shared == ["0"]
+
+
+def hold(number: int, folder: str) -> None:
+    """A job of two GPUs: it notes them, and when it held them."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2"
+    devices.tempfile.gettempdir = lambda: folder  # type: ignore[assignment]
+    with free_gpus(2, 1) as mine:
+        began = time.monotonic()
+        time.sleep(0.3)
+        (Path(folder) / f"{number}.json").write_text(json.dumps([began, time.monotonic(), mine]))
+
+
+def test_jobs_wait_until_enough_gpus_are_free(tmp_path: Path) -> None:
+    """Three processes want two of three GPUs each: one at a time, and none waits with half of what it wants."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=hold, args=(number, str(tmp_path))) for number in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    spans = sorted(json.loads((tmp_path / f"{number}.json").read_text()) for number in range(3))
+    for (_, ended, _), (began, _, _) in pairwise(spans):
+        assert ended <= began
+
+
+def test_a_job_sees_its_own_gpus_and_the_launcher_all(gpus: list[str]) -> None:
+    def task(job: Any) -> str:
+        with free_gpus(1, 1) as other:
+            seen = os.environ["CUDA_VISIBLE_DEVICES"]
+            assert other[0] in seen.split(",")  # what it may take is what it sees; the names are the machine's
+        return seen
+
+    job = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 2}})
+    assert Placed(lambda job: os.environ["CUDA_VISIBLE_DEVICES"], 1)(job) == "0,1"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    job.trainer.accelerator = "cpu"
+    assert Placed(lambda job: os.environ["CUDA_VISIBLE_DEVICES"], 1)(job) == "0,1,2,3"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "share", "jobs"),
+    [
+        (TrainerConfig(devices=1), 1, 4),
+        (TrainerConfig(devices=2), 1, 2),
+        (TrainerConfig(devices=3), 1, 1),
+        (TrainerConfig(devices=1), 2, 8),
+        (TrainerConfig(accelerator="cpu"), 1, 1),
+    ],
+)
+def test_as_many_jobs_as_gpus_have_room_for(gpus: list[str], trainer: TrainerConfig, share: int, jobs: int) -> None:
+    assert jobs_at_a_time(trainer, share) == jobs
+
+
+def test_what_a_launcher_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ltexp_launchers, "find_spec", lambda name: None)
+    for launcher in (ltexp_launchers.Joblib, ltexp_launchers.Slurm, ltexp_launchers.Local):
+        with pytest.raises(ltexp_launchers.LaunchError, match=f"pip install {launcher.package}"):
+            launcher.check()
+    monkeypatch.undo()
+    monkeypatch.setattr(ltexp_launchers, "find_spec", lambda name: name)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ltexp_launchers.LaunchError, match="there is no sbatch here"):
+        ltexp_launchers.Slurm.check()
+
+
+def tool(folder: Path, name: str, text: str) -> None:
+    """An executable `name` in `folder`."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def job_script(*overrides: str) -> str:
+    """What launcher=slurm would hand to sbatch for a sweep of one job."""
+    submitit = pytest.importorskip("submitit")
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("config", ["launcher=slurm", *overrides], return_hydra_config=True)
+    context = HydraContext(config_loader=None, callbacks=None)  # type: ignore[arg-type]
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=lambda job: None, config=config
+    )
+    scripts = []
+
+    def rendered(executor: Any, *_: Any) -> list[Any]:
+        scripts.append(executor._executor._make_submission_file_text("COMMAND", "uid"))
+        return []
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(submitit.AutoExecutor, "map_array", rendered)
+        launcher.launch([["seed=0"]], 0)
+    return scripts[0]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A login node, as far as submitit looks."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    for name in ("sbatch", "srun", "scontrol"):
+        tool(tmp_path / "bin", name, "#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return tmp_path
+
+
+def test_slurms_job_script(cluster: Path) -> None:
+    script = job_script(
+        f"hydra.sweep.dir={cluster}/sweep",
+        *("trainer.devices=4", "trainer.num_nodes=2", "launcher.partition=gpu", "launcher.account=lab"),
+        *("launcher.timeout_min=90", "launcher.mem_gb=64", "launcher.setup=['module load cuda']"),
+        "+launcher.additional_parameters.mail-type=FAIL",
+    )
+    lines = script.splitlines()
+    for expected in (
+        *("--nodes=2", "--gpus-per-node=4", "--ntasks-per-node=1", "--cpus-per-task=32", "--mem=64GB", "--time=90"),
+        *(
+            "--partition=gpu",
+            "--account=lab",
+            "--mail-type=FAIL",
+            "--signal=USR2@120",
+            "--job-name=ltexp",
+            "--open-mode=append",
+        ),
+    ):
+        assert f"#SBATCH {expected}" in lines, script
+    assert lines.index("module load cuda") < next(number for number, line in enumerate(lines) if "srun" in line)
+    assert f"{cluster}/sweep/.submitit" in script
+
+
+def test_slurm_gives_no_gpu_to_a_run_on_the_cpu(cluster: Path) -> None:
+    assert "gpus" not in job_script("trainer.accelerator=cpu", f"hydra.sweep.dir={cluster}/sweep")
+
+
+def test_the_jobs_of_a_submitted_sweep_want_one_allocation(cluster: Path) -> None:
+    answer = ltexp("train", "launcher=slurm", "trainer.devices=1,2", f"paths.outputs={cluster}/outputs")
+    assert answer.returncode == 1
+    assert answer.stderr.strip() == (
+        "ltexp: the jobs of this sweep want 1 devices on 1 nodes, 2 devices on 1 nodes: submit a sweep for each"
+    )
+    assert not (cluster / "outputs").exists()
+
+
+SBATCH = f"""#!{sys.executable}
+'''Runs the job script at once, one node after the other's start, as SLURM would on two nodes.'''
+import os, re, subprocess, sys
+script = sys.argv[-1]
+log = re.search("--output=(.*)", open(script).read()).group(1)
+environment = os.environ | {{"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "2"}}
+subprocess.Popen(["bash", script], env=environment, stdout=open(os.devnull, "w"), stderr=subprocess.STDOUT)
+print("Submitted batch job 41")
+"""
+SRUN = f"""#!{sys.executable}
+import os, subprocess, sys
+command = sys.argv[next(n for n, word in enumerate(sys.argv) if word.endswith("python") or "/python" in word):]
+nodes = []
+for number in range(2):
+    own = {{"SLURM_PROCID": str(number), "SLURM_NODEID": str(number), "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}}
+    nodes.append(subprocess.Popen(command, env=os.environ | own))
+sys.exit(max(node.wait() for node in nodes))
+"""
+
+
+@pytest.mark.slow
+def test_a_job_of_two_nodes_through_sbatch(cluster: Path) -> None:
+    """SLURM played by two scripts: both nodes run the pickled job, find each other and train one run."""
+    tool(cluster / "bin", "sbatch", SBATCH)
+    tool(cluster / "bin", "srun", SRUN)
+    sweep = (f"paths.outputs={cluster}", f"hydra.sweep.dir={cluster / 'sweep'}")
+    answer = ltexp("train", "launcher=slurm", *TINY, *sweep, "trainer.num_nodes=2", "seed=3")
+    assert answer.returncode == 0, answer.stderr
+    finished = record(cluster / "sweep" / "0")
+    assert finished["status"] == "finished"
+    assert finished["environment"]["nodes"] == 2  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_sweep_through_submitit_runs_its_frozen_jobs(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    answer = ltexp("train", "launcher=local", *TINY, *sweep, "stage1.optimizer.lr=0.1,1e20")
+    assert answer.returncode == 1
+    assert "job 1 failed" in answer.stderr
+    assert [record(tmp_path / "sweep" / job)["status"] for job in ("0", "1")] == ["finished", "failed"]
+    frozen = OmegaConf.load(tmp_path / "sweep" / "frozen" / "0.yaml")
+    ran = OmegaConf.load(tmp_path / "sweep" / "0" / "config.yaml")
+    assert frozen == ran
+    assert "launcher" not in ran
+    assert "launcher" not in ran.choices
+
+
+@pytest.mark.slow
+def test_a_submitted_job_continues_after_its_time_limit(tmp_path: Path) -> None:
+    """Submitit's own warning before the end of an allocation: the job is queued again and goes on, unasked."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    process = start("train", "launcher=local", *SMALL, *sweep, "method=ce", "stage1.epochs=400")
+    wait_for(tmp_path / "sweep" / "0" / "stage1" / "resume.ckpt")
+    logs = next((tmp_path / "sweep" / ".submitit").glob("*"))
+    found = subprocess.run(["pgrep", "-P", logs.name], capture_output=True, text=True)
+    os.kill(int(found.stdout), signal.SIGUSR2)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert record(tmp_path / "sweep" / "0")["status"] == "finished"
+    assert "stage1  continues after epoch" in "".join(path.read_text() for path in logs.glob("*.out"))
+
+
+@pytest.mark.slow
+def test_a_sweep_through_joblib(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    answer = ltexp("train", "launcher=joblib", "launcher.n_jobs=2", *TINY, *sweep, "seed=0,1")
+    assert answer.returncode == 0, answer.stderr
+    assert [record(tmp_path / "sweep" / job)["seed"] for job in ("0", "1")] == [0, 1]
