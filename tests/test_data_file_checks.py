@@ -1,5 +1,6 @@
 """What is wrong with lists, folders and image files is said in one line each, with file and line, before training."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -64,6 +65,10 @@ FIRST = "train/class000/00000.jpg"
         (replace_line(3, "/etc/x.jpg 0"), "train.txt, line 3: '/etc/x.jpg' is outside the dataset's folder"),
         (replace_line(3, "train\\x.jpg 0"), "train.txt, line 3: 'train\\\\x.jpg': write / between folders"),
         (replace_line(3, f"{FIRST} 1"), f"train.txt, line 3: '{FIRST}' is also line 1, there with label 0"),
+        (
+            replace_line(3, "train/x.jpg 1234567890"),
+            "train.txt, line 3: expected a label from 0 at its end, found '1234567890'",
+        ),
         (
             replace_line(3, "train/x.jpg 900"),
             "train.txt: label 900 is higher than there are lines; labels count from 0",
@@ -147,6 +152,18 @@ def test_folders_without_images_or_without_their_class(tree: Path, capsys: pytes
         f"image_folder: {tree}/train: no images of 1 classes: class009",
         f"  {tree}/test: 1 folders that are no training class: dog",
     ]
+
+
+def test_misnamed_splits_and_files(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("check", "image_folder", f"source.folder={tree}")
+    (tree / os.fsdecode(b"train/class000/caf\xe9.jpg")).write_bytes(b"")
+    assert run(capsys, *words) == (
+        1,
+        [f"image_folder: {tree}: 1 names of files that are not UTF-8: b'train/class000/caf\\xe9.jpg'"],
+    )
+    (tree / "validation").mkdir()
+    expected = f"image_folder: {tree}/validation: folders of splits are called train, val and test"
+    assert run(capsys, *words) == (1, [expected])
 
 
 def test_missing_and_damaged_images_are_found_counted_and_left_out(
