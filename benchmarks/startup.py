@@ -82,8 +82,8 @@ def run(folder: Path) -> tuple[float, float, float, float]:
     return seconds, busy, bare, most
 
 
-def check_files(folder: Path) -> float:
-    """Seconds to find that every file of the lists is there."""
+def check_files(folder: Path) -> tuple[float, float]:
+    """Seconds to find that every file of the lists is there, and those of them on the processor."""
     from ltexp.build import build
     from ltexp.data.catalog import dataset_config
     from ltexp.data.check import require_present
@@ -91,9 +91,9 @@ def check_files(folder: Path) -> float:
     config = dataset_config("inat18")
     config["source"]["folder"] = str(folder)
     data = build(config, root=folder)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     require_present(data)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - busy
 
 
 def main() -> None:
@@ -110,7 +110,10 @@ def main() -> None:
         print(f"  wanted                                           {MEMORY:.0f} MiB")
         print(f"  in all, of which torch and other imports         {most:.0f} MiB, {bare:.0f} MiB")
         if files:
-            print(f"all {TRAIN + TEST:,} files found                          {check_files(Path(folder)):.2f} s")
+            seconds, busy = check_files(Path(folder))
+            print(
+                f"all {TRAIN + TEST:,} files found                          {seconds:.2f} s ({busy:.2f} of processor)"
+            )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ltexp.training.session import check_numerics
 from ltexp.training.stage import parts_of
 
 # without batch statistics, and slow enough that rounding does not grow
-FROZEN = ("stage1.batch_norm=frozen", "stage1.optimizer.lr=0.01", "stage_cache.enabled=false")
+FROZEN = ("stage1.batch_norm=frozen", "stage1.optimizer.lr=0.01", "stage_cache.enabled=false", "stage1.epochs=1")
 OBJECTIVES = {
     "weights by class": ("method=cb_ce",),
     "weights by class, mixed, clipped": (
@@ -29,7 +29,7 @@ OBJECTIVES = {
     ),
     "noise in the loss, mixed": ("method=gcl", "stage2=null"),
     "draws in the loss": ("method=eql", "stage1.loss.threshold=0.1"),
-    "soft labels of the epoch before": ("method=ce", "loss@stage1.loss=online_label_smoothing"),
+    "soft labels of the epoch before": ("method=ce", "loss@stage1.loss=online_label_smoothing", "stage1.epochs=2"),
     "experts": ("method=ride_2", "stage1.reweighting.start=0"),
     "an auxiliary network": ("method=dasl", "stage2=null", "auxiliary@stage1.auxiliary=single_way"),
 }

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_sound_files_open(folder: Path) -> None:
     arrays = PreparedArrays("cifar10").open(folder.parent)
-    assert PreparedArrays("cifar10").problems(folder.parent) == []
+    assert PreparedArrays("cifar10").inspect(folder.parent)[1] == []
     assert arrays.train_images.shape == (30, 4, 4, 3)
     assert arrays.class_names[3] == "name3"
 
@@ -78,7 +78,7 @@ def test_all_problems_at_once(folder: Path) -> None:
 
 
 def test_missing_folder_lists_all_files(tmp_path: Path) -> None:
-    problems = PreparedArrays("cifar100").problems(tmp_path)
+    problems = PreparedArrays("cifar100").inspect(tmp_path)[1]
     assert all(name in problems[0] for name in FILES)
 
 

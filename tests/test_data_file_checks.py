@@ -1,5 +1,6 @@
 """What is wrong with lists, folders and image files is said in one line each, with file and line, before training."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -64,6 +65,10 @@ FIRST = "train/class000/00000.jpg"
         (replace_line(3, "/etc/x.jpg 0"), "train.txt, line 3: '/etc/x.jpg' is outside the dataset's folder"),
         (replace_line(3, "train\\x.jpg 0"), "train.txt, line 3: 'train\\\\x.jpg': write / between folders"),
         (replace_line(3, f"{FIRST} 1"), f"train.txt, line 3: '{FIRST}' is also line 1, there with label 0"),
+        (
+            replace_line(3, "train/x.jpg 1234567890"),
+            "train.txt, line 3: expected a label from 0 at its end, found '1234567890'",
+        ),
         (
             replace_line(3, "train/x.jpg 900"),
             "train.txt: label 900 is higher than there are lines; labels count from 0",
@@ -149,6 +154,18 @@ def test_folders_without_images_or_without_their_class(tree: Path, capsys: pytes
     ]
 
 
+def test_misnamed_splits_and_files(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("check", "image_folder", f"source.folder={tree}")
+    (tree / os.fsdecode(b"train/class000/caf\xe9.jpg")).write_bytes(b"")
+    assert run(capsys, *words) == (
+        1,
+        [f"image_folder: {tree}: 1 names of files that are not UTF-8: b'train/class000/caf\\xe9.jpg'"],
+    )
+    (tree / "validation").mkdir()
+    expected = f"image_folder: {tree}/validation: folders of splits are called train, val and test"
+    assert run(capsys, *words) == (1, [expected])
+
+
 def test_missing_and_damaged_images_are_found_counted_and_left_out(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +201,9 @@ def overrides(tree: Path, *words: str) -> list[str]:
     return ["dataset=image_list", "method=ce", *source, *words]
 
 
-def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(tree: Path) -> None:
+def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     check_data(composed(*overrides(tree)))
     (tree / FIRST).unlink()
     with pytest.raises(DataError, match=rf"1 of {sum(SIZES)} train images are missing: .*train.txt, line 1") as error:
@@ -193,6 +212,14 @@ def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(
     bad = tree / "bad.txt"
     bad.write_text(f"{FIRST}\n")
     check_data(composed(*overrides(tree, f"dataset.leave_out={bad}")))
+    code, lines = run(
+        capsys,
+        *("show", "image_list", f"source.folder={tree}", "source.test=test.txt", f"leave_out={bad}"),
+        f"out={tree / 'figure.png'}",
+    )
+    assert (code, f"left out: 1 train images, such as {FIRST}" in lines) == (0, True)
+    plain = composed(*overrides(tree, "dataset.leave_out=some.txt", "dataset.cache=small"))
+    assert [Path(plain["dataset"][key]).is_absolute() for key in ("leave_out", "cache")] == [True, True]
     bad.write_text(f"{FIRST}\ntrain/other.jpg\n")
     with pytest.raises(DataError, match=r"bad.txt, line 2: 'train/other.jpg' is no image of this dataset"):
         check_data(composed(*overrides(tree, f"dataset.leave_out={bad}")))

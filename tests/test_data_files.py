@@ -112,6 +112,11 @@ def test_class_names_and_their_order_may_come_from_a_file(tree: Path) -> None:
     (tree / "classes.txt").write_text("\n".join(names))
     data = dataset("image_folder", tree, {"folder": str(tree), "classes": "classes.txt"})
     assert (list(data.class_names), data.class_counts.tolist()) == (names, SIZES[::-1])
+    (tree / "classes.txt").write_text("\n".join(names[:3]))
+    few = dataset("image_folder", tree, {"folder": str(tree), "classes": "classes.txt"})
+    assert (list(few.class_names), few.class_counts.tolist()) == (names[:3], SIZES[:2:-1])
+    with pytest.raises(DataError, match=r"classes.txt names 3 classes, and num_classes is 6"):
+        lists(tree, source={"classes": "classes.txt", "num_classes": 6})
     (tree / "classes.txt").write_text("\n".join(f"name {label}" for label in range(6)))
     assert lists(tree, source={"classes": "classes.txt"}).class_names[3] == "name 3"
 

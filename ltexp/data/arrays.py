@@ -13,7 +13,6 @@ import numpy as np
 
 from ltexp.data.official import OFFICIAL
 from ltexp.data.types import Source, SourceArrays
-from ltexp.errors import DataError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 FILES = (*(f"{name}.npy" for name in ARRAYS), "classes.txt")
@@ -37,17 +36,13 @@ class PreparedArrays(Source):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def open(self, root: Path) -> SourceArrays:
-        """The arrays, memory-mapped. Raises a DataError with everything that is missing or wrong."""
+    def inspect(self, root: Path) -> tuple[SourceArrays | None, list[str]]:
+        """The arrays, memory-mapped, and everything that is missing or wrong."""
         arrays, problems = inspect_folder(root / self.folder)
-        if arrays is None:
-            raise DataError(f"{root / self.folder}: {'; '.join([*problems, self.remedy(root)])}")
-        return arrays
+        return arrays, [*problems, self.remedy(root)] if problems else []
 
-    def problems(self, root: Path) -> list[str]:
-        """Everything that is missing or wrong and what to do about it, one line each."""
-        problems = inspect_folder(root / self.folder)[1]
-        return [*problems, self.remedy(root)] if problems else []
+    def place(self, root: Path) -> str:
+        return f"{root / self.folder}: "
 
     def notes(self, opened: SourceArrays) -> list[str]:
         """A line if CIFAR's images are not in the order that they are published in."""

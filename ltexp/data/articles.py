@@ -13,7 +13,6 @@ import numpy as np
 
 from ltexp.data.arrays import default_root
 from ltexp.data.types import Ints, Source
-from ltexp.errors import DataError
 
 FILES = ("train.csv", "test.csv")
 PREPARED_BY_COMMAND = ("ag_news",)
@@ -63,17 +62,13 @@ class CsvArticles(Source):
         self.class_names = tuple(class_names)
         self.text_fields = text_fields
 
-    def open(self, root: Path) -> SourceTexts:
-        """The articles. Raises a DataError with everything that is missing or wrong."""
-        found, problems = self.inspect(root / self.folder)
-        if found is None:
-            raise DataError(f"{root / self.folder}: {'; '.join([*problems, self.remedy(root)])}")
-        return found
+    def inspect(self, root: Path) -> tuple[SourceTexts | None, list[str]]:
+        """The articles and everything that is missing or wrong."""
+        found, problems = self.read(root / self.folder)
+        return found, [*problems, self.remedy(root)] if problems else []
 
-    def problems(self, root: Path) -> list[str]:
-        """Everything that is missing or wrong and what to do about it, one line each."""
-        problems = self.inspect(root / self.folder)[1]
-        return [*problems, self.remedy(root)] if problems else []
+    def place(self, root: Path) -> str:
+        return f"{root / self.folder}: "
 
     def remedy(self, root: Path) -> str:
         """What to do."""
@@ -82,7 +77,7 @@ class CsvArticles(Source):
         where = "" if root == default_root() else f" root={root}"
         return f"run `python -m ltexp.data prepare {self.folder} source=PATH{where}`"
 
-    def inspect(self, folder: Path) -> tuple[SourceTexts | None, list[str]]:
+    def read(self, folder: Path) -> tuple[SourceTexts | None, list[str]]:
         """The articles in `folder` and what is wrong with them; articles only if nothing is."""
         missing = [name for name in FILES if not (folder / name).is_file()]
         problems = [f"missing {', '.join(missing)}"] if missing else []

@@ -28,10 +28,10 @@ def check(config: dict[str, Any], root: Path, decode: bool = False) -> tuple[lis
         are wrong; and the samples that cannot be read, which are among the problems.
     """
     source: Source = build(config["source"])
-    problems = source.problems(root)
-    if problems:
+    found, problems = source.inspect(root)
+    if found is None:
         return problems, [], []
-    opened: Opened = source.open(root)
+    opened: Opened = found
     unreadable = source.unreadable(opened, decode)
     facts = [_describe(opened), *source.notes(opened)]
     largest = config.get("max_per_class")

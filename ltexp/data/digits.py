@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.data.types import Source, SourceArrays
-from ltexp.errors import DataError
 
 TEST_PER_CLASS = 50
 _TEST_SEED = 1797  # of the fixed choice of test images; any other would do, but it must never change
@@ -22,9 +21,11 @@ class Digits(Source):
 
     def __init__(self) -> None: ...
 
-    def open(self, root: Path) -> SourceArrays:
-        """The digits; `root` is not looked at. Raises a DataError without scikit-learn."""
+    def inspect(self, root: Path) -> tuple[SourceArrays | None, list[str]]:
+        """The digits, or one line if scikit-learn is not installed; `root` is not looked at."""
         table = _read_table()
+        if table is None:
+            return None, ["digits_lt needs scikit-learn: pip install scikit-learn"]
         labels = table[:, -1].astype(np.int64)
         grey = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # values 0..16 -> 0..255
         images = np.repeat(grey[..., None], 3, axis=3)
@@ -33,22 +34,14 @@ class Digits(Source):
         for label in range(10):
             held_out[draws.permutation(np.flatnonzero(labels == label))[:TEST_PER_CLASS]] = True
         names = tuple(str(label) for label in range(10))
-        return SourceArrays(images[~held_out], labels[~held_out], images[held_out], labels[held_out], names)
-
-    def problems(self, root: Path) -> list[str]:
-        """One line if scikit-learn is not installed."""
-        try:
-            self.open(root)
-        except DataError as error:
-            return [str(error)]
-        return []
+        return SourceArrays(images[~held_out], labels[~held_out], images[held_out], labels[held_out], names), []
 
 
-def _read_table() -> npt.NDArray[np.float64]:
-    """(1797, 65): 64 pixels of 0..16 and the label."""
+def _read_table() -> npt.NDArray[np.float64] | None:
+    """(1797, 65): 64 pixels of 0..16 and the label; None without scikit-learn."""
     spec = find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("digits_lt needs scikit-learn: pip install scikit-learn")
+        return None
     # Reading the file that load_digits reads takes 0.1 s; importing sklearn.datasets for it takes over 1 s.
     file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     if file.is_file():

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ltexp.data.files import SourceFiles
 from ltexp.data.types import Source, Unreadable
-from ltexp.errors import DataError
 
 
 class FileSource(Source):
@@ -15,17 +14,6 @@ class FileSource(Source):
     """
 
     folder: str | None
-
-    def open(self, root: Path) -> SourceFiles:
-        """The dataset; that its files exist is not looked at. Raises a DataError with everything that is wrong."""
-        found, problems = self.inspect(root)
-        if found is None:
-            raise DataError("; ".join(problems))
-        return found
-
-    def problems(self, root: Path) -> list[str]:
-        """Everything that is wrong with the lists or folders, one line each."""
-        return self.inspect(root)[1]
 
     def unreadable(self, opened: SourceFiles, decode: bool) -> list[Unreadable]:
         """Images that are not there or, with `decode`, cannot be decoded, which takes all cores and shows a bar."""
@@ -41,11 +29,7 @@ class FileSource(Source):
             found += undecodable(opened.splits, absent)
         return found
 
-    def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
-        """The dataset and what is wrong with it; a dataset only if nothing is."""
-        raise NotImplementedError
-
-    def place(self, root: Path) -> tuple[Path, list[str]]:
+    def find(self, root: Path) -> tuple[Path, list[str]]:
         """(the dataset's folder, the problem with it if there is one)."""
         if self.folder is None:
             return root, ["no folder is given: set dataset.source.folder, below the data root or absolute"]

@@ -8,9 +8,11 @@ import numpy as np
 
 from ltexp.data.file_source import FileSource, read_names
 from ltexp.data.files import FileSplit, SourceFiles
-from ltexp.data.lists import list_hash
+from ltexp.data.lists import is_utf8, list_hash
 
 ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
+
+MISNAMED = frozenset({"training", "validation", "valid", "testing"})
 
 
 class ImageFolders(FileSource):
@@ -21,8 +23,8 @@ class ImageFolders(FileSource):
 
     Args:
         folder: below the data root, or absolute.
-        classes: a file with the names of the class folders, one a line, in label order, in the folder or absolute;
-            null: all, sorted.
+        classes: a file with the names of the class folders that count, one a line, in label order, in the folder or
+            absolute; null: all, sorted.
     """
 
     def __init__(self, folder: str | None, classes: str | None = None) -> None:
@@ -30,35 +32,39 @@ class ImageFolders(FileSource):
         self.classes = classes
 
     def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
-        folder, problems = self.place(root)
+        folder, problems = self.find(root)
         if problems:
             return None, problems
-        names: tuple[str, ...] | None = None
-        if self.classes is not None:
-            names, problems = read_names(folder / Path(self.classes).expanduser())
-            if names is None:
-                return None, problems
         train = folder / "train" if (folder / "train").is_dir() else folder
-        names = names or class_names_of(train)
+        names, problems = self._class_names(folder, train)
+        if names is None:
+            return None, problems
+        places = {"train": train}
+        if train != folder:
+            found = {"validation": folder / "val", "test": folder / "test"}
+            places |= {split: place for split, place in found.items() if place.is_dir()}
+        splits: dict[str, FileSplit] = {}
+        for split, place in places.items():
+            problems += [] if self.classes is not None else _unknown_folders(place, names)
+            splits[split], empty = _read_folders(folder, place, names)
+            problems += _undecodable_names(splits[split])
+            if empty and (split == "train" or len(empty) == len(names)):
+                problems.append(f"{place}: no images of {len(empty)} classes: {_listed(empty)}")
+        if problems:
+            return None, problems
+        hashes = {split: list_hash(part.paths, part.labels) for split, part in splits.items()}
+        return SourceFiles(splits["train"], splits.get("validation"), splits.get("test"), names, hashes), []
+
+    def _class_names(self, folder: Path, train: Path) -> tuple[tuple[str, ...] | None, list[str]]:
+        """(the class folders in label order, the problem with them if there is one)."""
+        if self.classes is not None:
+            return read_names(folder / Path(self.classes).expanduser())
+        if misnamed := MISNAMED.intersection(class_names_of(folder)):
+            return None, [f"{folder / min(misnamed)}: folders of splits are called train, val and test"]
+        names = class_names_of(train)
         if len(names) < 2:
             return None, [f"{train}: {len(names)} class folders, expected two or more"]
-        splits = {"train": train}
-        if train != folder:
-            splits |= {split: place for split in ("val", "test") if (place := folder / split).is_dir()}
-        found: dict[str, FileSplit] = {}
-        for split, place in splits.items():
-            problems += _unknown_folders(place, names)
-            found[split], empty = _read_folders(folder, place, names)
-            if empty and split == "train":
-                listed = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-                problems.append(f"{place}: no images of {len(empty)} classes: {listed}")
-            elif len(empty) == len(names):
-                problems.append(f"{place}: no images")
-        if problems:
-            return None, problems
-        named = {{"val": "validation"}.get(split, split): part for split, part in found.items()}
-        hashes = {split: list_hash(part.paths, part.labels) for split, part in named.items()}
-        return SourceFiles(named["train"], named.get("validation"), named.get("test"), names, hashes), []
+        return names, []
 
 
 def class_names_of(place: Path) -> tuple[str, ...]:
@@ -71,8 +77,16 @@ def _unknown_folders(place: Path, names: Sequence[str]) -> list[str]:
     unknown = [name for name in class_names_of(place) if name not in known]
     if not unknown:
         return []
-    listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return [f"{place}: {len(unknown)} folders that are no training class: {listed}"]
+    return [f"{place}: {len(unknown)} folders that are no training class: {_listed(unknown)}"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _undecodable_names(split: FileSplit) -> list[str]:
+    names = [path for path in split.paths.tolist() if not path.isascii() and not is_utf8(path)]
+    return [f"{split.root}: {len(names)} names of files that are not UTF-8: {names[0]!r}"] if names else []
 
 
 def _read_folders(folder: Path, place: Path, names: Sequence[str]) -> tuple[FileSplit, list[str]]:

@@ -51,7 +51,7 @@ class ImageLists(FileSource):
         self.published = published or {}
 
     def inspect(self, root: Path) -> tuple[SourceFiles | None, list[str]]:
-        folder, problems = self.place(root)
+        folder, problems = self.find(root)
         if self.lists["train"] is None:
             problems.append("no list of training images is given: set dataset.source.train")
         if problems:
@@ -67,6 +67,8 @@ class ImageLists(FileSource):
         if self.classes is not None:
             names, wrong = read_names(folder / Path(self.classes).expanduser())
             problems += wrong
+            if names and self.num_classes not in (None, len(names)):
+                problems.append(f"{self.classes} names {len(names):,} classes, and num_classes is {self.num_classes:,}")
         problems += self._list_problems(lists, names)
         if problems:
             return None, problems
@@ -110,8 +112,8 @@ class ImageLists(FileSource):
         published = self.published.get(split)
         if not published:
             return []
-        counts = np.bincount(found.labels)
-        has = (len(found.labels), int(counts[counts > 0].min()), int(counts.max()))
+        counts = np.unique(found.labels, return_counts=True)[1]
+        has = (len(found.labels), int(counts.min()), int(counts.max()))
         should = (int(published["images"]), int(published["smallest"]), int(published["largest"]))
         if has == should:
             return []

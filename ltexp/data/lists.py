@@ -11,6 +11,7 @@ import numpy as np
 from ltexp.data.files import Paths
 from ltexp.data.types import Ints
 
+MOST_DIGITS = 9  # of a label
 MOST_LINES = 3  # of a kind of problem that are listed
 
 
@@ -106,13 +107,13 @@ def _problem(name: bytes, label: bytes, line: bytes) -> tuple[str, str] | None:
     """(kind, text) of what is wrong with a line, if anything is."""
     if not name:
         return "no path and label", f"expected a path and a label, found {_shown(line.strip())}"
-    if not label.isdigit():
+    if not label.isdigit() or len(label) > MOST_DIGITS:
         return "no label", f"expected a label from 0 at its end, found {_shown(label)}"
     if name.startswith(b"/") or b".." in name.split(b"/"):
         return "paths outside the folder", f"{_shown(name)} is outside the dataset's folder"
     if b"\\" in name:
         return "backslashes", f"{_shown(name)}: write / between folders"
-    if not name.isascii() and not _is_utf8(name):
+    if not name.isascii() and not is_utf8(name):
         return "paths that are not UTF-8", f"{_shown(name)} is not UTF-8"
     if b"\0" in name:
         return "zero bytes", "it holds zero bytes; is the list UTF-16? save it as UTF-8"
@@ -191,7 +192,8 @@ def names_of_folders(folders: dict[int, bytes]) -> tuple[str, ...] | None:
     return None
 
 
-def _is_utf8(name: bytes) -> bool:
+def is_utf8(name: bytes) -> bool:
+    """Whether a path is text."""
     try:
         name.decode()
     except UnicodeDecodeError:

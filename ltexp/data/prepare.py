@@ -71,7 +71,7 @@ def prepare_articles(dataset: str, articles: CsvArticles, root: Path, source: Pa
         DataError: if there is no usable source, or it cannot be written. What was there before stays as it was.
     """
     target = root / dataset
-    if source is None and articles.inspect(target)[0] is not None:
+    if source is None and articles.read(target)[0] is not None:
         return target, "already prepared"
     found = _find_articles(source or root, dataset)
     if found is None:
@@ -84,7 +84,7 @@ def prepare_articles(dataset: str, articles: CsvArticles, root: Path, source: Pa
                     shutil.copyfile(found / name, folder / name)
             else:
                 _unpack_articles(found, folder)
-            if problems := articles.inspect(folder)[1]:
+            if problems := articles.read(folder)[1]:
                 raise DataError(f"{found}: {'; '.join(problems)}")
             _move(folder, target, ARTICLE_FILES)
     except (OSError, tarfile.TarError, EOFError) as error:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from ltexp.errors import DataError
+
 Images = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
@@ -129,12 +131,22 @@ class Source(ABC):
     """Where a dataset's samples come from; `source` of a file in conf/dataset/ names one."""
 
     @abstractmethod
-    def open(self, root: Path) -> Any:
-        """The dataset under the data root `root`. Raises a DataError that says what is missing or wrong."""
+    def inspect(self, root: Path) -> tuple[Any, list[str]]:
+        """The dataset under the data root `root`, and everything that is wrong and what to do about it, one line each.
 
-    @abstractmethod
-    def problems(self, root: Path) -> list[str]:
-        """Everything that keeps the dataset from being used and what to do about it, one line each."""
+        If anything is wrong there is no dataset but None.
+        """
+
+    def open(self, root: Path) -> Any:
+        """The dataset. Raises a DataError with everything that is wrong."""
+        found, problems = self.inspect(root)
+        if found is None:
+            raise DataError(f"{self.place(root)}{'; '.join(problems)}")
+        return found
+
+    def place(self, root: Path) -> str:
+        """What an error begins with where the problems do not say where they are, such as `data/cifar10: `."""
+        return ""
 
     def notes(self, opened: Any) -> list[str]:
         """What else to know about a dataset that `open` gave, one line each."""
