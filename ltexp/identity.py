@@ -15,7 +15,7 @@ _IMMATERIAL = {
     "trainer": ("progress", "log_every", "checkpoint_every", "rendezvous"),
 }
 # keys younger than the first records: at their usual value they leave the hashes of those alone
-_LATER = {"accumulate": 1, "compile": False, "compile_backend": "inductor"}
+_LATER = {"num_nodes": 1, "accumulate": 1, "compile": False, "compile_backend": "inductor"}
 
 
 def digest(value: Any) -> str:

@@ -9,7 +9,7 @@ from ranks import RankPool
 
 torch.set_num_threads(1)  # the tensors of the tests are small: more threads would only wait for each other
 
-TIMEOUT = 120.0  # seconds; starting two workers takes a few, more on a busy machine
+TIMEOUT = 300.0  # seconds; starting two workers takes a few, far more on a busy machine
 
 
 @pytest.fixture(scope="session")
