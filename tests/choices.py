@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
 from ltexp.outputs import ModelOutput
 
 CONF = Path(__file__).parents[1] / "conf"

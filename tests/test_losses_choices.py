@@ -40,7 +40,7 @@ def test_builds_from_its_config(group: str, name: str) -> None:
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_config_is_the_signature(group: str, name: str) -> None:
     """Hydra refuses a key that the file does not have, so a keyword that is missing there could not be set."""
-    config = OmegaConf.to_container(load(group, name))
+    config = OmegaConf.to_container(load(group, name), resolve=True)
     target = get_class(config["_target_"])
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     parameters = inspect.signature(target).parameters

@@ -122,6 +122,7 @@ def quieten() -> None:
     """Hides Lightning's notices that do not concern a user of ltexp."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for text in (
+        ".*`broadcast_buffers` is deprecated.*",  # torch from 2.12 on; what takes its place is not in 2.11
         ".*does not have many workers.*",
         ".*LeafSpec.*is deprecated.*",
         r".*module\(s\) in eval mode at the start of training.*",
