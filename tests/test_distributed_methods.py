@@ -18,7 +18,7 @@ from ltexp.training import batch_norm
 from ltexp.training.stage import Stage
 
 QUICK = ("crt", "mislas")
-SLOW = ("lws", "ncm", "tau_norm", "mislas_kps", "gcl", "fbl", "bkd", "ride_2", "glag", "ols")
+SLOW = ("lws", "ncm", "tau_norm", "mislas_kps", "gcl", "fbl", "bkd", "ride_2", "glag", "ols", "la_posthoc", "dasl")
 
 
 class PerRank(ClassAware):
