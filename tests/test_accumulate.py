@@ -63,6 +63,7 @@ def test_four_parts_train_as_the_whole_batch_does(overrides: tuple[str, ...], tm
     assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "4"), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_comparison_notices_batch_statistics(tmp_path: Path) -> None:
     """The control: where each part is normalised by itself, the weights do differ."""
     overrides = (*FROZEN, "stage1.batch_norm=train", "method=ce")
@@ -79,6 +80,7 @@ def test_two_processes_in_parts_train_as_one_with_the_whole_batch(tmp_path: Path
     assert_equal_weights(weights(tmp_path / "one", "stage1"), weights(tmp_path / "two", "stage1"), tolerance=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mislas", "dasl"])  # which reads features, and which reads maps
 def test_a_compiled_backbone_trains_the_same_network(method: str, tmp_path: Path) -> None:
     overrides = (f"method={method}", "stage2.epochs=1", "stage_cache.enabled=false", "stage1.optimizer.lr=0.01")

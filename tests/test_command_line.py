@@ -73,6 +73,7 @@ def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_pa
     assert (tmp_path / "b" / "record.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_jobs_that_want_the_same_stage_1_train_it_once(tmp_path: Path) -> None:
     jobs = {
         name: start(
@@ -125,6 +126,7 @@ def test_a_failure_on_several_devices_is_one_line(tmp_path: Path) -> None:
     assert "the loss is" in answer.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_record_and_tries_classifiers_without_training(tmp_path: Path) -> None:
     assert train(tmp_path / "run", "method=crt", "stage1.epochs=3", "stage2.epochs=1").returncode == 0
     assert ltexp("evaluate", str(tmp_path / "run")).returncode == 0

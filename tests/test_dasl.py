@@ -140,6 +140,7 @@ def test_soft_labels_in_stage_2_alone_start_from_the_baselines_stage_1(baseline:
     assert not torch.equal(*auxiliary)  # it goes on learning
 
 
+@pytest.mark.slow
 def test_the_auxiliary_network_trains_the_backbone_in_stage_1_and_not_in_stage_2(baseline: Path, dasl: Path) -> None:
     one = weights(dasl, "stage1")
     assert not torch.equal(one["backbone.conv1.weight"], weights(baseline, "stage1")["backbone.conv1.weight"])

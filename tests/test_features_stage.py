@@ -301,6 +301,7 @@ def test_the_classifier_can_be_retrained_on_the_full_balanced_set(stage1: str, t
     assert all(torch.equal(weights(tmp_path / "run", "stage2")[name], value) for name, value in backbone.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "touched"),
     [

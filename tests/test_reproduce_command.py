@@ -167,6 +167,7 @@ def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ltexp has no method bbn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["list"], ["show", "table=bkd/1"], ["plan", "table=mislas/3", "seeds=0,1,2"]])
 def test_list_show_and_plan_take_under_two_seconds_and_no_torch(words: list[str], tmp_path: Path) -> None:
     code = (
