@@ -74,6 +74,7 @@ def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_jobs_that_want_the_same_stage_1_train_it_once(tmp_path: Path) -> None:
     jobs = {
         name: start(
