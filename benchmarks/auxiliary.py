@@ -17,12 +17,12 @@ from benchmarks.training import BATCH, PRECISION, configured, data_for
 from ltexp.config import Config
 from ltexp.data.types import LongTailedData
 from ltexp.models.cost import Cost, cost_of
+from ltexp.processes.worker import quieten
 from ltexp.report.table import cost_text
 from ltexp.training.predict import autocast
 from ltexp.training.session import Session, pick_device
 from ltexp.training.stage import Stage
 from ltexp.training.start import make_trainable
-from ltexp.training.worker import quieten
 
 ROUNDS, MOST_TIME, MOST_MEMORY = 11, 2.2, 2.5
 KINDS = {"baseline": ("crt_mixup",)} | {

@@ -5,8 +5,8 @@ import time
 import torch
 from omegaconf import OmegaConf
 
-from ltexp.build import build
-from ltexp.conf_path import conf_dir
+from ltexp.config.build import build
+from ltexp.config.path import conf_dir
 from ltexp.losses.base import Loss
 from ltexp.losses.logit_adjustment import AdjustedCrossEntropy
 from ltexp.outputs import ModelOutput

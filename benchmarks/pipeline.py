@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltexp.data.file_augmentation import RandomResizedCrop
-from ltexp.data.file_loader import FileLoader
-from ltexp.data.files import FileSplit
-from ltexp.data.image_cache import make_cache
+from ltexp.data.files.augmentation import RandomResizedCrop
+from ltexp.data.files.cache import make_cache
+from ltexp.data.files.loader import FileLoader
+from ltexp.data.files.split import FileSplit
 from ltexp.training.session import pick_device
 
 ROUNDS, WORKERS, BATCH, EPOCHS = 3, 2, 32, 3

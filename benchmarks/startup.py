@@ -52,9 +52,9 @@ def measure(folder: str) -> None:
     """Prints seconds, those of them on the processor, MiB of the imports alone and MiB in the end."""
     import torch
 
-    from ltexp.build import build
-    from ltexp.data.catalog import dataset_config
-    from ltexp.data.file_dataset import long_tailed_files
+    from ltexp.config.build import build
+    from ltexp.data.commands.catalog import dataset_config
+    from ltexp.data.files.dataset import long_tailed_files
     from ltexp.data.samplers import ClassAware, InstanceBalanced
 
     assert long_tailed_files  # imported already
@@ -84,9 +84,9 @@ def run(folder: Path) -> tuple[float, float, float, float]:
 
 def check_files(folder: Path) -> tuple[float, float]:
     """Seconds to find that every file of the lists is there, and those of them on the processor."""
-    from ltexp.build import build
-    from ltexp.data.catalog import dataset_config
-    from ltexp.data.check import require_present
+    from ltexp.config.build import build
+    from ltexp.data.commands.catalog import dataset_config
+    from ltexp.data.commands.check import require_present
 
     config = dataset_config("inat18")
     config["source"]["folder"] = str(folder)

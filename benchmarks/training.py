@@ -17,18 +17,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
-from ltexp.build import build
-from ltexp.conf_path import conf_dir
 from ltexp.config import Config, to_config
+from ltexp.config.build import build
+from ltexp.config.path import conf_dir
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
+from ltexp.processes.worker import quieten
 from ltexp.run_folder import CHECKPOINT, read_metrics
 from ltexp.training import checkpoint
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
-from ltexp.training.worker import quieten
 
 STEPS, ROUNDS, BATCH = 16, 5, 128
 PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")

@@ -57,7 +57,7 @@ class PluginLauncher(Launcher):
 
 
 @dataclass(frozen=True)
-class Placed:
+class GpuLauncher:
     """The task of a job, on GPUs that it alone uses.
 
     Attributes:
@@ -99,7 +99,7 @@ class Joblib(PluginLauncher):
 
         n_jobs = self.n_jobs or jobs_at_a_time(config.trainer, self.jobs_per_gpu)
         self.launcher = JoblibLauncher(n_jobs=n_jobs, batch_size=1)
-        placed = Placed(task_function, self.jobs_per_gpu)
+        placed = GpuLauncher(task_function, self.jobs_per_gpu)
         self.launcher.setup(hydra_context=hydra_context, task_function=placed, config=config)
 
 

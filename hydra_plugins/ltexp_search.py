@@ -23,11 +23,11 @@ METRICS = {"all": "maximize", "many": "maximize", "medium": "maximize", "few": "
 
 
 class SearchError(HydraException):
-    """A search that cannot be: of the sweep itself, where an `LtexpError` is of one of its jobs."""
+    """A search that cannot run: of the sweep itself, where an `LtexpError` is of one of its jobs."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class Trial:
     """The task of a job, followed by the job's result on the validation part.
 
     Attributes:
@@ -74,7 +74,7 @@ class Search(Sweeper):
         self.folder = Path(config.hydra.sweep.dir)
 
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=Judged(task_function, self.metric), config=config
+            hydra_context=hydra_context, task_function=Trial(task_function, self.metric), config=config
         )
         self.config = config
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ltexp.conf_path import conf_dir
 from ltexp.config import Config, check_keywords, check_values, load
+from ltexp.config.path import conf_dir
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
@@ -54,7 +54,7 @@ def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | 
         node = {str(key): value for key, value in loaded.items()}
     for flag in ("features", "gradients"):
         if options.get(flag, "false") not in ("true", "false"):
-            raise ConfigError(f"{flag}={options[flag]} cannot be: expected true | false")
+            raise ConfigError(f"invalid {flag}={options[flag]}: expected true | false")
     if node is not None and options.get("gradients") == "true":
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     known = set(node or {}) - {"_target_"}
@@ -101,8 +101,8 @@ def main() -> None:
         config, stage = chosen(folder, options, node)
 
         # imports torch: only once the command line is sound
-        from ltexp.training.gradients import write_gradients
-        from ltexp.training.reevaluate import restore, write_features
+        from ltexp.analysis.gradients import write_gradients
+        from ltexp.analysis.restored import restore, write_features
 
         restored = restore(config, folder, stage, node)
         if options.get("features") == "true":

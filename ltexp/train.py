@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.conf_path import conf_dir
+from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze

@@ -7,8 +7,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ltexp.conf_path import conf_dir
 from ltexp.config import Config, to_config
+from ltexp.config.path import conf_dir
 from ltexp.launching.freeze import freeze
 
 SMALL = (

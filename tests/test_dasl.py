@@ -12,8 +12,8 @@ from texts import write_articles
 
 from ltexp import evaluate
 from ltexp.config import to_config
+from ltexp.config.identity import differing_keys
 from ltexp.errors import ConfigError
-from ltexp.identity import differing_keys
 from ltexp.models.backbone import Backbone
 
 SHORT = ("stage1.epochs=2", "stage2.epochs=2")
@@ -196,7 +196,7 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
         ),
         (
             ("stage1.terms.attention.weight=-1",),
-            r"attention.weight=-1.0 cannot be: expected a number from 0",
+            r"invalid attention.weight=-1.0: expected a number of 0 or more",
         ),
         (
             (

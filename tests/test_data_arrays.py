@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltexp.data.arrays import FILES, PreparedArrays, inspect_folder
+from ltexp.data.images.arrays import FILES, PreparedArrays, inspect_folder
 from ltexp.errors import DataError
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from torchvision.transforms.v2 import functional as tv
 
-from ltexp.data import auto_augment
-from ltexp.data.augmentation import CropFlip, cut_out
-from ltexp.data.auto_augment import FILL, OPERATIONS, SIGNED, apply_operations, draw_operations, level_of
+from ltexp.data.images import auto_augment
+from ltexp.data.images.augmentation import CropFlip, cut_out
+from ltexp.data.images.auto_augment import FILL, OPERATIONS, SIGNED, apply_operations, draw_operations, level_of
 from ltexp.randomness import generator
 
 SIDE = 32

@@ -79,7 +79,7 @@ def test_prepare_reports(root: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["show"], "name one dataset"),
         (["show", "cifar100"], "did you mean 'cifar100_lt'"),
         (["show", "digits_lt", "imbalnce_ratio=3"], "did you mean 'imbalance_ratio'"),
-        (["show", "digits_lt", "imbalance_ratio=0.5"], "imbalance_ratio=0.5 cannot be"),
+        (["show", "digits_lt", "imbalance_ratio=0.5"], "invalid dataset.imbalance_ratio=0.5"),
         (["show", "digits_lt", "imbalance_ratio=500"], "leaves 3 of 10 classes without training images"),
         (["show", "digits_lt", "imbalance_ratio=[1"], "cannot be read"),
         (["show", "digits_lt", "num_classes=11"], "digits_lt has 10 classes"),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from texts import write_articles
 
-from ltexp.build import build
-from ltexp.data.catalog import dataset_config, datasets
-from ltexp.data.dataset import long_tailed
+from ltexp.config.build import build
+from ltexp.data.commands.catalog import dataset_config, datasets
+from ltexp.data.images.dataset import long_tailed
 from ltexp.data.types import LongTailedData, SourceArrays
 from ltexp.errors import ConfigError, DataError, LtexpError
 
@@ -102,7 +102,7 @@ def test_balanced_has_ratio_one() -> None:
 @pytest.mark.parametrize(
     ("changed", "kind", "words"),
     [
-        ({"num_classes": 9}, ConfigError, "num_classes=9 cannot be: made has 4 classes"),
+        ({"num_classes": 9}, ConfigError, "invalid dataset.num_classes=9: made has 4 classes"),
         ({"imbalance_ratio": 200}, ConfigError, r"3 \(c3\); the counts would be 50, 8, 1, 0"),
         ({"subset": {"sede": 1}}, ConfigError, "did you mean 'dataset.subset.seed'"),
         ({"subset": {"seed": -1}}, ConfigError, "subset.seed=-1"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ltexp.data.decode import Crop, open_rgb, read_crop
+from ltexp.data.files.decode import Crop, open_rgb, read_crop
 from ltexp.errors import DataError
 
 

@@ -12,9 +12,9 @@ import pytest
 from image_trees import ODD, long_tail, truncate, write_odd, write_tree
 from runs import composed, run_here
 
-from ltexp.conf_path import conf_dir
-from ltexp.data import catalog
+from ltexp.config.path import conf_dir
 from ltexp.data.__main__ import main
+from ltexp.data.commands import catalog
 from ltexp.errors import DataError
 from ltexp.evaluation.record import read_record
 from ltexp.launching.sweep import check_data

@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from ltexp.data.decode import Crop
-from ltexp.data.file_augmentation import CentreCrop, Draw, RandomResizedCrop, jitter
-from ltexp.data.file_loader import FileLoader
-from ltexp.data.files import FileSplit
+from ltexp.data.files.augmentation import CentreCrop, Draw, RandomResizedCrop, jitter
+from ltexp.data.files.decode import Crop
+from ltexp.data.files.loader import FileLoader
+from ltexp.data.files.split import FileSplit
 from ltexp.errors import ConfigError, DataError, TrainingError
 from ltexp.randomness import generator
 
@@ -189,7 +189,7 @@ def test_global_generators_are_left_alone(split: FileSplit) -> None:
 
 
 def test_sizes_that_cannot_be_are_refused(split: FileSplit) -> None:
-    with pytest.raises(ConfigError, match="image_size=32 cannot be: expected 1 to 28"):
+    with pytest.raises(ConfigError, match="invalid image_size=32: expected 1 to 28"):
         loader(split, image_size=32)
     for wrong in ({"scale": [0.5, 1.2]}, {"ratio": [2.0, 1.0]}, {"jitter": 1.5}, {"jitter": -0.1}):
         with pytest.raises(ConfigError, match=f"augmentation.{next(iter(wrong))}="):

@@ -11,10 +11,10 @@ import pytest
 from image_trees import ODD, long_tail, write_list, write_odd, write_tree
 
 from benchmarks import startup
-from ltexp.build import build
-from ltexp.data.catalog import dataset_config
-from ltexp.data.places import by_class, by_letter
-from ltexp.data.show import shots
+from ltexp.config.build import build
+from ltexp.data.commands.catalog import dataset_config
+from ltexp.data.commands.show import shots
+from ltexp.data.files.places import by_class, by_letter
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError
 
@@ -203,8 +203,8 @@ def test_bad_settings_have_one_line(tree: Path) -> None:
         ({"imbalance": "long"}, "did you mean 'longtail'"),
         ({"max_per_class": 5}, "set dataset.imbalance=longtail"),
         ({"imbalance": "longtail", "imbalance_ratio": 500}, "cannot be cut to ratio 500"),
-        ({"image_size": 300}, "dataset.resize=256 cannot be"),
-        ({"workers": -1}, "dataset.workers=-1 cannot be"),
+        ({"image_size": 300}, "invalid dataset.resize=256"),
+        ({"workers": -1}, "invalid dataset.workers=-1"),
         ({"num_classes": 7}, "image_folder has 6 classes"),
     ):
         with pytest.raises((ConfigError, DataError), match=words) as error:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltexp.build import build
-from ltexp.conf_path import conf_dir
-from ltexp.data.augmentation import Augmentation, CropFlip, NoAugmentation
-from ltexp.data.loader import ImageLoader
+from ltexp.config.build import build
+from ltexp.config.path import conf_dir
+from ltexp.data.augmentation import Augmentation, NoAugmentation
+from ltexp.data.images.augmentation import CropFlip
+from ltexp.data.images.loader import ImageLoader
 from ltexp.data.types import ImageSplit
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator

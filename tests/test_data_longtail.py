@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ltexp.data.longtail import choose_subset, class_sizes, compact_counts, held_out_sizes, workable
+from ltexp.data.tail.profile import choose_subset, class_sizes, compact_counts, held_out_sizes, workable
 from ltexp.errors import ConfigError
 
 CIFAR = {10: 5000, 100: 500}

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltexp.data import official as official_module
-from ltexp.data import prepare as prepare_module
-from ltexp.data.arrays import FILES, inspect_folder
-from ltexp.data.official import OFFICIAL, Form, Official, load_restricted
-from ltexp.data.prepare import prepare
+from ltexp.data.commands import prepare as prepare_module
+from ltexp.data.commands.prepare import prepare
+from ltexp.data.images import official as official_module
+from ltexp.data.images.arrays import FILES, inspect_folder
+from ltexp.data.images.official import OFFICIAL, Form, OfficialSet, load_restricted
 from ltexp.errors import DataError
 
 TRAIN, TEST = 20, 10
@@ -90,7 +90,7 @@ def fake(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return made
 
 
-def forms(official: Official) -> list[Form]:
+def forms(official: OfficialSet) -> list[Form]:
     return [official.python, official.binary]
 
 

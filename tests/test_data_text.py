@@ -12,12 +12,12 @@ import torch
 from runs import assert_equal_weights, composed, run_here, weights
 from texts import NAMES, write_articles
 
-from ltexp.build import build
+from ltexp.config.build import build
 from ltexp.data.__main__ import main as data_command
-from ltexp.data.articles import CsvArticles
-from ltexp.data.text_dataset import TokenSplit, long_tailed_text
-from ltexp.data.token_loader import TokenLoader
-from ltexp.data.tokens import PADDING, SPECIAL, UNKNOWN, build_vocabulary, encode, words
+from ltexp.data.text.articles import CsvArticles
+from ltexp.data.text.dataset import TokenSplit, long_tailed_text
+from ltexp.data.text.loader import TokenLoader
+from ltexp.data.text.tokens import PADDING, SPECIAL, UNKNOWN, build_vocabulary, encode, words
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.record import read_record
@@ -91,7 +91,7 @@ def test_long_tail_over_the_published_classes(root: Path) -> None:
 
 def test_published_counts() -> None:
     """30,000 to 300 by default."""
-    from ltexp.data.longtail import class_sizes
+    from ltexp.data.tail.profile import class_sizes
 
     config = composed("dataset=ag_news_lt", "method=ce", small=False)["dataset"]
     assert class_sizes(config["max_per_class"], 4, config["imbalance"], config["imbalance_ratio"]) == [
@@ -240,7 +240,7 @@ def test_check_and_show(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_reading_a_text_dataset_imports_no_torch(root: Path) -> None:
     code = (
-        "import sys; from ltexp.build import build; from ltexp.data.catalog import dataset_config; "
+        "import sys; from ltexp.config.build import build; from ltexp.data.commands.catalog import dataset_config; "
         "config = dataset_config('ag_news_lt') | {'max_per_class': 40, 'imbalance_ratio': 10}; "
         f"build(config, root={str(root)!r}); assert 'torch' not in sys.modules"
     )

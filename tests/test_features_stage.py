@@ -12,17 +12,17 @@ from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
 from test_run import Killed, killed_after
 
+from ltexp.analysis.restored import restore, write_features
 from ltexp.config import to_config
-from ltexp.data import digits
+from ltexp.config.identity import differing_keys
+from ltexp.data.images import digits
 from ltexp.data.types import SourceArrays
 from ltexp.errors import ConfigError, TrainingError
 from ltexp.features import loader
 from ltexp.features.generator import AdaptiveFeatureGenerator
-from ltexp.identity import differing_keys
 from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.run_folder import read_metrics
 from ltexp.training import run_stage
-from ltexp.training.reevaluate import restore, write_features
 from ltexp.training.session import Session
 
 GLAG = ("method=glag", "stage2.epochs=4", "stage_cache.enabled=false")
@@ -218,16 +218,16 @@ def test_a_class_of_one_image_works(tmp_path: Path) -> None:
         ("stage2.features.tail_at_most=200", r"only 0 classes have more images than class 0 with 120"),
         (
             "stage2.features.gamma=-0.1",
-            r"features.gamma=-0.1 cannot be: expected a number of 0 or more, for all classes",
+            r"invalid features.gamma=-0.1: expected a number of 0 or more, for all classes",
         ),
-        ("stage2.features.beta=0.95", r"features.beta=0.95 cannot be: .* from 0 to most_beta=0.9, for every class"),
-        ("stage2.features.most_beta=1.5", r"features.most_beta=1.5 cannot be"),
-        ("stage2.features.held_out_fraction=0", r"features.held_out_fraction=0, held_out_most=20 cannot be"),
+        ("stage2.features.beta=0.95", r"invalid features.beta=0.95: .* from 0 to most_beta=0.9, for every class"),
+        ("stage2.features.most_beta=1.5", r"invalid features.most_beta=1.5"),
+        ("stage2.features.held_out_fraction=0", r"invalid features.held_out_fraction=0, held_out_most=20"),
         ("stage2.features.covariance=ful", r"did you mean 'full'"),
         ("stage2.trainable.backbone=true", r"trains on features, so its backbone cannot change"),
         ("stage2.batch_norm=statistics", r"trains on features, so its backbone cannot change"),
         ("stage2.init.backbone=fresh", r"features of an untrained backbone"),
-        ("stage2.feature_power=0", r"stage2.feature_power=0.* cannot be: expected a number above 0"),
+        ("stage2.feature_power=0", r"invalid stage2.feature_power=0.*: expected a number above 0"),
         ("+stage2.training_set.imbalanc=balanced", r"did you mean 'stage2.training_set.imbalance'"),
     ],
 )

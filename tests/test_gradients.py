@@ -9,16 +9,16 @@ import torch
 from runs import run_here
 
 from ltexp import evaluate
+from ltexp.analysis.gradients import write_gradients
+from ltexp.analysis.restored import LoadedStage, restore
 from ltexp.errors import ConfigError
 from ltexp.run_folder import read_metrics
-from ltexp.training.gradients import write_gradients
 from ltexp.training.predict import predict
-from ltexp.training.reevaluate import Restored, restore
 
 PLAIN = ("augmentation@stage1.augmentation=none", "stage1.epochs=1")
 
 
-def restored(folder: Path) -> Restored:
+def restored(folder: Path) -> LoadedStage:
     config, stage = evaluate.chosen(folder, {}, None)
     return restore(config, folder, stage, None)
 

@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 from test_command_line import SMALL, ltexp, record, start, wait_for
 
 from hydra_plugins import ltexp_launchers
-from hydra_plugins.ltexp_launchers import Placed, jobs_at_a_time
-from ltexp.conf_path import conf_dir
+from hydra_plugins.ltexp_launchers import GpuLauncher, jobs_at_a_time
 from ltexp.config import TrainerConfig
+from ltexp.config.path import conf_dir
 from ltexp.errors import ConfigError
 from ltexp.launching import devices
 from ltexp.launching.devices import free_gpus
@@ -87,10 +87,10 @@ def test_a_job_sees_its_own_gpus_and_the_launcher_all(gpus: list[str]) -> None:
         return seen
 
     job = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 2}})
-    assert Placed(lambda job: os.environ["CUDA_VISIBLE_DEVICES"], 1)(job) == "0,1"
+    assert GpuLauncher(lambda job: os.environ["CUDA_VISIBLE_DEVICES"], 1)(job) == "0,1"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
     job.trainer.accelerator = "cpu"
-    assert Placed(lambda job: os.environ["CUDA_VISIBLE_DEVICES"], 1)(job) == "0,1,2,3"
+    assert GpuLauncher(lambda job: os.environ["CUDA_VISIBLE_DEVICES"], 1)(job) == "0,1,2,3"
 
 
 @pytest.mark.parametrize(

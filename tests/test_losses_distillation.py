@@ -8,7 +8,7 @@ from choices import build, load
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltexp.build import build as instantiate
+from ltexp.config.build import build as instantiate
 from ltexp.errors import ConfigError
 from ltexp.losses.distillation import balanced_log_target
 from ltexp.losses.ride import diversity_temperatures

@@ -11,8 +11,8 @@ from hydra.utils import get_class
 from runs import composed, run_here, weights
 from torch import Tensor
 
-from ltexp.build import build as build_node
 from ltexp.config import to_config
+from ltexp.config.build import build as build_node
 from ltexp.errors import ConfigError
 from ltexp.training.composition import check_composition
 

@@ -13,8 +13,8 @@ from choices import build, full_output, names
 from runs import assert_equal_weights, composed, run_here, weights
 from torch import Tensor
 
-from ltexp.build import build as build_node
 from ltexp.config import Term, to_config
+from ltexp.config.build import build as build_node
 from ltexp.data.deferred import Deferred
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError

@@ -15,7 +15,7 @@ from test_command_line import SMALL, record, start, train, wait_for
 from ltexp.config import to_config
 from ltexp.errors import ConfigError
 from ltexp.launching import devices, nodes
-from ltexp.launching.failure import first_failure, first_to_fail, forget_failure
+from ltexp.processes.failure import first_failure, first_to_fail, forget_failure
 
 TWO_NODES = ("trainer.num_nodes=2", "trainer.rendezvous=login:29500")
 
@@ -29,14 +29,14 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_world_is_the_devices_of_all_nodes() -> None:
     batch = "stage1.batch_size=64"
     assert to_config(composed(*TWO_NODES, "trainer.devices=4", batch)).trainer.world_size == 8
-    with pytest.raises(ConfigError, match=r"stage1\.batch_size=64 cannot be: expected a multiple of the 6 devices"):
+    with pytest.raises(ConfigError, match=r"invalid stage1\.batch_size=64: expected a multiple of the 6 devices"):
         composed(*TWO_NODES, "trainer.devices=3", batch)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.num_nodes=0", "trainer.num_nodes=0 cannot be: expected at least 1"),
+        ("trainer.num_nodes=0", "invalid trainer.num_nodes=0: expected at least 1"),
         ("trainer.rendezvous=host:29500", "expected null for one node"),
         ("+trainer.nodes=2", "unknown key 'trainer.nodes': did you mean 'trainer.num_nodes'"),
     ],

@@ -10,13 +10,13 @@ import torch
 from records import record, write, write_measured
 from runs import run_here
 
+from ltexp.analysis.restored import restore, write_features
 from ltexp.config import load
 from ltexp.errors import ConfigError
 from ltexp.report.classes import chosen_classes, frequency_groups
 from ltexp.report.drawing import experiments
 from ltexp.report.figures import draw, error_by_class, feature_norms, tsne, weight_norms
 from ltexp.report.records import Run
-from ltexp.training.reevaluate import restore, write_features
 
 
 def run(folder: Path = Path(), **changes: Any) -> Run:
@@ -50,7 +50,7 @@ def test_few_classes_stand_alone_and_groups_can_be_chosen() -> None:
     assert [list(group) for group in frequency_groups(unsorted, "2")[0]] == [[1, 2], [0]]
     assert len(frequency_groups(many_classes(), "none")[0]) == 100
     for text in ("0", "4", "ten"):
-        with pytest.raises(ConfigError, match=f"groups={text} cannot be"):
+        with pytest.raises(ConfigError, match=f"invalid groups={text}"):
             frequency_groups(unsorted, text)
 
 
@@ -120,9 +120,9 @@ MISSING = [
     ("feature_norms", {}, r"needs .*feature_norms\.csv, written while training: train with evaluation\.every"),
     ("negative_gradients", {}, r"no gradients measured: python -m ltexp\.evaluate .*run gradients=true"),
     ("tsne", {"split": "tset"}, "did you mean 'test'"),
-    ("tsne", {"samples": "0"}, "samples=0 cannot be"),
+    ("tsne", {"samples": "0"}, "invalid samples=0"),
     ("tsne", {"classes": "9"}, "unknown class '9'"),
-    ("error_by_class", {"groups": "9"}, "groups=9 cannot be"),
+    ("error_by_class", {"groups": "9"}, "invalid groups=9"),
     ("error_by_class", {"classes": "1"}, "unknown option of figure=error_by_class 'classes'"),
 ]
 

@@ -41,7 +41,7 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
         (["plan", "table=mislas/3", "method=mislass"], "unknown method 'mislass': did you mean 'mislas'?"),
         (["plan", "table=mislas/3", "method=bkd"], "these filters contradict each other"),
         (["plan", "paper=kps", "table=mislas/3"], "paper=kps and table=mislas/3 contradict each other"),
-        (["plan", "table=mislas/3", "seeds=0,x"], "seeds=0,x cannot be: expected whole numbers"),
+        (["plan", "table=mislas/3", "seeds=0,x"], "invalid seeds=0,x: expected whole numbers"),
         (["plan", "table=mislas/3", "sedes=0"], "unknown key 'sedes': did you mean 'seeds'?"),
         (["plan", "table=mislas/3", "stage1.epcohs=8"], "unknown key 'stage1.epcohs': did you mean 'stage1.epochs'?"),
         (["plan", "table=mislas/3", "dataset.imbalance_ratio=7"], "dataset.imbalance_ratio= is set for each cell"),

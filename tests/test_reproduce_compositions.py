@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from runs import composed
 
-from ltexp.conf_path import conf_dir
 from ltexp.config import to_config
+from ltexp.config.path import conf_dir
 from ltexp.papers import all_cells
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.stages import read_stages

@@ -13,7 +13,7 @@ import torch
 from choices import names
 from runs import assert_equal_weights, run_here, weights
 
-from ltexp import build as build_module
+from ltexp.config import build as build_module
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.training.stage import Stage
 

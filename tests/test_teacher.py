@@ -109,7 +109,7 @@ def test_a_teacher_of_other_classes_or_counts_is_refused_before_training(
     [
         ((*STUDENT, "stage2.teacher=null"), r"stage2: term match needs a teacher: set stage2.teacher"),
         (("method=crt", "stage2.teacher=stage1"), r"stage2: no loss or term reads its teacher"),
-        (("method=ce", "stage1.teacher=stage1"), r"stage1.teacher=stage1 cannot be"),
+        (("method=ce", "stage1.teacher=stage1"), r"invalid stage1.teacher=stage1"),
         ((*STUDENT, "stage2.teacher=nowhere"), r"no checkpoint at .*nowhere"),
         (("method=ce", *AUXILIARY[1:]), r"stage1: term auxiliary needs an auxiliary network"),
         (("method=ce", AUXILIARY[0]), r"stage1: no loss or term reads its auxiliary"),

@@ -16,9 +16,9 @@ from ltexp.config.schema import (
     Config,
     StageConfig,
 )
+from ltexp.config.signature import accepted_keywords, fits
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
-from ltexp.signature import accepted_keywords, fits
 
 HOST_PORT = re.compile(r"[^\s:]+:\d+|\[[\da-fA-F:]+\]:\d+")  # a name or an address; IPv6 in brackets
 
@@ -29,7 +29,7 @@ def check_values(config: Config) -> None:
     Raises:
         ConfigError: for the first that cannot be, with what is expected instead.
     """
-    _require(config.seed >= 0, "seed", config.seed, "a whole number from 0")
+    _require(config.seed >= 0, "seed", config.seed, "a whole number of 0 or more")
     trainer = config.trainer
     _require(trainer.accelerator in ACCELERATORS, "trainer.accelerator", trainer.accelerator, " | ".join(ACCELERATORS))
     _require(trainer.precision in PRECISIONS, "trainer.precision", trainer.precision, " | ".join(PRECISIONS))
@@ -89,7 +89,9 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     _require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
     for key in ("momentum", "weight_decay"):
         value = stage.optimizer.get(key, 0)
-        _require(isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number from 0")
+        _require(
+            isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number of 0 or more"
+        )
     power = stage.feature_power
     _require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
@@ -98,7 +100,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         _require(name != "stage1" or start != "stage1", f"{name}.init.{part}", start, "fresh or a path")
     for term_name, term in stage.terms.items():
         key = f"{name}.terms.{term_name}.weight"
-        _require(0 <= term.weight < math.inf, key, term.weight, "a number from 0")
+        _require(0 <= term.weight < math.inf, key, term.weight, "a number of 0 or more")
     if name == "stage1":
         _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
@@ -106,7 +108,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
 
 def _require(holds: object, key: str, value: object, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"{key}={value} cannot be: expected {expected}")
+        raise ConfigError(f"invalid {key}={value}: expected {expected}")
 
 
 def check_keywords(node: Any, path: str = "") -> None:
@@ -132,4 +134,4 @@ def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: s
     if key not in accepted:
         raise ConfigError(unknown_name("key", f"{path}.{key}", [f"{path}.{name}" for name in accepted]))
     if not fits(value, accepted[key]):
-        raise ConfigError(f"{path}.{key}={value} cannot be: expected {accepted[key]}")
+        raise ConfigError(f"invalid {path}.{key}={value}: expected {accepted[key]}")

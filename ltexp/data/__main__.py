@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltexp.data.arrays import default_root
-from ltexp.data.catalog import as_path, build_source, dataset_config, datasets, resolve
-from ltexp.data.longtail import require_whole
-from ltexp.data.options import parse_flag, parse_value, split_words
+from ltexp.data.commands.catalog import as_path, build_source, dataset_config, datasets, resolve
+from ltexp.data.commands.options import parse_flag, parse_value, split_words
+from ltexp.data.images.arrays import default_root
+from ltexp.data.tail.profile import require_whole
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 
@@ -96,9 +96,9 @@ keys:
 
 def run_prepare(words: Sequence[str]) -> int:
     """Prepares one dataset."""
-    from ltexp.data.articles import PREPARED_BY_COMMAND
-    from ltexp.data.official import OFFICIAL
-    from ltexp.data.prepare import prepare, prepare_articles
+    from ltexp.data.commands.prepare import prepare, prepare_articles
+    from ltexp.data.images.official import OFFICIAL
+    from ltexp.data.text.articles import PREPARED_BY_COMMAND
 
     names, options = split_words(words, ("source", "root", "download"))
     known = [*OFFICIAL, *PREPARED_BY_COMMAND]
@@ -138,8 +138,8 @@ def run_show(words: Sequence[str]) -> int:
     """Shows one dataset."""
     from rich.console import Console
 
-    from ltexp.build import build
-    from ltexp.data.show import draw, print_summary
+    from ltexp.config.build import build
+    from ltexp.data.commands.show import draw, print_summary
 
     config, options = _configured("show", words, ("root", "out"))
     data = build(config, root=_root(options))
@@ -155,9 +155,9 @@ def run_cache(words: Sequence[str]) -> int:
     """Makes the cache of one dataset."""
     from rich.progress import MofNCompleteColumn, Progress
 
-    from ltexp.build import build
-    from ltexp.data.files import FileSplit
-    from ltexp.data.image_cache import make_cache
+    from ltexp.config.build import build
+    from ltexp.data.files.cache import make_cache
+    from ltexp.data.files.split import FileSplit
 
     config, options = _configured("cache", words, ("root", "out", "workers"))
     workers = parse_value("workers", options.get("workers", str(os.cpu_count() or 1)))
@@ -200,7 +200,7 @@ def _report_check(
     name: str, config: dict[str, Any], root: Path, decode: bool = False, listed: Path | None = None
 ) -> int:
     """Prints what there is to say of a dataset; `listed`: where to write the paths that cannot be read."""
-    from ltexp.data.check import check
+    from ltexp.data.commands.check import check
     from ltexp.files import write_text
 
     problems, facts, unreadable = check(config, root, decode)

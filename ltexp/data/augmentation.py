@@ -1,4 +1,4 @@
-"""Augmentation of whole batches of small images on the device that holds them.
+"""Augmentation: random changes of samples, in whole batches.
 
 All random draws of an epoch are made at its start, one for each position of the epoch's order; a step only gathers.
 """
@@ -8,9 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-
-from ltexp.data.auto_augment import apply_operations, draw_operations
-from ltexp.errors import ConfigError
 
 
 class Augmentation(ABC):
@@ -51,78 +48,3 @@ class NoAugmentation(Augmentation):
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         return images
-
-
-class CropFlip(Augmentation):
-    """A crop of the image's own size out of the zero-padded image, and a horizontal flip with probability 1/2.
-
-    With `auto_augment` and a `cutout` of 16 it is the stronger augmentation of balanced softmax's CIFAR code (Ren et
-    al., NeurIPS 2020), in the order of the arguments.
-
-    Args:
-        padding: pixels on each side; CIFAR: 4 (Cao et al., NeurIPS 2019).
-        flip: whether to flip.
-        auto_augment: whether a sub-policy of AutoAugment's CIFAR-10 policy (Cubuk et al., CVPR 2019) follows.
-        cutout: side of a black square with its centre anywhere in the image (DeVries and Taylor, 2017); 0: none.
-
-    Raises:
-        ConfigError: for a padding or a cutout below 0.
-    """
-
-    def __init__(self, padding: int = 4, flip: bool = True, auto_augment: bool = False, cutout: int = 0) -> None:
-        for key, value in (("padding", padding), ("cutout", cutout)):
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError(f"augmentation.{key}={value} cannot be: expected a whole number from 0")
-        self.padding = padding
-        self.flip = flip
-        self.auto_augment = auto_augment
-        self.cutout = cutout
-
-    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`top` and `left` (count,), the crop's corner in the padded image, `flip` (count,) of bool, `operation` and
-        `level` (count, 2) of AutoAugment, and `hole` (count, 2), its centre as a share of height and width."""
-        corners = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
-        draws = {"top": corners[0], "left": corners[1]}
-        if self.flip:
-            draws["flip"] = torch.randint(2, (count,), generator=generator).bool()
-        if self.auto_augment:
-            draws["operation"], draws["level"] = draw_operations(count, generator)
-        if self.cutout:
-            draws["hole"] = torch.rand(count, 2, generator=generator)
-        return draws
-
-    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        images = self._crop(images, draws)
-        if self.auto_augment:
-            for step in range(2):
-                images = apply_operations(images, draws["operation"][:, step], draws["level"][:, step])
-        return cut_out(images, draws["hole"], self.cutout) if self.cutout else images
-
-    def _crop(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        batch, padded_height, padded_width, channels = images.shape
-        height, width = padded_height - 2 * self.padding, padded_width - 2 * self.padding
-        row = torch.arange(height, device=images.device) + draws["top"][:, None]
-        column = torch.arange(width, device=images.device)
-        if self.flip:
-            column = torch.where(draws["flip"][:, None], width - 1 - column, column)
-        column = column + draws["left"][:, None]
-        first = torch.arange(batch, device=images.device) * (padded_height * padded_width)
-        pixel = (first[:, None] + row * padded_width)[:, :, None] + column[:, None, :]
-        # one gather of whole pixels: several times faster than indexing by image, row and column
-        return images.reshape(-1, channels).index_select(0, pixel.flatten()).view(batch, height, width, channels)
-
-
-def cut_out(images: Tensor, hole: Tensor, side: int) -> Tensor:
-    """`images` (B, H, W, 3) with a black square each, cut at the border.
-
-    Args:
-        images: not changed in place.
-        hole: (B, 2) in [0, 1), the square's centre as a share of height and width.
-        side: of the square.
-    """
-    spans = []
-    for axis, length in enumerate(images.shape[1:3]):
-        first = (hole[:, axis, None] * length).long() - side // 2
-        position = torch.arange(length, device=images.device)
-        spans.append((position >= first) & (position < first + side))
-    return images.masked_fill((spans[0][:, :, None] & spans[1][:, None, :])[..., None], 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ltexp.build import build
+from ltexp.config.build import build
 from ltexp.data.samplers import Sampler
 from ltexp.epochs import check_start, has_started
 from ltexp.errors import ConfigError

@@ -61,7 +61,7 @@ class ImageSplit(Split):
     """
 
     images: Images
-    loader: ClassVar[str] = "ltexp.data.loader.ImageLoader"
+    loader: ClassVar[str] = "ltexp.data.images.loader.ImageLoader"
     unit: ClassVar[str] = "images"
 
     def describe(self) -> str:
@@ -69,7 +69,7 @@ class ImageSplit(Split):
         return f"{self.images.shape[1]}x{self.images.shape[2]} pixels"
 
 
-class Opened(Protocol):
+class RawDataset(Protocol):
     """A whole dataset in its own order, before any subset is taken."""
 
     class_names: tuple[str, ...]

@@ -39,13 +39,13 @@ class Confidence:
         most: float = 0.9,
     ) -> None:
         if not 0 <= most <= 1:
-            raise ConfigError(f"features.most_beta={most} cannot be: expected a number from 0 to 1")
+            raise ConfigError(f"invalid features.most_beta={most}: expected a number from 0 to 1")
         if not 0 <= start <= (most if adaptive else 1):
             bound = f"most_beta={most}" if adaptive else "1"
-            raise ConfigError(f"features.beta={start} cannot be: expected a number from 0 to {bound}, for every class")
+            raise ConfigError(f"invalid features.beta={start}: expected a number from 0 to {bound}, for every class")
         for name, value in (("beta_step", step), ("beta_threshold", threshold)):
             if not value >= 0:
-                raise ConfigError(f"features.{name}={value} cannot be: expected 0 or more")
+                raise ConfigError(f"invalid features.{name}={value}: expected 0 or more")
         self.is_tail, self.adaptive = is_tail.cpu(), adaptive
         self.step, self.threshold, self.most = step, threshold, most
         self.beta = torch.full((epochs + 1, len(is_tail)), float(start)) * self.is_tail

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltexp.data.longtail import held_out_sizes, name_class
+from ltexp.data.tail.profile import held_out_sizes, name_class
 from ltexp.errors import ConfigError
 from ltexp.features.bank import COVARIANCES, FeatureBank
 from ltexp.features.calibration import Support, nearest_richer
 from ltexp.features.confidence import Confidence
 from ltexp.features.generation import Generation, balancing_counts, draw_sources
-from ltexp.features.source import Extracted
+from ltexp.features.source import ExtractedFeatures
 from ltexp.names import unknown_name
 from ltexp.randomness import generator
 
 
-class AdaptiveFeatureGenerator(Extracted):
+class AdaptiveFeatureGenerator(ExtractedFeatures):
     """Real features and as many generated ones as give every class the size of the largest (GLAG, Sec. 4.2).
 
     A feature of a tail class is generated from one of its real ones, x_i, and the K richer classes with the nearest
@@ -57,12 +57,12 @@ class AdaptiveFeatureGenerator(Extracted):
     ) -> None:
         for name, value, least in (("tail_at_most", tail_at_most, 1), ("support_classes", support_classes, 1)):
             if value < least:
-                raise ConfigError(f"features.{name}={value} cannot be: expected a whole number from {least}")
+                raise ConfigError(f"invalid features.{name}={value}: expected a whole number of {least} or more")
         if not gamma >= 0:
-            raise ConfigError(f"features.gamma={gamma} cannot be: expected a number of 0 or more, for all classes")
+            raise ConfigError(f"invalid features.gamma={gamma}: expected a number of 0 or more, for all classes")
         if adaptive and not (0 < held_out_fraction < 1 and held_out_most >= 1):
             raise ConfigError(
-                f"features.held_out_fraction={held_out_fraction}, held_out_most={held_out_most} cannot be: an adaptive "
+                f"invalid features.held_out_fraction={held_out_fraction}, held_out_most={held_out_most}: an adaptive "
                 "beta needs a share between 0 and 1, and at least one image"
             )
         if covariance not in COVARIANCES:
@@ -83,7 +83,7 @@ class AdaptiveFeatureGenerator(Extracted):
         return class_counts <= self.tail_at_most
 
     def check(self, class_counts: Tensor, class_names: Sequence[str], separate: bool) -> None:
-        """See `Extracted`: every tail class has K richer ones and, where samples are held out, more than one."""
+        """See `ExtractedFeatures`: a tail class has K richer ones and, where samples are held out, more than one."""
         richer = (class_counts[:, None] < class_counts[None, :]).sum(1)
         lacking = (self.is_tail(class_counts) & (richer < self.k)).nonzero().flatten().tolist()
         if lacking:
@@ -103,21 +103,21 @@ class AdaptiveFeatureGenerator(Extracted):
             )
 
     def held_out(self, class_counts: Tensor, separate: bool) -> Tensor:
-        """See `Extracted`: a share of each tail class, at least one image, which may be all that a class has."""
+        """See `ExtractedFeatures`: a share of each tail class, at least one image, which may be all that it has."""
         if not self.keeps_score or separate:
             return torch.zeros_like(class_counts)
         sizes = held_out_sizes(class_counts.tolist(), self.held_out_fraction, self.held_out_most)
         return torch.where(self.is_tail(class_counts), torch.tensor(sizes).clamp_min(1), 0)
 
     def start(self, class_counts: Tensor, kept: Tensor, epochs: int) -> Tensor:
-        """See `Extracted`: what every class lacks to have as many features as the largest."""
+        """See `ExtractedFeatures`: what every class lacks to have as many features as the largest."""
         self.class_counts = class_counts
         self.confidence = self._confidence(self.is_tail(class_counts), epochs)
         self.labels = torch.repeat_interleave(balancing_counts(kept))
         return self.labels
 
     def plan(self, bank: FeatureBank, epoch: int, seed: int) -> Generation:
-        """See `Extracted`."""
+        """See `ExtractedFeatures`."""
         bank.covariance = self.covariance
         device, rows = bank.features.device, len(bank.features)
         is_tail = self.is_tail(self.class_counts).to(device)
@@ -141,15 +141,15 @@ class AdaptiveFeatureGenerator(Extracted):
         )
 
     def end_epoch(self, epoch: int, score: Tensor) -> None:
-        """See `Extracted`: sets the next epoch's β."""
+        """See `ExtractedFeatures`: sets the next epoch's β."""
         self.confidence.update(epoch, score)
 
     def state(self) -> dict[str, Tensor]:
-        """See `Extracted`."""
+        """See `ExtractedFeatures`."""
         return self.confidence.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """See `Extracted`."""
+        """See `ExtractedFeatures`."""
         self.confidence.load(state)
 
     def history(self) -> list[dict[str, Any]]:

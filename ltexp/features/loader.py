@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ltexp.data.loader import Batch, Loader
-from ltexp.data.longtail import name_class
+from ltexp.data.tail.profile import name_class
 from ltexp.data.types import Split
 from ltexp.distributed import gather_batch, sum_over_ranks
 from ltexp.errors import TrainingError
 from ltexp.features.bank import FeatureBank
 from ltexp.features.generation import Generation
-from ltexp.features.source import Extracted
+from ltexp.features.source import ExtractedFeatures
 from ltexp.features.statistics import ClassStatistics
 from ltexp.models.model import Model
 from ltexp.randomness import generator
@@ -49,7 +49,7 @@ class FeatureLoader(Loader[Split]):
         images: Loader[Any],
         scored: Loader[Any] | None,
         model: Model,
-        source: Extracted,
+        source: ExtractedFeatures,
         precision: str,
         logit_scale: float,
         class_names: Sequence[str],

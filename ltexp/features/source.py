@@ -10,7 +10,7 @@ from ltexp.features.bank import FeatureBank
 from ltexp.features.generation import Generation
 
 
-class Extracted:
+class ExtractedFeatures:
     """The features of the training samples, extracted once an epoch, and no others; base of the other sources.
 
     The loader asks in this order: `check`, `held_out` and `start` before training, `plan` once an epoch, `end_epoch`

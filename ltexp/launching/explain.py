@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.conf_path import conf_dir
+from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.names import unknown_name
 

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from ltexp.config import Config, load
+from ltexp.config.identity import differing_keys
 from ltexp.errors import ConfigError
-from ltexp.identity import differing_keys
-from ltexp.launching.failure import first_failure
+from ltexp.processes.failure import first_failure
 from ltexp.run_folder import CONFIG
 
 REQUEUED = "LTEXP_REQUEUED"  # environment variable of a job that submitit started again

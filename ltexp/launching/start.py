@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
+from ltexp.config.identity import differing_keys, run_identity
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
-from ltexp.identity import differing_keys, run_identity
 from ltexp.launching.devices import check_devices
-from ltexp.launching.failure import forget_failure
 from ltexp.launching.nodes import join_run, meeting_point
+from ltexp.processes.failure import forget_failure
 from ltexp.run_folder import CONFIG, LOCK, read_status
 
 
@@ -129,9 +129,9 @@ def _unfinished_twin(config: Config, folder: Path) -> Path | None:
 def _command(config: Config, folder: Path, rendezvous: str | None) -> list[str]:
     trainer = config.trainer
     if trainer.world_size == 1:
-        return [sys.executable, "-m", "ltexp.training.worker", str(folder)]
+        return [sys.executable, "-m", "ltexp.processes.worker", str(folder)]
     several = [] if rendezvous is None else [str(trainer.num_nodes), rendezvous]
-    return [sys.executable, "-m", "ltexp.training.launch_ranks", str(folder), str(trainer.devices), *several]
+    return [sys.executable, "-m", "ltexp.processes.ranks", str(folder), str(trainer.devices), *several]
 
 
 def _environment(config: Config) -> dict[str, str]:

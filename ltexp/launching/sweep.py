@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.ltexp_listed import listed_jobs
-from ltexp.build import build
 from ltexp.config import TrainerConfig
-from ltexp.data.check import require_present
+from ltexp.config.build import build
+from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices

@@ -35,7 +35,7 @@ class AuxiliaryNetwork(nn.Module):
         if not map_channels:
             raise ConfigError("an auxiliary network reads feature maps, and this backbone offers none")
         if width < 1:
-            raise ConfigError(f"auxiliary.width must be a whole number from 1, got {width}")
+            raise ConfigError(f"auxiliary.width must be a whole number of 1 or more, got {width}")
         self.widths = [width * channels for channels in map_channels]
         self.laterals = nn.ModuleList(pointwise(c, w) for c, w in zip(map_channels, self.widths, strict=True))
         self.head = nn.Linear(self.widths[-1], num_classes)

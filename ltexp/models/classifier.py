@@ -158,7 +158,7 @@ class Affine(Classifier):
             self.bias.copy_(bias)
 
 
-class Inherited(Affine):
+class ContinuedMap(Affine):
     """Base of the classifiers that keep the map of the previous stage's classifier as it is, linear or cosine.
 
     It is of its source's kind: over a cosine classifier the map applies to the normalised feature, and stays a matter

@@ -23,7 +23,7 @@ class KeyedDropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ConfigError(f"backbone.dropout={rate} cannot be: expected a number from 0 and below 1")
+            raise ConfigError(f"invalid backbone.dropout={rate}: expected a number of 0 or more and below 1")
         self.rate = rate
         self.key, self.size, self.part = (0, 0, 0), 0, slice(None)
 

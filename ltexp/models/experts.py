@@ -18,7 +18,7 @@ def expert_branches(experts: int, blocks: Callable[[], list[nn.Module]]) -> nn.M
         ConfigError: for fewer than one.
     """
     if experts < 1:
-        raise ConfigError(f"backbone.experts={experts} cannot be: expected a whole number from 1, or null")
+        raise ConfigError(f"invalid backbone.experts={experts}: expected a whole number of 1 or more, or null")
     return nn.ModuleList(nn.ModuleList(blocks()) for _ in range(experts))
 
 

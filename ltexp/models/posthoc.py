@@ -5,12 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.errors import DataError
-from ltexp.models.classifier import Affine, Classifier, Cosine, Inherited
+from ltexp.models.classifier import Affine, Classifier, ContinuedMap, Cosine
 
 CHUNK = 8192  # rows turned to float64 at a time, so that a large set's features are never held twice
 
 
-class TauNormalized(Inherited):
+class TauNormalized(ContinuedMap):
     """Logits f . w_c / ||w_c||^tau: the previous stage's weights with their norms evened out.
 
     Kang et al., "Decoupling Representation and Classifier", ICLR 2020, Sec. 4. tau = 0 leaves the weights alone,

@@ -53,7 +53,7 @@ class TextCNN(Backbone):
         if not widths or min(widths) < 1 or filters < 1 or dim < 1:
             raise ConfigError(f"backbone: widths={list(widths)}, filters={filters} and dim={dim} must all be positive")
         if experts is not None and experts < 1:
-            raise ConfigError(f"backbone.experts={experts} cannot be: expected a whole number from 1, or null")
+            raise ConfigError(f"invalid backbone.experts={experts}: expected a whole number of 1 or more, or null")
         self.feature_dim = len(widths) * filters
         self.map_channels = [filters * (experts or 1)] * len(widths)
         self.widths, self.experts = tuple(widths), experts

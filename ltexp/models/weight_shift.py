@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltexp.errors import ConfigError
-from ltexp.models.classifier import Classifier, Inherited, fresh_linear
+from ltexp.models.classifier import Classifier, ContinuedMap, fresh_linear
 from ltexp.names import unknown_name
 
 
-class LearnableWeightScaling(Inherited):
+class LearnableWeightScaling(ContinuedMap):
     """Logits s * (W f + b) with one learned factor a class; W and b are the previous stage's and stay fixed.
 
     Kang et al., "Decoupling Representation and Classifier", ICLR 2020, Sec. 4. The authors' code scales the finished

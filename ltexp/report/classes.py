@@ -49,7 +49,7 @@ def frequency_groups(run: Run, groups: str | None) -> tuple[list[Ints], list[str
         names = class_names(run)
         return [order[i : i + 1] for i in range(len(order))], [f"{names[label]}\n{counts[label]}" for label in order]
     if not groups.isdecimal() or not 1 <= int(groups) <= len(order):
-        raise ConfigError(f"groups={groups} cannot be: expected none, or a number up to the {len(order)} classes")
+        raise ConfigError(f"invalid groups={groups}: expected none, or a number up to the {len(order)} classes")
     members = np.array_split(order, int(groups))
     spans = [f"{counts[labels[0]]}–{counts[labels[-1]]}" for labels in members]
     return list(members), [f"{number}\n{span}" for number, span in enumerate(spans, start=1)]

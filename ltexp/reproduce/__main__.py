@@ -97,11 +97,11 @@ def seeds_of(options: dict[str, str]) -> list[int]:
     """The seeds asked for.
 
     Raises:
-        ConfigError: if they are not whole numbers from 0.
+        ConfigError: if they are not whole numbers of 0 or more.
     """
     text = options.get("seeds", "0")
     if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ConfigError(f"seeds={text} cannot be: expected whole numbers from 0, such as seeds=0,1,2")
+        raise ConfigError(f"invalid seeds={text}: expected whole numbers of 0 or more, such as seeds=0,1,2")
     return sorted({int(part) for part in text.split(",")})
 
 

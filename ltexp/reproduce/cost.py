@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ltexp.data.catalog import dataset_config
-from ltexp.data.longtail import class_sizes
-from ltexp.data.official import OFFICIAL
+from ltexp.data.commands.catalog import dataset_config
+from ltexp.data.images.official import OFFICIAL
+from ltexp.data.tail.profile import class_sizes
 from ltexp.errors import ConfigError
 from ltexp.report.records import Run
 from ltexp.reproduce.jobs import Job

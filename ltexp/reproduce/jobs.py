@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ltexp.conf_path import conf_dir
+from ltexp.config.path import conf_dir
 from ltexp.papers import Cell, find_paper, find_table
 
 

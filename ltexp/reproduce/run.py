@@ -8,8 +8,8 @@ from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
+from ltexp.config.identity import digest
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.identity import digest
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.plan import Plan
 
@@ -59,7 +59,7 @@ def compose_job(job: Job) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from ltexp.conf_path import conf_dir
+    from ltexp.config.path import conf_dir
     from ltexp.launching.explain import explain
     from ltexp.launching.freeze import freeze
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from ltexp.conf_path import conf_dir
 from ltexp.config import nearest_in_proportion
+from ltexp.config.path import conf_dir
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STAGES = ("stage1", "stage2")

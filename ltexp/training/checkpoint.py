@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltexp.build import build
 from ltexp.config import StageConfig
+from ltexp.config.build import build
 from ltexp.errors import CheckpointError
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part

@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from hydra.utils import get_class
 
-from ltexp.build import build
 from ltexp.config import Config, StageConfig
+from ltexp.config.build import build
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
@@ -27,7 +27,7 @@ def without_idle_epochs(config: Config) -> Config:
     stages = config.stages
     for name, stage in config.stages.items():
         other = stage.batch_norm != "frozen" or stage.auxiliary.get("_target_")
-        if stage.epochs > 0 and not other and not _learns(stage, _tried(stage.classifier)):
+        if stage.epochs > 0 and not other and not _learns(stage, _toy_classifier(stage.classifier)):
             stages[name] = replace(stage, epochs=0)
             if rank() == 0:
                 what = config.choices.get(f"classifier@{name}.classifier", "its classifier")
@@ -35,7 +35,7 @@ def without_idle_epochs(config: Config) -> Config:
     return replace(config, stage1=stages["stage1"], stage2=stages.get("stage2"))
 
 
-def _tried(node: dict[str, Any]) -> Classifier:
+def _toy_classifier(node: dict[str, Any]) -> Classifier:
     """The classifier of `node` in a size of no matter: only how it fits is tried."""
     with default_generator("check"):
         classifier: Classifier = build(node, feature_dim=4, num_classes=3)
@@ -58,7 +58,7 @@ def check_composition(config: Config) -> None:
     previous: Classifier | None = None
     previous_stage: StageConfig | None = None
     for name, stage in config.stages.items():
-        classifier = _tried(stage.classifier)
+        classifier = _toy_classifier(stage.classifier)
         before = previous_stage.auxiliary if previous_stage else {}
         _check_auxiliary(name, stage, before)
         objective = _check_settings(stage)
@@ -86,7 +86,7 @@ def _continue(stage: StageConfig, classifier: Classifier, previous: Classifier |
         classifier.start_from(previous)
     elif where not in ("fresh", "stage1"):
         found = checkpoint.read(checkpoint.locate(where))
-        source = _tried(found.classifier_config)
+        source = _toy_classifier(found.classifier_config)
         source.kind = found.build_classifier().kind
         classifier.start_from(source)
 

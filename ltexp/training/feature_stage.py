@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ltexp.build import build
 from ltexp.config import StageConfig
+from ltexp.config.build import build
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
 from ltexp.features.generator import AdaptiveFeatureGenerator
 from ltexp.features.loader import FeatureLoader
-from ltexp.features.source import Extracted
+from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
 from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
 from ltexp.training.objective import Objective
@@ -27,7 +27,7 @@ EXAMPLES = 200  # generated features of a class that are kept for figures
 
 def feature_loader(session: "Session", name: str, stage: StageConfig, model: Model) -> FeatureLoader:
     """The features that the stage trains on; `model` extracts them."""
-    source: Extracted = build(stage.features)
+    source: ExtractedFeatures = build(stage.features)
     train, validation = session.data.train, session.data.validation
     held = _held_out(session, source)
     kept = train.take(~held) if held.any() else train
@@ -63,7 +63,7 @@ def check_features(session: "Session", stage: StageConfig) -> None:
         ConfigError: naming the class.
     """
     if stage.features.get("_target_"):
-        source: Extracted = build(stage.features)
+        source: ExtractedFeatures = build(stage.features)
         source.check(session.class_counts, session.data.class_names, session.data.validation is not None)
 
 
@@ -71,7 +71,7 @@ def describe_features(session: "Session", stage: StageConfig) -> dict[str, Any]:
     """What the stage's entry in the record says of its features; nothing where it trains on the data itself."""
     if not stage.features.get("_target_"):
         return {}
-    source: Extracted = build(stage.features)
+    source: ExtractedFeatures = build(stage.features)
     held = _held_out(session, source)
     kept = torch.bincount(torch.as_tensor(session.data.train.labels[~held]), minlength=session.data.num_classes)
     scored = f"{int(held.sum())} images held out of the training set" if held.any() else "the validation split"
@@ -106,7 +106,7 @@ def generated_examples(session: "Session", name: str, stage: StageConfig, model:
     return {"generated_features": features.cpu().numpy(), "generated_labels": labels.cpu().numpy()}
 
 
-def _held_out(session: "Session", source: Extracted) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _held_out(session: "Session", source: ExtractedFeatures) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(N,) which training samples are not trained on: the last of their class, whose order was drawn at random."""
     sizes = source.held_out(session.class_counts, session.data.validation is not None).numpy()
     labels, counts = session.data.train.labels, session.data.class_counts

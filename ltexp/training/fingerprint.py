@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import ltexp
-from ltexp.build import target_sources
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig
+from ltexp.config.build import target_sources
+from ltexp.config.identity import digest
 from ltexp.distributed import world_size
-from ltexp.identity import digest
 from ltexp.training import checkpoint
 from ltexp.training.cache import checksum
 from ltexp.training.session import Session

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ltexp.build import build
 from ltexp.config import StageConfig
+from ltexp.config.build import build
 from ltexp.losses.base import Loss
 from ltexp.losses.reweighting import Reweighted
 from ltexp.outputs import ModelOutput

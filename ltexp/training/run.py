@@ -9,13 +9,13 @@ from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
-from ltexp.build import build
 from ltexp.config import Config, StageConfig
+from ltexp.config.build import build
+from ltexp.config.identity import config_hash
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
-from ltexp.identity import config_hash
 from ltexp.models.backbone import Backbone
 from ltexp.randomness import default_generator
 from ltexp.report.figures import draw_run_figures
@@ -23,7 +23,7 @@ from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
-from ltexp.training.run_stage import Outcome, run_stage
+from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
 
@@ -47,7 +47,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         records.write_record(folder, base | {"status": "running"})
     status = "failed"
     try:
-        outcomes: list[Outcome] = []
+        outcomes: list[StageResult] = []
         for name, stage in config.stages.items():
             previous = outcomes[-1] if outcomes else None
             outcomes.append(run_stage(session.for_stage(stage), name, stage, previous))
@@ -157,7 +157,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
     }
 
 
-def finish(session: Session, base: dict[str, Any], outcomes: list[Outcome]) -> None:
+def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) -> None:
     """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
     folder, final = session.folder, outcomes[-1]
     index, logits, labels, norms = final.predictions

@@ -34,7 +34,7 @@ from ltexp.training.start import load_model, load_teacher, make_trainable, start
 
 
 @dataclass
-class Outcome:
+class StageResult:
     """A finished stage.
 
     Attributes:
@@ -54,7 +54,7 @@ class Outcome:
     logit_scale: float
 
 
-def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome | None) -> Outcome:
+def run_stage(session: Session, name: str, stage: StageConfig, previous: StageResult | None) -> StageResult:
     """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it."""
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: Outcome
         **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS)),
     }
-    return Outcome(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
+    return StageResult(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:

@@ -13,8 +13,8 @@ from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from ltexp.build import build
 from ltexp.config import Config, StageConfig, TrainerConfig
+from ltexp.config.build import build
 from ltexp.data.loader import Loader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size

@@ -10,8 +10,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
-from ltexp.build import build
 from ltexp.config import StageConfig
+from ltexp.config.build import build
 from ltexp.data.loader import Batch, Loader
 from ltexp.distributed import world_size
 from ltexp.errors import ConfigError

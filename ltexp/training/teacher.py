@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltexp.build import build
+from ltexp.config.build import build
 from ltexp.errors import CheckpointError
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.checkpoint import load_part

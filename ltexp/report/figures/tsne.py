@@ -39,7 +39,7 @@ def draw(
     """
     splits = _splits(split)
     if not samples.isdecimal() or int(samples) < 1:
-        raise ConfigError(f"samples={samples} cannot be: expected a number of images of each class, from 1")
+        raise ConfigError(f"invalid samples={samples}: expected a number of images of each class, from 1")
     if len(runs) * len(splits) > MOST_PANELS:
         raise ConfigError(f"{len(runs)} runs are too many for one figure: choose at most {MOST_PANELS // len(splits)}")
     check_same_classes(runs)

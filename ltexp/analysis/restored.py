@@ -1,0 +1,105 @@
+"""A stage of a finished run, taken up again from its checkpoint: to be measured anew, or for its features."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltexp.config import Config
+from ltexp.config.build import build
+from ltexp.errors import ConfigError
+from ltexp.files import atomic_write
+from ltexp.models.checkpoint import load_part
+from ltexp.models.cost import Cost, cost_of
+from ltexp.models.model import Model
+from ltexp.run_folder import CHECKPOINT, FEATURES
+from ltexp.training import checkpoint
+from ltexp.training.feature_stage import generated_examples
+from ltexp.training.objective import Objective
+from ltexp.training.predict import extract_features, predict
+from ltexp.training.session import Session, pick_device
+
+
+@dataclass
+class LoadedStage:
+    """A stage's model.
+
+    Attributes:
+        session: of its run.
+        stage: stage1 or stage2.
+        model: on the device, in eval mode.
+        logit_scale: what turns its logits into those of the softmax.
+    """
+
+    session: Session
+    stage: str
+    model: Model
+    logit_scale: float
+
+    def measure(self) -> dict[str, Any]:
+        """Metrics on the test split, in percent."""
+        loader = self.session.evaluation_loader(self.session.data.test)
+        predictions = predict(self.model, loader, self.session.config.trainer.precision)
+        metrics, _ = self.session.measure(predictions.logits, predictions.labels, self.logit_scale)
+        return metrics
+
+    def cost(self) -> Cost:
+        """Parameters and operations of the model's parts."""
+        return cost_of(self.model, self.session.sample_inputs())
+
+
+def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any] | None) -> LoadedStage:
+    """The model of the run's `stage`, with its own classifier or with one that needs no training.
+
+    Args:
+        config: the run's.
+        folder: the run's.
+        stage: stage1 or stage2.
+        classifier: config node of a classifier that takes over from the stage's own; None: its own.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, damaged or of another model.
+        DataError: if the run's data is not there.
+    """
+    data = build(config.dataset, root=config.paths.data)
+    settings = config.stages[stage]
+    session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
+    source = checkpoint.read(folder / stage / CHECKPOINT)
+    model = session.fresh_model(stage, replace(settings, auxiliary={}), loads=True)  # that is for training alone
+    load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")
+    if classifier is None:
+        load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
+    else:
+        model.classifier = build(classifier, feature_dim=source.feature_dim, num_classes=source.num_classes)
+        model.classifier.set_class_counts(session.class_counts)
+        if any(True for _ in model.classifier.parameters()):
+            raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
+        model.classifier.start_from(source.build_classifier())
+    model = session.place(model).eval()
+    session.fit_classifier(model)
+    # a linear classifier over a cosine one has logits of its own, which the stage's loss never scaled
+    kept = classifier is None or model.classifier.kind == "cosine"
+    scale = Objective(settings, session.class_counts).logit_scale if kept else 1.0
+    return LoadedStage(session, stage, model, scale)
+
+
+def write_features(restored: LoadedStage) -> Path:
+    """Writes features.npz to the run's folder, and returns its path.
+
+    It holds, of the training images as the run used them (not augmented) and of the test images, `train_features` and
+    `test_features` (N, D) float32 and `train_labels` and `test_labels` (N,), and `stage`, whose backbone it was; of a
+    stage that generates features also some `generated_features` with `generated_labels`.
+    """
+    session, arrays = restored.session, {"stage": np.asarray(restored.stage)}
+    for name, split in (("train", session.data.train), ("test", session.data.test)):
+        loader = session.evaluation_loader(split)
+        _, features, labels = extract_features(restored.model, loader, session.config.trainer.precision)
+        # of experts: one after the other
+        arrays |= {f"{name}_features": features.reshape(len(features), -1), f"{name}_labels": labels}
+    stage = session.config.stages[restored.stage]
+    arrays |= generated_examples(session, restored.stage, stage, restored.model)
+    path = session.folder / FEATURES
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    return path

@@ -1,0 +1,88 @@
+"""The keywords that a `_target_` takes, read from its source without importing it.
+
+Importing a loss would import torch, which takes seconds; a misspelt key should be answered at once.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def accepted_keywords(target: str) -> dict[str, str] | None:
+    """The keywords that the class or function `target` takes, with their annotations as written.
+
+    Args:
+        target: a dotted path, e.g. `ltexp.losses.cross_entropy.CrossEntropy`.
+
+    Returns:
+        Annotation by name, or None when the source does not tell: another package's target, or one with `**kwargs`.
+    """
+    module, _, name = target.rpartition(".")
+    definition = _definition(module, name)
+    if definition is None:
+        return None
+    if isinstance(definition, ast.FunctionDef):
+        return _arguments(definition)
+    return _class_keywords(module, definition)
+
+
+def _class_keywords(module: str, definition: ast.ClassDef) -> dict[str, str] | None:
+    for statement in definition.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return _arguments(statement)
+    for base in definition.bases:
+        if isinstance(base, ast.Name) and (found := _resolve(module, base.id)):
+            home, parent = found
+            if isinstance(parent, ast.ClassDef):
+                return _class_keywords(home, parent)
+    return {}
+
+
+def _arguments(function: ast.FunctionDef) -> dict[str, str] | None:
+    arguments = function.args
+    if arguments.kwarg is not None:
+        return None
+    named = [argument for argument in arguments.args + arguments.kwonlyargs if argument.arg != "self"]
+    return {argument.arg: ast.unparse(argument.annotation) if argument.annotation else "" for argument in named}
+
+
+def fits(value: object, annotation: str) -> bool:
+    """Whether a config's `value` suits an annotation made of int, float, bool, str and None; others are not judged."""
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
+    names = [name.strip() for name in annotation.split("|")]
+    if not set(names) <= set(kinds):
+        return True
+    if isinstance(value, bool) and "bool" not in names:
+        return False
+    return any(isinstance(value, kinds[name]) for name in names)  # type: ignore[arg-type]
+
+
+def _definition(module: str, name: str) -> ast.ClassDef | ast.FunctionDef | None:
+    for statement in _tree(module).body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
+            return statement
+    return None
+
+
+def _resolve(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """Where `name`, as used in `module`, is defined: there, or where `module` imports it from."""
+    if here := _definition(module, name):
+        return module, here
+    for statement in _tree(module).body:
+        if isinstance(statement, ast.ImportFrom) and any(alias.name == name for alias in statement.names):
+            home = statement.module or ""
+            if there := _definition(home, name):
+                return home, there
+    return None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    root, *parts = module.split(".")
+    path = PACKAGE.joinpath(*parts)
+    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    if root != PACKAGE.name or not source.is_file():
+        return ast.Module(body=[], type_ignores=[])
+    return ast.parse(source.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""What `ltexp data` does: prepare, check, show, cache."""

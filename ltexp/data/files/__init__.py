@@ -1,0 +1,1 @@
+"""Images in files: lists and folders, decoding, crops, the cache of small copies."""

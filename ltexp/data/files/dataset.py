@@ -1,0 +1,156 @@
+"""The target of datasets of image files in conf/dataset/: all of them or a long-tailed subset, and what is held out."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltexp.data.files.source import FileSource
+from ltexp.data.files.split import FileSplit, SourceFiles
+from ltexp.data.images.dataset import check_channels
+from ltexp.data.tail.profile import choose_subset, held_out_sizes, require_whole
+from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of, read_held_out
+from ltexp.data.types import LongTailedData
+from ltexp.errors import ConfigError, DataError
+
+FIRST = 5  # images left out that a record names
+TEST_SEED = 0  # of the choice of test images where a dataset has none of its own; they must stay the same
+
+
+def long_tailed_files(
+    *,
+    source: FileSource,
+    root: str | Path,
+    name: str,
+    channel_mean: Sequence[float],
+    channel_std: Sequence[float],
+    image_size: int = 224,
+    resize: int = 256,
+    workers: int | None = None,
+    cache: str | None = None,
+    imbalance: str = GIVEN,
+    imbalance_ratio: float = 100.0,
+    max_per_class: int | None = None,
+    num_classes: int | None = None,
+    subset: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+    test: Mapping[str, Any] | None = None,
+    leave_out: str | None = None,
+) -> LongTailedData:
+    """The images of a source, all or a long-tailed subset. Imports no torch and leaves global generators alone.
+
+    Args:
+        source: where the images come from.
+        root: the data root.
+        name: of the dataset, for records.
+        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        image_size: side of the images that a network reads. Default 224.
+        resize: of the short side before the middle is cut out for a test. Default 256.
+        workers: processes that decode images, for each training process; None: by the number of cores.
+        cache: a folder of images made small by `python -m ltexp.data cache`; None: none.
+        imbalance: `given` (default): the training images as they are; or see `class_sizes`.
+        imbalance_ratio, max_per_class: of a tail that is cut; see `class_sizes`. None (default): as many as there are.
+        num_classes, subset: see `long_tailed`.
+        validation: as in `long_tailed`; what is held out takes the place of an official validation set.
+        test: `fraction` (default 0) of each class's training images is held out as a test set where there is none, at
+            most `max_per_class` (default null); always the same images, chosen before the tail is cut.
+        leave_out: a file of paths, one a line as in the lists, of images that are not to be used, such as
+            `python -m ltexp.data check NAME decode=true unreadable=FILE` writes; None (default): all are used.
+
+    Raises:
+        ConfigError: for a setting out of range, unknown, or that leaves a class without images.
+        DataError: for lists or folders that are missing or wrong; whether each file exists is not looked at.
+    """
+    request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
+    preprocessing = {
+        "channel_mean": check_channels("dataset.channel_mean", channel_mean, least=0.0),
+        "channel_std": check_channels("dataset.channel_std", channel_std, least=1e-6),
+        "image_size": image_size,
+        "resize": resize,
+    }
+    require_whole("dataset.image_size", image_size, least=1)
+    require_whole("dataset.resize", resize, least=image_size)
+    require_whole("dataset.workers", workers, least=0, optional=True)
+    fraction, most = read_held_out("dataset.test", test)
+    files, left_out = without(source.open(Path(root)), leave_out)
+    train, tested = _with_test(name, files, fraction, most)
+    chosen = choose(request, train.labels, tested.labels, files.class_names, files.unit)
+    pool, train = train, train.take(chosen.train)
+    held = files.validation and files.validation.take(files.validation.labels < len(chosen.class_names))
+    if len(chosen.held_out):
+        held = pool.take(chosen.held_out)
+    counts = np.bincount(train.labels, minlength=len(chosen.class_names)).astype(np.int64)
+    identity = [files.hashes["train"], str(cache is not None)]  # a cached image differs a little from its file
+    return LongTailedData(
+        name=name,
+        imbalance=imbalance,
+        imbalance_ratio=float(counts.max() / counts.min()) if imbalance == GIVEN else request.ratio,
+        train=train,
+        validation=held,
+        test=tested.take(chosen.test),
+        class_names=chosen.class_names,
+        class_counts=counts,
+        subset_hash=hash_of(np.sort(pool.index[np.concatenate([chosen.train, chosen.held_out])])),
+        content_hash=hash_of(train.index, train.labels, np.array(identity)),
+        preprocessing=preprocessing,
+        loading={"workers": workers, "cache": cache},
+        facts={
+            "hashes": dict(files.hashes),
+            "held_out_test": fraction if files.test is None else None,
+            "left_out": left_out,
+            "cache": cache,
+        },
+    )
+
+
+def without(files: SourceFiles, leave_out: str | None) -> tuple[SourceFiles, dict[str, Any] | None]:
+    """(`files` without the images that the file `leave_out` names, what was left out; None if there is no such file).
+
+    Raises:
+        DataError: if the file cannot be read, or names what is no image of the dataset.
+    """
+    if leave_out is None:
+        return files, None
+    try:
+        lines = Path(leave_out).expanduser().read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"dataset.leave_out={leave_out}: {error.strerror or error}") from None
+    named = {line for line in lines if line.strip()}
+    kept: dict[str, FileSplit] = {}
+    count = {}
+    for name, split in files.splits.items():
+        keep = np.array([path not in named for path in split.paths.tolist()])
+        kept[name] = split.take(keep)
+        count[name] = int((~keep).sum())
+    unknown = named.difference(*(split.paths.tolist() for split in files.splits.values()))
+    if unknown:
+        line = next(number for number, line in enumerate(lines, start=1) if line in unknown)
+        raise DataError(f"{leave_out}, line {line}: {os.fsdecode(lines[line - 1])!r} is no image of this dataset")
+    files = replace(files, train=kept["train"], validation=kept.get("validation"), test=kept.get("test"))
+    return files, count | {"first": sorted(map(os.fsdecode, named))[:FIRST]}
+
+
+def _with_test(name: str, files: SourceFiles, fraction: float, most: int | None) -> tuple[FileSplit, FileSplit]:
+    """(training images, test images): the source's, or with a part of the training images as the test's.
+
+    Raises:
+        ConfigError: if there is no test set and none is asked for, or both.
+        DataError: if every class has one image only.
+    """
+    if files.test is not None:
+        if fraction > 0:
+            raise ConfigError(f"{name} has test images of its own: set dataset.test.fraction=0")
+        return files.train, files.test
+    if fraction == 0:
+        raise ConfigError(
+            f"{name} has no test images: add some, or hold a part of each class out with dataset.test.fraction=0.2"
+        )
+    counts = np.bincount(files.train.labels, minlength=len(files.class_names)).tolist()
+    held = choose_subset(files.train.labels, held_out_sizes(counts, fraction, most), TEST_SEED)
+    if not len(held):
+        raise DataError(f"{name}: no class has more than one image, so none can be held out for a test")
+    kept = np.setdiff1d(np.arange(len(files.train)), held)
+    return files.train.take(kept), files.train.take(np.sort(held))

@@ -1,0 +1,221 @@
+"""Batches of image files, decoded by worker processes ahead of the training."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ltexp.data.files.augmentation import CentreCrop, FileAugmentation
+from ltexp.data.files.cache import ImageCache, open_cache
+from ltexp.data.files.decode import read_crop
+from ltexp.data.files.split import FileSplit
+from ltexp.data.loader import Loader
+from ltexp.data.normalize import Normalize
+from ltexp.errors import ConfigError, DataError, TrainingError
+
+MOST_WORKERS = 8  # of a process, where the number is not given
+
+
+class Request(NamedTuple):
+    """What a worker makes one batch of.
+
+    Attributes:
+        rows: int64 (b,), of the split.
+        draws: (b, ...) each, what the crops read.
+    """
+
+    rows: npt.NDArray[np.int64]
+    draws: dict[str, npt.NDArray[Any]]
+
+
+class Decoder(Dataset[Tensor | str]):
+    """Answers a request with uint8 (b, S, S, 3), or with the text of the DataError that kept it from it.
+
+    An error as a value keeps its one line: torch would wrap one that is raised in the worker's traceback.
+    """
+
+    def __init__(
+        self, split: FileSplit, size: int, crop: CentreCrop | FileAugmentation, cache: ImageCache | None
+    ) -> None:
+        self.paths, self.root, self.size, self.crop, self.cache = split.paths, split.root, size, crop, cache
+        self.exact = isinstance(crop, CentreCrop)  # a random crop need not be
+        self.places = cache.places(split) if cache is not None else None
+
+    def __getitem__(self, request: Request) -> Tensor | str:
+        images = np.empty((len(request.rows), self.size, self.size, 3), np.uint8)
+        try:
+            for position, row in enumerate(request.rows):
+                draw = {name: drawn[position] for name, drawn in request.draws.items()}
+                images[position] = self.read(int(row), draw)
+        except DataError as error:
+            return str(error)
+        return torch.from_numpy(images)
+
+    def read(self, row: int, draw: dict[str, Any]) -> npt.NDArray[np.uint8]:
+        """One image, cropped."""
+        path, content = os.path.join(self.root, os.fsdecode(self.paths[row])), None
+        if self.cache is not None and self.places is not None:
+            path, content = self.cache.read(int(self.places[row]))
+        return read_crop(
+            path, content, self.size, lambda width, height: self.crop.crop(width, height, draw), self.exact
+        )
+
+
+class Requests:
+    """The requests of the loader's epoch, drawn up each time that they are iterated over."""
+
+    def __init__(self, loader: "FileLoader") -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._loader.requests()
+
+
+class FileLoader(Loader[FileSplit]):
+    """Batches of image files: workers decode, crop and resize, the device normalises and jitters.
+
+    Workers make whole batches ahead of their use, and the next one is on its way to the device while a batch is used.
+    Those of a loader with a sampler, which is of training, stay between epochs. What a worker draws is sent with the
+    request, so it does not matter how many there are. Without augmentation an image's short side becomes `resize` and
+    the square of `image_size` in its middle is taken, as the field evaluates.
+
+    Args:
+        split: the files.
+        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        image_size: side of the images that the network reads.
+        resize: of the short side without augmentation.
+        workers: of each process; 0: this process decodes itself; None: as many as it has cores, at most 8.
+        cache: the folder of `python -m ltexp.data cache`, read in place of the files; None: the files.
+        settings: see `Loader`.
+
+    Raises:
+        ConfigError: for an augmentation of images in memory, or sizes that cannot be.
+        DataError: for a cache that is not of these files and this size; in an iteration, for a file that is missing or
+            damaged.
+    """
+
+    samples = "image files"
+
+    def __init__(
+        self,
+        split: FileSplit,
+        *,
+        channel_mean: Sequence[float],
+        channel_std: Sequence[float],
+        image_size: int = 224,
+        resize: int = 256,
+        workers: int | None = None,
+        cache: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(split, **settings)
+        if not 1 <= image_size <= resize:
+            raise ConfigError(f"invalid image_size={image_size}: expected 1 to {resize}, dataset.resize")
+        self._crop_draws: tuple[str, ...] = ()
+        crop: CentreCrop | FileAugmentation = CentreCrop(resize, image_size)
+        if isinstance(self.augmentation, FileAugmentation):
+            crop, self._crop_draws = self.augmentation, self.augmentation.crop_draws
+        self._decoder = Decoder(split, image_size, crop, open_cache(cache, resize) if cache else None)
+        self._normalize = Normalize(channel_mean, channel_std, image_size, self.device)
+        self._workers = default_workers() if workers is None else workers
+        self._stay = settings.get("sampler") is not None
+        self._pool: DataLoader[Tensor | str] | None = None
+        self._decoded: Iterator[Tensor] = iter(())
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def __iter__(self) -> Iterator[Any]:
+        self._decoded = self._ahead()
+        try:
+            yield from super().__iter__()
+        finally:
+            self._decoded = iter(())
+            if not self._stay:
+                self.close()
+
+    def close(self) -> None:
+        self._pool = None  # its workers end with it
+
+    def requests(self) -> Iterator[Request]:
+        """What this process needs for the steps of the epoch."""
+        order, draws = self._plan()
+        rows = order.cpu().numpy()
+        drawn = {name: draws[name].cpu().numpy() for name in self._crop_draws}
+        for step in range(len(self)):
+            share = self._share(step)[0]
+            yield Request(rows[share], {name: values[share] for name, values in drawn.items()})
+
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        return self._normalize(self.augmentation(next(self._decoded), draws))
+
+    def _ahead(self) -> Iterator[Tensor]:
+        """The epoch's decoded batches on the device, each asked for before the one before it is used."""
+        current = None
+        for images in self._made():
+            following = self._moved(images)
+            if current is not None:
+                yield self._arrived(*current)
+            current = following
+        assert current is not None
+        yield self._arrived(*current)
+
+    def _made(self) -> Iterator[Tensor]:
+        """The epoch's decoded batches, from the workers."""
+        if self._pool is None:
+            self._pool = self._start()
+        try:
+            for made in self._pool:
+                if isinstance(made, str):
+                    raise DataError(made)
+                yield made
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that decodes images died ({str(error).splitlines()[0]}): "
+                "free some memory, shared memory (/dev/shm) included, or lower dataset.workers"
+            ) from None
+
+    def _start(self) -> DataLoader[Tensor | str]:
+        workers = self._workers if len(self) > 1 else 0  # one batch is made no sooner by another process
+        return DataLoader(
+            self._decoder,
+            sampler=Requests(self),  # no numbers but whole requests
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=self._stay and workers > 0,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+
+    def _moved(self, images: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """(images on their way to the device, the event of their arrival): the copy does not wait for the training."""
+        if self._copies is None:
+            return images.to(self.device), None
+        with torch.cuda.stream(self._copies):
+            return images.to(self.device, non_blocking=True), self._copies.record_event()
+
+    def _arrived(self, images: Tensor, arrival: torch.cuda.Event | None) -> Tensor:
+        if arrival is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(arrival)
+            images.record_stream(stream)
+        return images
+
+
+def default_workers() -> int:
+    """As many as this process has cores beside the other processes of the run on this machine, from 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that trains ends these."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,92 @@
+"""Images that stay in their files: what a split knows of them, and a whole dataset of them."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ltexp.data.types import Ints, Split
+
+Paths = npt.NDArray[np.bytes_]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileSplit(Split):
+    """Image files below one folder.
+
+    Attributes:
+        paths: (N,) UTF-8, relative to `root`, as an array of bytes: compact, and nothing in it is written to when a
+            forked worker reads it.
+        root: absolute.
+        listing: the list file that names them, of which `index` + 1 is the line; "" if there is none.
+    """
+
+    paths: Paths
+    root: str
+    listing: str = ""
+    loader: ClassVar[str] = "ltexp.data.files.loader.FileLoader"
+    unit: ClassVar[str] = "images"
+
+    def describe(self) -> str:
+        """Where they are."""
+        return f"files in {self.root}"
+
+    def where(self, row: int) -> str:
+        """The full path of a row, and the line of the list that names it."""
+        line = f" ({self.listing}, line {self.index[row] + 1})" if self.listing else ""
+        return os.path.join(self.root, os.fsdecode(self.paths[row])) + line
+
+    def missing(self) -> Ints:
+        """The rows whose file is not there; listing each folder once is far faster than asking for each file."""
+        rows: dict[bytes, list[tuple[bytes, int]]] = defaultdict(list)
+        for row, path in enumerate(self.paths.tolist()):
+            folder, _, name = path.rpartition(b"/")
+            rows[folder].append((name, row))
+        absent = []
+        for folder, entries in rows.items():
+            try:
+                there = set(os.listdir(os.path.join(os.fsencode(self.root), folder)))
+            except OSError:
+                there = set()
+            absent += [row for name, row in entries if name not in there]
+        return np.array(sorted(absent), dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFiles:
+    """A whole dataset of image files in its own order, before any subset is taken.
+
+    Attributes:
+        train: labels are positions in `class_names`.
+        validation: the official one; None if there is none.
+        test: None if there is none.
+        class_names: one for each label.
+        hashes: of each split's paths and labels, by its name; the same wherever the files lie.
+        unit: what one sample is called, in the plural.
+    """
+
+    train: FileSplit
+    validation: FileSplit | None
+    test: FileSplit | None
+    class_names: tuple[str, ...]
+    hashes: Mapping[str, str]
+    unit: ClassVar[str] = "images"
+
+    def describe(self) -> str:
+        """Where the samples are."""
+        return self.train.describe()
+
+    @property
+    def splits(self) -> dict[str, FileSplit]:
+        """Those that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @property
+    def labels(self) -> dict[str, Ints]:
+        """By split."""
+        return {name: split.labels for name, split in self.splits.items()}

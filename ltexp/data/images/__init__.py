@@ -1,0 +1,1 @@
+"""Small images that lie in memory."""

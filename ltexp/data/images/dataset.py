@@ -1,0 +1,83 @@
+"""The target of conf/dataset/: a source's long-tailed subset, its held-out validation part and its test set."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltexp.data.tail.profile import require_number
+from ltexp.data.tail.selection import Request, choose, hash_of
+from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source
+from ltexp.errors import ConfigError
+
+
+def long_tailed(
+    *,
+    source: Source,
+    root: str | Path,
+    name: str,
+    max_per_class: int,
+    channel_mean: Sequence[float],
+    channel_std: Sequence[float],
+    imbalance: str = "longtail",
+    imbalance_ratio: float = 100.0,
+    num_classes: int | None = None,
+    subset: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+) -> LongTailedData:
+    """Takes a long-tailed subset of a source's training images. Imports no torch and leaves global generators alone.
+
+    Args:
+        source: where the images come from.
+        root: the data root.
+        name: of the dataset, for records.
+        max_per_class: images of the largest class.
+        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        imbalance: `longtail`, `step` or `balanced`; see `class_sizes`, also for `imbalance_ratio`.
+        imbalance_ratio: of the largest class over the smallest, at least 1.
+        num_classes: the first so many labels; None: all.
+        subset: `seed` (default 0) chooses which images stay; it is apart from the training seed.
+        validation: `fraction` (default 0) of each class's chosen images is held out, `max_per_class` (default null)
+            at most; see `held_out_sizes`.
+
+    Raises:
+        ConfigError: for a setting out of range, unknown, or that leaves a class without images.
+        DataError: for data that is missing, damaged or has too few images of a class.
+    """
+    request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
+    mean = check_channels("dataset.channel_mean", channel_mean, least=0.0)
+    std = check_channels("dataset.channel_std", channel_std, least=1e-6)
+    arrays = source.open(Path(root))
+    chosen = choose(request, arrays.train_labels, arrays.test_labels, arrays.class_names, arrays.unit)
+    train = _split(arrays.train_images, arrays.train_labels, chosen.train)
+    held = _split(arrays.train_images, arrays.train_labels, chosen.held_out) if len(chosen.held_out) else None
+    return LongTailedData(
+        name=name,
+        imbalance=imbalance,
+        imbalance_ratio=request.ratio,
+        train=train,
+        validation=held,
+        test=_split(arrays.test_images, arrays.test_labels, chosen.test),
+        class_names=chosen.class_names,
+        class_counts=np.bincount(train.labels, minlength=len(chosen.class_names)).astype(np.int64),
+        subset_hash=chosen.subset_hash,
+        content_hash=hash_of(train.images, train.labels),
+        preprocessing={"channel_mean": mean, "channel_std": std},
+    )
+
+
+def check_channels(key: str, values: Sequence[float], least: float) -> tuple[float, float, float]:
+    """The numbers for R, G and B. Raises a ConfigError unless there are three of at least `least`."""
+    if len(values) != 3:
+        raise ConfigError(f"invalid {key}={list(values)}: expected three numbers, for R, G and B")
+    for value in values:
+        require_number(key, value, least=least)
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def _split(images: np.ndarray[Any, np.dtype[np.uint8]], labels: Ints, positions: Ints) -> ImageSplit:
+    whole = len(positions) == len(labels) and bool((positions == np.arange(len(labels))).all())
+    kept = np.array(images) if whole else np.asarray(images[positions])  # in memory, also from a memory map
+    return ImageSplit(images=kept, labels=np.asarray(labels)[positions], index=positions)

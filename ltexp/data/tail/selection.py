@@ -1,0 +1,184 @@
+"""Which samples of a source a long-tailed dataset holds: for training, held out of it, and for the test."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ltexp.data.tail.profile import (
+    check_profile,
+    choose_subset,
+    class_sizes,
+    compact_counts,
+    held_out_sizes,
+    name_class,
+    name_classes,
+    require_number,
+    require_whole,
+    workable,
+)
+from ltexp.data.types import Ints
+from ltexp.errors import ConfigError, DataError
+from ltexp.names import unknown_name
+
+GIVEN = "given"  # the imbalance of a dataset that is taken as it is
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; `long_tailed` explains each.
+
+    `imbalance` may also be `given`: every sample that there is. A `max_per_class` of None stands for the largest that
+    the classes can fill.
+
+    Raises:
+        ConfigError: for a setting out of range or unknown.
+    """
+
+    name: str
+    max_per_class: int | None
+    imbalance: str
+    imbalance_ratio: float
+    num_classes: int | None
+    subset: Mapping[str, Any] | None
+    validation: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        if self.imbalance == GIVEN and self.max_per_class is not None:
+            raise ConfigError("dataset.max_per_class is of a tail that is cut: set dataset.imbalance=longtail, too")
+        if self.imbalance != GIVEN:
+            check_profile(self.max_per_class or 1, self.imbalance, self.imbalance_ratio)
+        require_whole("dataset.num_classes", self.num_classes, least=2, optional=True)
+        _subset_seed(self.subset)
+        read_held_out("dataset.validation", self.validation)
+
+    @property
+    def ratio(self) -> float:
+        """The imbalance ratio; 1.0 for `balanced`."""
+        return 1.0 if self.imbalance == "balanced" else float(self.imbalance_ratio)
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetIndices:
+    """The samples of a long-tailed dataset, as int64 positions in the source's training and test samples.
+
+    Attributes:
+        class_names: C names.
+        train: sorted by class.
+        held_out: of the training samples, sorted by class; may be empty.
+        test: in the source's order.
+        subset_hash: of `train` and `held_out` together.
+    """
+
+    class_names: tuple[str, ...]
+    train: Ints
+    held_out: Ints
+    test: Ints
+    subset_hash: str
+
+
+def choose(
+    request: Request, train_labels: Ints, test_labels: Ints, class_names: tuple[str, ...], unit: str
+) -> SubsetIndices:
+    """Chooses the samples.
+
+    Args:
+        request: what is asked for.
+        train_labels: int64 (N,), positions in `class_names`; so is `test_labels`.
+        class_names: of the source.
+        unit: what a sample is called, in the plural.
+
+    Raises:
+        ConfigError: for a setting that leaves a class without samples.
+        DataError: for too few samples of a class.
+    """
+    names = _first_classes(request.name, class_names, request.num_classes)
+    sizes = _sizes(request, names, train_labels, unit)
+    chosen = choose_subset(train_labels, sizes, _subset_seed(request.subset))
+    fraction, most_held = read_held_out("dataset.validation", request.validation)
+    held = _mark_last(sizes, held_out_sizes(sizes, fraction, most_held))
+    if fraction > 0 and not held.any():
+        raise ConfigError(f"dataset.validation.fraction holds nothing out: no class has more than one of the {unit}")
+    tested = np.flatnonzero(test_labels < len(names)).astype(np.int64, copy=False)
+    return SubsetIndices(names, chosen[~held], chosen[held], tested, hash_of(chosen))
+
+
+def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) -> list[int]:
+    """The training samples of each class."""
+    available: Ints = np.bincount(labels, minlength=len(names))[: len(names)].astype(np.int64)
+    if request.imbalance == GIVEN:
+        if empty := np.flatnonzero(available == 0).tolist():
+            listed = name_classes(empty, names)
+            raise DataError(f"{request.name} has no training {unit} of {len(empty)} classes: {listed}")
+        return [int(count) for count in available]
+    largest = request.max_per_class
+    if largest is None:
+        largest = workable(available, int(available.max()), request.imbalance, request.imbalance_ratio)[1]
+        if largest is None:
+            raise DataError(
+                f"{request.name} cannot be cut to ratio {request.imbalance_ratio:g}: classes have {available.min():,} "
+                f"to {available.max():,} training {unit}; lower dataset.imbalance_ratio"
+            )
+    sizes = class_sizes(largest, len(names), request.imbalance, request.imbalance_ratio, names)
+    _check_enough(names, available, sizes, request, unit)
+    return sizes
+
+
+def _subset_seed(subset: Mapping[str, Any] | None) -> int:
+    seed: int = _known("dataset.subset", subset, {"seed": 0})["seed"]
+    require_whole("dataset.subset.seed", seed, least=0, most=2**32 - 1)
+    return seed
+
+
+def read_held_out(key: str, given: Mapping[str, Any] | None) -> tuple[float, int | None]:
+    """(fraction, most of a class) of what is held out. Raises a ConfigError for what is out of range or unknown."""
+    settings = _known(key, given, {"fraction": 0.0, "max_per_class": None})
+    require_number(f"{key}.fraction", settings["fraction"], least=0, below=1)
+    require_whole(f"{key}.max_per_class", settings["max_per_class"], least=1, optional=True)
+    return settings["fraction"], settings["max_per_class"]
+
+
+def _known(key: str, given: Mapping[str, Any] | None, defaults: dict[str, Any]) -> dict[str, Any]:
+    for name in given or {}:
+        if name not in defaults:
+            raise ConfigError(unknown_name("key", f"{key}.{name}", [f"{key}.{known}" for known in defaults]))
+    return defaults | dict(given or {})
+
+
+def _first_classes(name: str, class_names: tuple[str, ...], num_classes: int | None) -> tuple[str, ...]:
+    available = len(class_names)
+    if num_classes is not None and num_classes > available:
+        raise ConfigError(f"invalid dataset.num_classes={num_classes}: {name} has {available} classes (null: all)")
+    return class_names[:num_classes]
+
+
+def _check_enough(names: tuple[str, ...], available: Ints, sizes: list[int], request: Request, unit: str) -> None:
+    short = [label for label, size in enumerate(sizes) if available[label] < size]
+    if not short:
+        return
+    imbalance, ratio = request.imbalance, request.imbalance_ratio
+    lowest, largest = workable(available, sizes[0], imbalance, ratio)
+    ways = [f"imbalance_ratio={lowest} or more"] if lowest is not None else []
+    ways += [f"max_per_class={largest} or less"] if largest is not None else []
+    listed = ", ".join(f"class {name_class(c, names)} has {available[c]} of {sizes[c]}" for c in short[:5])
+    more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
+    remedy = f"what is there suffices for {', or for '.join(ways)}" if ways else "complete the data"
+    asked = imbalance if imbalance == "balanced" else f"{imbalance}, ratio {ratio:g}"
+    has = f"it has {compact_counts(available.tolist())}" if len(names) <= 20 else f"{len(short)} classes are short"
+    raise DataError(f"{request.name} has too few training {unit} for {asked}: {listed}{more} ({has}); {remedy}")
+
+
+def _mark_last(sizes: Sequence[int], held: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Marks the last `held[c]` of each class's `sizes[c]` positions: they were drawn at random already."""
+    return np.concatenate([np.arange(size) >= size - last for size, last in zip(sizes, held, strict=True)])
+
+
+def hash_of(*arrays: np.ndarray[Any, Any]) -> str:
+    """A hash of the arrays' types, shapes and values."""
+    state = hashlib.blake2b(digest_size=10)
+    for array in arrays:
+        state.update(f"{array.dtype.str[1:]}{array.shape}".encode())
+        state.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
+    return state.hexdigest()

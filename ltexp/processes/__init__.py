@@ -1,0 +1,1 @@
+"""The processes of a run: one a device, and which of them failed first."""
