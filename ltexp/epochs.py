@@ -2,7 +2,9 @@
 
 import math
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
+
+A_POINT = "a fraction of the stage, 0 or more and below 1, or a whole epoch"
 
 
 def first_epoch(point: float, max_epochs: int) -> int:
@@ -16,10 +18,9 @@ def first_epoch(point: float, max_epochs: int) -> int:
     return int(point) if point >= 1 else math.ceil(point * max_epochs - 1e-9)
 
 
-def check_start(key: str, start: float) -> None:
-    """Raises a ConfigError unless `start` is a fraction of a stage, 0 included, or a whole epoch."""
-    if not 0 <= start < 1 and not (start >= 1 and isinstance(start, int)):
-        raise ConfigError(f"{key}={start} is neither a fraction, 0 or more and below 1, nor a whole epoch")
+def is_point(point: float) -> bool:
+    """Whether `point` names a point of a stage's time, see `A_POINT`."""
+    return 0 <= point < 1 or (point >= 1 and isinstance(point, int))
 
 
 def has_started(key: str, start: float, epoch: int, max_epochs: int) -> bool:
@@ -28,8 +29,8 @@ def has_started(key: str, start: float, epoch: int, max_epochs: int) -> bool:
     Raises:
         ConfigError: a whole epoch that the stage does not have, so that nothing would ever start.
     """
-    if start >= 1 and start >= max_epochs:
-        raise ConfigError(f"{key}={start} is never reached in {max_epochs} epochs (0 to {max_epochs - 1})")
+    reached = start < 1 or start < max_epochs
+    require(reached, key, start, f"an epoch of the stage, 0 to {max_epochs - 1}, or a fraction of it")
     return epoch >= first_epoch(start, max_epochs)
 
 
@@ -46,10 +47,8 @@ def gradual_weight(progress: float, c: float, s: float | None) -> float:
     return (1 / (c - 1) if s is None else s) * (math.pow(c, progress) - 1)
 
 
-def check_gradual_weight(section: str, c: float, s: float | None) -> None:
-    """Raises a ConfigError unless `gradual_weight` with these settings stays at 0 or more."""
-    if not c > 0:
-        raise ConfigError(f"{section}.c must be positive, got {c}")
-    if s is not None and gradual_weight(1.0, c, s) < 0:
-        sign = "0 or more" if c >= 1 else "0 or less, since c is below 1"
-        raise ConfigError(f"{section}.s={s} lets the weight fall below 0: expected {sign}, or null")
+def require_gradual_weight(c: float, s: float | None) -> None:
+    """Raises a ConfigError unless `gradual_weight` with these settings, named so, stays at 0 or more."""
+    require(c > 0, "c", c, "a number above 0")
+    sign = "0 or more" if c >= 1 else "0 or less, since c is below 1"
+    require(s is None or gradual_weight(1.0, c, s) >= 0, "s", s, f"null or a number of {sign}")

@@ -62,7 +62,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         CheckpointError: if the checkpoint is missing, damaged or of another model.
         DataError: if the run's data is not there.
     """
-    data = build(config.dataset, root=config.paths.data)
+    data = build(config.dataset, root=config.paths.data, path="dataset")
     settings = config.stages[stage]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
@@ -71,7 +71,9 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     if classifier is None:
         load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
     else:
-        model.classifier = build(classifier, feature_dim=source.feature_dim, num_classes=source.num_classes)
+        model.classifier = build(
+            classifier, feature_dim=source.feature_dim, num_classes=source.num_classes, path="classifier"
+        )
         model.classifier.set_class_counts(session.class_counts)
         if any(True for _ in model.classifier.parameters()):
             raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")

@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,107 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from ltexp.errors import ConfigError, LtexpError
+from ltexp.config.require import within
+from ltexp.errors import ConfigError, LtexpError, SettingError, UnknownKeyError
+from ltexp.names import nearest
+
+_INNER_KEY = re.compile(r"^full_key: (.*)$", re.MULTILINE)  # in Hydra's messages: of a node within the node
 
 
-def build(node: Mapping[str, Any], /, *args: Any, **keywords: Any) -> Any:
+def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: Any) -> Any:
     """The object of `node`'s `_target_`, from the node's own keys and the arguments given here.
 
     The arguments are handed over as they are: `instantiate` alone would copy arrays and tensors into a config first.
 
+    Args:
+        node: of a config, with a `_target_`.
+        args: further positional arguments of the target.
+        path: the key of the node in the config, for messages, e.g. `stage1.loss`.
+        keywords: further arguments of the target, by name.
+
     Raises:
-        ConfigError: if the target cannot be imported or does not take these keys.
+        ConfigError: if the target cannot be imported or does not take these keys, or for a value that it refuses.
     """
-    target = node.get("_target_")
+    with within(path):
+        try:
+            partial = instantiate({**node, "_partial_": True})
+        except InstantiationException as error:
+            _explain(node, error)
+        target = partial.func
+        _check_arguments(target, node["_target_"], args, {**partial.keywords, **keywords})
+        try:
+            return partial(*args, **keywords)
+        except ValueError as error:
+            if _is_ours(target):
+                raise
+            raise ConfigError(f"{node['_target_']}: {_one_line(error)}") from error
+
+
+def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
+    """Raises what `error` of Hydra's says, in one line, with the key of the inner node that it is about."""
+    cause, found = error.__cause__, _INNER_KEY.search(str(error))
+    with within(found.group(1) if found else ""):
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        if isinstance(cause, LtexpError):
+            raise cause from None
+        inner: Any = node
+        for key in found.group(1).split(".") if found else ():
+            inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+        target = inner.get("_target_")
+        if isinstance(cause, ImportError):
+            raise _not_importable(str(target)) from error
+        if isinstance(cause, TypeError) and (function := _importable(str(target))) is not None:
+            _check_arguments(function, str(target), (), {k: v for k, v in inner.items() if not k.startswith("_")})
+        reason = _one_line(cause) if cause is not None else _one_line(error)
+        raise ConfigError(f"{target} cannot be built: {reason}") from error
+
+
+def _not_importable(target: str) -> ConfigError:
+    module, _, name = target.rpartition(".")
     try:
-        partial = instantiate({**node, "_partial_": True})
-    except InstantiationException as error:
-        if isinstance(error.__cause__, LtexpError):
-            raise error.__cause__ from None
-        raise ConfigError(f"{target} cannot be built: {str(error).splitlines()[0]}") from error
+        near = nearest(name, [known for known in vars(importlib.import_module(module)) if not known.startswith("_")])
+    except (ImportError, ValueError):
+        return SettingError("_target_", target, "the dotted path of a class or function that can be imported")
+    hint = f"; did you mean '{module}.{near}'?" if near else ""
+    return SettingError("_target_", target, f"the path of a class or function, and {module} has no {name}{hint}")
+
+
+def _importable(target: str) -> Callable[..., Any] | None:
+    module, _, name = target.rpartition(".")
     try:
-        inspect.signature(partial).bind(*args, **keywords)
+        found: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+    return found
+
+
+def _check_arguments(
+    function: Callable[..., Any], target: str, args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> None:
+    """Refuses keywords that the function does not take, and arguments that it lacks."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a function in C may not tell its arguments
+    parameters = signature.parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if all(p.kind != p.VAR_KEYWORD for p in parameters):
+        for key in keywords:
+            if key not in named:
+                raise UnknownKeyError(key, named[len(args) :])
+    try:
+        signature.bind(*args, **keywords)
     except TypeError as error:
         raise ConfigError(f"{target}: {error}") from None
-    return partial(*args, **keywords)
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return getattr(function, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+
+
+def _one_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def target_sources(node: Any) -> dict[str, str]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ltexp.config.require import is_whole, require
 from ltexp.data.commands.catalog import as_path, build_source, dataset_config, datasets, resolve
 from ltexp.data.commands.options import parse_flag, parse_value, split_words
 from ltexp.data.images.arrays import default_root
-from ltexp.data.tail.profile import require_whole
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 
@@ -142,7 +142,7 @@ def run_show(words: Sequence[str]) -> int:
     from ltexp.data.commands.show import draw, print_summary
 
     config, options = _configured("show", words, ("root", "out"))
-    data = build(config, root=_root(options))
+    data = build(config, root=_root(options), path="dataset")
     print_summary(data, Console())
     default = f"outputs/data/{data.name}_{data.imbalance}_{data.imbalance_ratio:g}.png"
     path = as_path(options.get("out", default))
@@ -161,8 +161,8 @@ def run_cache(words: Sequence[str]) -> int:
 
     config, options = _configured("cache", words, ("root", "out", "workers"))
     workers = parse_value("workers", options.get("workers", str(os.cpu_count() or 1)))
-    require_whole("workers", workers, least=1)
-    data = build(config, root=_root(options))
+    require(is_whole(workers, 1), "workers", workers, "a whole number of 1 or more")
+    data = build(config, root=_root(options), path="dataset")
     splits = [split for split in (data.train, data.validation, data.test) if isinstance(split, FileSplit)]
     if not splits:
         raise ConfigError(f"{data.name} lies in memory: there is nothing to cache")

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from ltexp.config.build import build
+from ltexp.config.require import require
 from ltexp.data.samplers import Sampler
-from ltexp.epochs import check_start, has_started
+from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
 
 
@@ -36,14 +37,14 @@ class Deferred(Sampler):
         start: float = 0.8,
         epoch_length: int | None = None,
     ) -> None:
-        check_start("sampler.start", start)
+        require(is_point(start), "start", start, A_POINT)
         length = {} if epoch_length is None else {"epoch_length": epoch_length}
-        self.before: Sampler = build(before, labels=labels, class_counts=class_counts, **length)
-        self.after: Sampler = build(after, labels=labels, class_counts=class_counts, **length)
+        self.before: Sampler = build(before, path="before", labels=labels, class_counts=class_counts, **length)
+        self.after: Sampler = build(after, path="after", labels=labels, class_counts=class_counts, **length)
         if self.before.epoch_length != self.after.epoch_length:
             raise ConfigError(
-                f"sampler.before shows {self.before.epoch_length} images an epoch and sampler.after "
-                f"{self.after.epoch_length}: all epochs of a stage are of one length, set sampler.epoch_length"
+                f"`before` shows {self.before.epoch_length} images an epoch and `after` "
+                f"{self.after.epoch_length}: all epochs of a stage are of one length, set epoch_length"
             )
         super().__init__(labels, class_counts, self.before.epoch_length)
         self.start = start
@@ -54,7 +55,7 @@ class Deferred(Sampler):
         Raises:
             ConfigError: a start that the stage never reaches.
         """
-        return self.after if has_started("sampler.start", self.start, epoch, max_epochs) else self.before
+        return self.after if has_started("start", self.start, epoch, max_epochs) else self.before
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) those of the epoch's sampler."""

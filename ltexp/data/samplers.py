@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ltexp.config.require import require
 from ltexp.counts import checked_class_counts, inverse_effective_number
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
@@ -31,11 +32,11 @@ class Sampler(ABC):
         self.class_counts = checked_class_counts(class_counts).cpu()
         labels = labels.cpu()
         if labels.dtype != torch.int64 or labels.ndim != 1 or labels.min() < 0:
-            raise ConfigError("sampler: labels must be an int64 tensor of shape (N,) without negative entries")
+            raise ConfigError("labels must be an int64 tensor of shape (N,) without negative entries")
         if not torch.equal(torch.bincount(labels, minlength=len(self.class_counts)), self.class_counts):
-            raise ConfigError("sampler: class_counts are not the counts of the labels")
-        if epoch_length is not None and epoch_length < 1:
-            raise ConfigError(f"sampler.epoch_length must be null or at least 1, got {epoch_length}")
+            raise ConfigError("class_counts are not the counts of the labels")
+        whole = epoch_length is None or epoch_length >= 1
+        require(whole, "epoch_length", epoch_length, "a whole number of 1 or more, or null")
         self.size = len(labels)
         self.epoch_length = epoch_length if epoch_length is not None else self.size
         # Images of class c are by_class[starts[c] : starts[c] + counts[c]].
@@ -107,8 +108,7 @@ class ClassAware(Sampler):
         self, labels: Tensor, class_counts: Tensor, images_per_class: int = 4, epoch_length: int | None = None
     ) -> None:
         super().__init__(labels, class_counts, epoch_length)
-        if images_per_class < 1:
-            raise ConfigError(f"sampler.images_per_class must be at least 1, got {images_per_class}")
+        require(images_per_class >= 1, "images_per_class", images_per_class, "a whole number of 1 or more")
         self.images_per_class = images_per_class
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
@@ -190,8 +190,7 @@ class EffectiveNumber(Sampler):
         self, labels: Tensor, class_counts: Tensor, beta: float = 0.9999, epoch_length: int | None = None
     ) -> None:
         super().__init__(labels, class_counts, epoch_length)
-        if not 0 <= beta < 1:
-            raise ConfigError(f"sampler.beta must lie in [0, 1), got {beta}")
+        require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
         self.probabilities = _normalized(self.class_counts * inverse_effective_number(self.class_counts, beta))
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
@@ -225,8 +224,8 @@ class ClassBasedEffectiveNumber(Sampler):
         epoch_length: int | None = None,
     ) -> None:
         super().__init__(labels, class_counts, epoch_length)
-        if not 0 <= base <= base + slope < 1:
-            raise ConfigError(f"sampler needs 0 <= base <= base + slope < 1, got base={base}, slope={slope}")
+        require(0 <= base < 1, "base", base, "a number of 0 or more and below 1")
+        require(0 <= slope < 1 - base, "slope", slope, f"a number of 0 or more and below 1 - base = {1 - base:g}")
         rarity = self.class_counts.max().double().log() - self.class_counts.double().log()
         rarity = rarity / rarity.max() if rarity.max() > 0 else rarity
         beta = base + slope * rarity

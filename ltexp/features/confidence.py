@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 
 
 class Confidence:
@@ -38,14 +38,12 @@ class Confidence:
         threshold: float = 0.005,
         most: float = 0.9,
     ) -> None:
-        if not 0 <= most <= 1:
-            raise ConfigError(f"invalid features.most_beta={most}: expected a number from 0 to 1")
-        if not 0 <= start <= (most if adaptive else 1):
-            bound = f"most_beta={most}" if adaptive else "1"
-            raise ConfigError(f"invalid features.beta={start}: expected a number from 0 to {bound}, for every class")
-        for name, value in (("beta_step", step), ("beta_threshold", threshold)):
-            if not value >= 0:
-                raise ConfigError(f"invalid features.{name}={value}: expected 0 or more")
+        require(0 <= most <= 1, "most_beta", most, "a number from 0 to 1")
+        bound = f"most_beta={most}" if adaptive else "1"
+        fits = 0 <= start <= (most if adaptive else 1)
+        require(fits, "beta", start, f"a number from 0 to {bound}, for every class")
+        require(step >= 0, "beta_step", step, "a number of 0 or more")
+        require(threshold >= 0, "beta_threshold", threshold, "a number of 0 or more")
         self.is_tail, self.adaptive = is_tail.cpu(), adaptive
         self.step, self.threshold, self.most = step, threshold, most
         self.beta = torch.full((epochs + 1, len(is_tail)), float(start)) * self.is_tail

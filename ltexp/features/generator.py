@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltexp.config.require import require, require_choice
 from ltexp.data.tail.profile import held_out_sizes, name_class
 from ltexp.errors import ConfigError
 from ltexp.features.bank import COVARIANCES, FeatureBank
@@ -13,7 +14,6 @@ from ltexp.features.calibration import Support, nearest_richer
 from ltexp.features.confidence import Confidence
 from ltexp.features.generation import Generation, balancing_counts, draw_sources
 from ltexp.features.source import ExtractedFeatures
-from ltexp.names import unknown_name
 from ltexp.randomness import generator
 
 
@@ -55,18 +55,14 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
         held_out_most: int = 20,
         covariance: str = "auto",
     ) -> None:
-        for name, value, least in (("tail_at_most", tail_at_most, 1), ("support_classes", support_classes, 1)):
-            if value < least:
-                raise ConfigError(f"invalid features.{name}={value}: expected a whole number of {least} or more")
-        if not gamma >= 0:
-            raise ConfigError(f"invalid features.gamma={gamma}: expected a number of 0 or more, for all classes")
-        if adaptive and not (0 < held_out_fraction < 1 and held_out_most >= 1):
-            raise ConfigError(
-                f"invalid features.held_out_fraction={held_out_fraction}, held_out_most={held_out_most}: an adaptive "
-                "beta needs a share between 0 and 1, and at least one image"
-            )
-        if covariance not in COVARIANCES:
-            raise ConfigError(unknown_name("features.covariance", covariance, COVARIANCES))
+        require(tail_at_most >= 1, "tail_at_most", tail_at_most, "a whole number of 1 or more")
+        require(support_classes >= 1, "support_classes", support_classes, "a whole number of 1 or more")
+        require(gamma >= 0, "gamma", gamma, "a number of 0 or more, for all classes")
+        share = "a share between 0 and 1, for an adaptive beta"
+        require(not adaptive or 0 < held_out_fraction < 1, "held_out_fraction", held_out_fraction, share)
+        images = "a whole number of 1 or more, for an adaptive beta"
+        require(not adaptive or held_out_most >= 1, "held_out_most", held_out_most, images)
+        require_choice("covariance", covariance, COVARIANCES)
         self.tail_at_most, self.k = tail_at_most, support_classes
         self.gamma, self.gamma_everywhere, self.covariance = gamma, gamma_everywhere, covariance
         self.keeps_score = adaptive

@@ -98,7 +98,7 @@ def check_data(frozen: dict[str, Any]) -> None:
     Raises:
         LtexpError: if the data is missing, damaged, or too little for what the config asks of it.
     """
-    require_present(build(frozen["dataset"], root=frozen["paths"]["data"]))
+    require_present(build(frozen["dataset"], root=frozen["paths"]["data"], path="dataset"))
 
 
 @contextmanager

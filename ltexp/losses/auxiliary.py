@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -58,8 +58,7 @@ class AuxiliarySoftLabels(Loss):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        if not temperature > 0:
-            raise ConfigError(f"the temperature of auxiliary soft labels must be positive, got {temperature}")
+        require(temperature > 0, "temperature", temperature, "a number above 0")
         self.temperature, self.detach_target = temperature, detach_target
         self.factor = temperature**2 if squared_factor else 1.0
 
@@ -103,8 +102,7 @@ class AttentionDistillation(Loss):
         self, class_counts: Tensor, power: float = 2.0, squared: bool = True, detach_target: bool = True
     ) -> None:
         super().__init__(class_counts)
-        if not power >= 1:
-            raise ConfigError(f"the power of an attention map must be 1 or more, got {power}")
+        require(power >= 1, "power", power, "a number of 1 or more")
         self.power, self.squared, self.detach_target = power, squared, detach_target
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:

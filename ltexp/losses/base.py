@@ -4,16 +4,14 @@ A new loss is usually one method, `per_sample`. A loss with a term that is not a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
 from ltexp.distributed import active, rank, sum_over_ranks, world_size
-from ltexp.errors import ConfigError
 from ltexp.outputs import ModelOutput
 
 
@@ -55,8 +53,7 @@ class Loss(nn.Module, ABC):
 
     def __init__(self, class_counts: Tensor, scale: float = 1.0) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ConfigError(f"loss.scale must be positive, got {scale}")
+        require(scale > 0, "scale", scale, "a number above 0")
         # Not persistent: they follow from the data, so a checkpoint does not carry a second truth.
         self.register_buffer("class_counts", checked_class_counts(class_counts), persistent=False)
         self.register_buffer("class_weights", None, persistent=False)
@@ -151,11 +148,3 @@ def weighted_mean(
 def normalized_weights(weights: Tensor) -> Tensor:
     """(C,) positive `weights` rescaled to sum to C, as float32."""
     return (weights * (len(weights) / weights.sum())).float()
-
-
-def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ConfigError that names the nearest of `choices` unless `value` is one of them."""
-    if value not in choices:
-        near = get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{key}={value} is not one of {', '.join(choices)}{hint}")

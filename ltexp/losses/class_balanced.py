@@ -4,8 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ltexp.errors import ConfigError
-from ltexp.losses.base import check_choice
+from ltexp.config.require import require, require_choice
 from ltexp.losses.focal import Focal, Form, Probability
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -41,8 +40,7 @@ class ClassBalancedFocal(Focal):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, gamma, form, probability, prior_bias, scale)
-        if not 0 <= beta < 1:
-            raise ConfigError(f"loss.beta must lie in [0, 1), got {beta}")
+        require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
         self.class_weights = effective_number_weights(class_counts, beta)
 
 
@@ -73,7 +71,7 @@ class ClassBalanced(ClassBalancedFocal):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, beta, gamma=0.0, form=form, prior_bias=prior_bias, scale=scale)
-        check_choice("loss.divide_by", divide_by, DIVISIONS)
+        require_choice("divide_by", divide_by, DIVISIONS)
         self.divide_by = "batch" if form == "sigmoid" else divide_by
 
     def forward(self, output: ModelOutput, target: Tensor) -> Tensor:

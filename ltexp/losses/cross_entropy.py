@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.losses.base import Loss, normalized_weights
 from ltexp.outputs import ModelOutput
 
@@ -39,6 +39,5 @@ class WeightedCrossEntropy(CrossEntropy):
 
     def __init__(self, class_counts: Tensor, power: float = 1.0, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
-        if not power >= 0:
-            raise ConfigError(f"loss.power must be 0 or more, got {power}")
+        require(power >= 0, "power", power, "a number of 0 or more")
         self.class_weights = inverse_frequency_weights(class_counts, power)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.epochs import check_start, has_started
+from ltexp.config.require import require, require_choice
+from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
+from ltexp.losses.base import Loss
 from ltexp.losses.cross_entropy import inverse_frequency_weights
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -56,8 +57,7 @@ class TeacherDivergence(Loss):
 
     def __init__(self, class_counts: Tensor, temperature: float, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
-        if not temperature > 0:
-            raise ConfigError(f"loss.temperature must be positive, got {temperature}")
+        require(temperature > 0, "temperature", temperature, "a number above 0")
         self.temperature = temperature
 
     @abstractmethod
@@ -118,10 +118,9 @@ class BalancedDistillation(TeacherDivergence):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, temperature, scale)
-        check_choice("loss.weighting", weighting, WEIGHTINGS)
-        check_start("loss.start", start)
-        if not 0 <= beta < 1:
-            raise ConfigError(f"loss.beta must lie in [0, 1), got {beta}")
+        require_choice("weighting", weighting, WEIGHTINGS)
+        require(is_point(start), "start", start, A_POINT)
+        require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
         by_number = weighting == "effective_number"
         weights = effective_number_weights(class_counts, beta) if by_number else inverse_frequency_weights(class_counts)
         self.register_buffer("weights", weights, persistent=False)
@@ -129,7 +128,7 @@ class BalancedDistillation(TeacherDivergence):
 
     def log_target(self, teacher_logits: Tensor) -> Tensor:
         """log of the normalised w softmax(z / T); w = 1 before the start."""
-        started = has_started("loss.start", self.start, self.epoch, self.max_epochs)
+        started = has_started("start", self.start, self.epoch, self.max_epochs)
         weights = self.weights if started else torch.ones_like(self.weights)
         return balanced_log_target(teacher_logits, self.temperature, weights)
 
@@ -152,8 +151,7 @@ class VirtualExamples(TeacherDivergence):
 
     def __init__(self, class_counts: Tensor, temperature: float = 2.0, power: float = 0.5, scale: float = 1.0) -> None:
         super().__init__(class_counts, temperature, scale)
-        if not 0 < power <= 1:
-            raise ConfigError(f"loss.power must lie in (0, 1], got {power}")
+        require(0 < power <= 1, "power", power, "a number above 0, at most 1")
         self.power = power
 
     def log_target(self, teacher_logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import generator
@@ -42,10 +42,8 @@ class Equalization(Loss):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        if not 0 <= gamma <= 1:
-            raise ConfigError(f"loss.gamma must lie in [0, 1], got {gamma}")
-        if not threshold >= 0:
-            raise ConfigError(f"loss.threshold must be 0 or more, got {threshold}")
+        require(0 <= gamma <= 1, "gamma", gamma, "a number from 0 to 1")
+        require(threshold >= 0, "threshold", threshold, "a number of 0 or more")
         self.gamma = gamma
         rare = class_counts.double() / class_counts.sum() < threshold
         self.register_buffer("rare", rare, persistent=False)

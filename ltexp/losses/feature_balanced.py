@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltexp.config.require import require, require_choice
 from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
+from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
 Growth = Literal["parabolic", "linear", "sine", "cosine", "linear_decrease"]
@@ -82,11 +83,9 @@ class FeatureBalanced(Loss):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        if not strength >= 0:
-            raise ConfigError(f"loss.strength must be 0 or more, got {strength}")
-        check_choice("loss.growth", growth, GROWTHS)
-        if not 0 < reach <= 1:
-            raise ConfigError(f"loss.reach must be a fraction of the stage above 0, at most 1, got {reach}")
+        require(strength >= 0, "strength", strength, "a number of 0 or more")
+        require_choice("growth", growth, GROWTHS)
+        require(0 < reach <= 1, "reach", reach, "a fraction of the stage above 0, at most 1")
         self.strength, self.growth, self.reach = strength, growth, reach
         self.register_buffer("rarity", log_rarity(class_counts).float(), persistent=False)
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
+from ltexp.config.require import require, require_choice
+from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
 Form = Literal["softmax", "sigmoid"]
@@ -103,12 +103,11 @@ class Focal(Loss):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        if not gamma >= 0:
-            raise ConfigError(f"loss.gamma must be 0 or more, got {gamma}")
-        check_choice("loss.form", form, FORMS)
-        check_choice("loss.probability", probability, PROBABILITIES)
-        if form == "sigmoid" and probability == "weighted":
-            raise ConfigError("loss.probability=weighted is for loss.form=softmax; the sigmoid form has plain only")
+        require(gamma >= 0, "gamma", gamma, "a number of 0 or more")
+        require_choice("form", form, FORMS)
+        require_choice("probability", probability, PROBABILITIES)
+        fits = form == "softmax" or probability == "plain"
+        require(fits, "probability", probability, "plain, since form=sigmoid has no other")
         self.gamma, self.form, self.probability = gamma, form, probability
         self.bias = -math.log(self.num_classes - 1) if prior_bias else 0.0
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
-from ltexp.losses.margin_softmax import check_margin, subtract_at_target_
+from ltexp.config.require import require, require_choice
+from ltexp.losses.base import Loss
+from ltexp.losses.margin_softmax import require_margin, subtract_at_target_
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import generator
 
@@ -98,10 +98,9 @@ class GaussianClouded(Loss):
     ) -> None:
         super().__init__(class_counts, scale)
         for key, value in {"amplitude": amplitude, "focal": focal}.items():
-            if not value >= 0:
-                raise ConfigError(f"loss.{key} must be 0 or more, got {value}")
-        check_choice("loss.cloud", cloud, CLOUDS)
-        check_margin("loss.margin", margin)
+            require(value >= 0, key, value, "a number of 0 or more")
+        require_choice("cloud", cloud, CLOUDS)
+        require_margin("margin", margin)
         self.margin, self.focal = margin, focal
         self.register_buffer("clouds", amplitude * cloud_sizes(class_counts, cloud), persistent=False)
         self.register_buffer("quantiles", noise_quantiles(), persistent=False)

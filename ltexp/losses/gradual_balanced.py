@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltexp.counts import checked_class_counts
-from ltexp.epochs import check_gradual_weight, gradual_weight
+from ltexp.epochs import gradual_weight, require_gradual_weight
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -30,7 +30,7 @@ class GradualBalanced(Loss):
 
     def __init__(self, class_counts: Tensor, c: float = 2.0, s: float | None = None, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
-        check_gradual_weight("loss", c, s)
+        require_gradual_weight(c, s)
         self.c, self.s = c, s
         n = checked_class_counts(class_counts).double()
         self.register_buffer("log_prior", (n / n.sum()).log().float(), persistent=False)

@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.epochs import check_gradual_weight, gradual_weight
+from ltexp.config.require import require
+from ltexp.epochs import gradual_weight, require_gradual_weight
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
@@ -43,11 +44,9 @@ class HeadDistillation(Loss):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        if not temperature > 0:
-            raise ConfigError(f"loss.temperature must be positive, got {temperature}")
-        if head_above < 0:
-            raise ConfigError(f"loss.head_above must be 0 or more, got {head_above}")
-        check_gradual_weight("loss", c, s)
+        require(temperature > 0, "temperature", temperature, "a number above 0")
+        require(head_above >= 0, "head_above", head_above, "a whole number of 0 or more")
+        require_gradual_weight(c, s)
         self.temperature, self.c, self.s = temperature, c, s
         self.register_buffer("is_head", class_counts > head_above, persistent=False)
 

@@ -5,10 +5,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.epochs import check_start, has_started
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
+from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.losses.base import Loss
-from ltexp.losses.margin_softmax import check_margin, subtract_at_target_
+from ltexp.losses.margin_softmax import require_margin, subtract_at_target_
 from ltexp.outputs import ModelOutput
 
 
@@ -60,12 +60,11 @@ class KeyPoint(Loss):
         scale: float = 15.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        check_margin("loss.max_margin", max_margin)
-        if not base_count > 1:
-            raise ConfigError(f"loss.base_count must be more than 1, got {base_count}")
-        check_start("loss.start", start)
-        if max_scale is not None and not max_scale >= scale:
-            raise ConfigError(f"loss.max_scale must be null or at least loss.scale={scale}, got {max_scale}")
+        require_margin("max_margin", max_margin)
+        require(base_count > 1, "base_count", base_count, "a number above 1")
+        require(is_point(start), "start", start, A_POINT)
+        grows = max_scale is None or max_scale >= scale
+        require(grows, "max_scale", max_scale, f"null, or a number of at least scale={scale}")
         self.gradient_adjustment, self.start = gradient_adjustment, start
         radii = key_point_radii(class_counts, base_count)
         reversed_radii = radii.max() + 1 - radii
@@ -77,7 +76,7 @@ class KeyPoint(Loss):
     @property
     def adjusts_gradients(self) -> bool:
         """Whether GA is on in the current epoch."""
-        return self.gradient_adjustment and has_started("loss.start", self.start, self.epoch, self.max_epochs)
+        return self.gradient_adjustment and has_started("start", self.start, self.epoch, self.max_epochs)
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""

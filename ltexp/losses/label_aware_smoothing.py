@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
+from ltexp.config.require import require, require_choice
+from ltexp.losses.base import Loss
 from ltexp.losses.label_smoothing import SPREADS, Spread, smoothed_cross_entropy
 from ltexp.outputs import ModelOutput
 
@@ -73,17 +73,15 @@ class LabelAwareSmoothing(Loss):
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
-        if not 0 <= tail_smoothing <= head_smoothing < 1:
-            raise ConfigError(
-                "label-aware smoothing needs 0 <= tail_smoothing <= head_smoothing < 1, "
-                f"got tail_smoothing={tail_smoothing}, head_smoothing={head_smoothing}"
-            )
-        check_choice("loss.form", form, FORMS)
-        check_choice("loss.spread", spread, SPREADS)
-        if form == "power" and (power is None or not power > 0):
-            raise ConfigError(f"loss.form=power needs a positive loss.power, got {power}")
-        if form != "power" and power is not None:
-            raise ConfigError(f"loss.power={power} has no effect with loss.form={form}; set loss.form=power")
+        require(0 <= head_smoothing < 1, "head_smoothing", head_smoothing, "a number of 0 or more and below 1")
+        bound = f"a number from 0 to head_smoothing={head_smoothing}"
+        require(0 <= tail_smoothing <= head_smoothing, "tail_smoothing", tail_smoothing, bound)
+        require_choice("form", form, FORMS)
+        require_choice("spread", spread, SPREADS)
+        if form == "power":
+            require(power is not None and power > 0, "power", power, "a number above 0, the exponent of form=power")
+        else:
+            require(power is None, "power", power, f"null with form={form}; it is the exponent of form=power")
         self.spread = spread
         factors = smoothing_factors(class_counts, head_smoothing, tail_smoothing, form, power or 1.0)
         self.register_buffer("factors", factors, persistent=False)

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
+from ltexp.config.require import require, require_choice
+from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
 Spread = Literal["others", "all"]
@@ -44,9 +44,8 @@ class LabelSmoothing(Loss):
 
     def __init__(self, class_counts: Tensor, epsilon: float = 0.1, spread: Spread = "all", scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
-        if not 0 <= epsilon < 1:
-            raise ConfigError(f"loss.epsilon must lie in [0, 1), got {epsilon}")
-        check_choice("loss.spread", spread, SPREADS)
+        require(0 <= epsilon < 1, "epsilon", epsilon, "a number of 0 or more and below 1")
+        require_choice("spread", spread, SPREADS)
         self.epsilon, self.spread = epsilon, spread
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -83,8 +83,7 @@ class LADE(Loss):
     def __init__(self, class_counts: Tensor, alpha: float = 0.1, penalty: float = 0.1, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
         for key, value in (("alpha", alpha), ("penalty", penalty)):
-            if not value >= 0:
-                raise ConfigError(f"loss.{key} must be 0 or more, got {value}")
+            require(value >= 0, key, value, "a number of 0 or more")
         self.alpha, self.penalty = alpha, penalty
         prior = class_counts.double() / class_counts.sum()
         # the small term is the authors' code's

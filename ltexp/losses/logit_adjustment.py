@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
-from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -56,6 +56,5 @@ class LogitAdjustment(AdjustedCrossEntropy):
     """
 
     def __init__(self, class_counts: Tensor, tau: float = 1.0, scale: float = 1.0) -> None:
-        if not tau >= 0:
-            raise ConfigError(f"loss.tau must be 0 or more, got {tau}")
+        require(tau >= 0, "tau", tau, "a number of 0 or more")
         super().__init__(class_counts, log_prior(class_counts, tau), scale)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
-from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -18,10 +18,9 @@ def subtract_at_target_(logits: Tensor, target: Tensor, margin: Tensor) -> Tenso
     return logits.scatter_add_(1, target[:, None], -margin[:, None])
 
 
-def check_margin(key: str, margin: float, bound: float = 2.0) -> None:
-    """Raise a ConfigError unless 0 <= margin < bound; two cosines differ by 2 at most."""
-    if not 0 <= margin < bound:
-        raise ConfigError(f"{key} must lie in [0, {bound:.4g}), got {margin}")
+def require_margin(key: str, margin: float, bound: float = 2.0) -> None:
+    """Raises a ConfigError unless 0 <= margin < bound; two cosines differ by 2 at most."""
+    require(0 <= margin < bound, key, margin, f"a number of 0 or more and below {bound:.4g}")
 
 
 class MarginSoftmax(Loss):
@@ -59,7 +58,7 @@ class CosFace(MarginSoftmax):
     """
 
     def __init__(self, class_counts: Tensor, margin: float = 0.35, scale: float = 30.0) -> None:
-        check_margin("loss.margin", margin)
+        require_margin("margin", margin)
         super().__init__(class_counts, torch.full((len(checked_class_counts(class_counts)),), float(margin)), scale)
 
 
@@ -84,7 +83,7 @@ class LDAM(MarginSoftmax):
     """
 
     def __init__(self, class_counts: Tensor, max_margin: float = 0.5, scale: float = 30.0) -> None:
-        check_margin("loss.max_margin", max_margin)
+        require_margin("max_margin", max_margin)
         super().__init__(class_counts, ldam_margins(checked_class_counts(class_counts), max_margin), scale)
 
 
@@ -112,7 +111,7 @@ class ArcFace(Loss):
 
     def __init__(self, class_counts: Tensor, margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__(class_counts, scale)
-        check_margin("loss.margin", margin, math.pi)
+        require_margin("margin", margin, math.pi)
         self.margin = margin
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:

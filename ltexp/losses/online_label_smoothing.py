@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltexp.config.require import require, require_choice
 from ltexp.distributed import sum_over_ranks
-from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss, check_choice
+from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
 Start = Literal["uniform", "zero"]
@@ -42,9 +42,8 @@ class OnlineLabelSmoothing(Loss):
         self, class_counts: Tensor, soft_weight: float = 0.5, start: Start = "uniform", scale: float = 1.0
     ) -> None:
         super().__init__(class_counts, scale)
-        if not 0 <= soft_weight <= 1:
-            raise ConfigError(f"loss.soft_weight must lie in [0, 1], got {soft_weight}")
-        check_choice("loss.start", start, STARTS)
+        require(0 <= soft_weight <= 1, "soft_weight", soft_weight, "a number from 0 to 1")
+        require_choice("start", start, STARTS)
         self.soft_weight = soft_weight
         rows = torch.full((self.num_classes, self.num_classes), 1 / self.num_classes if start == "uniform" else 0.0)
         self.register_buffer("soft_labels", rows)

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from ltexp.config.require import require
 from ltexp.counts import checked_class_counts, inverse_effective_number
-from ltexp.epochs import check_start, has_started
+from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss, normalized_weights
 
@@ -56,9 +57,8 @@ class DeferredReweighting(Reweighting):
     """
 
     def __init__(self, start: float = 0.8, beta: float = 0.9999) -> None:
-        check_start("reweighting.start", start)
-        if not 0 <= beta < 1:
-            raise ConfigError(f"reweighting.beta must lie in [0, 1), got {beta}")
+        require(is_point(start), "start", start, A_POINT)
+        require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
         self.start, self.beta = start, beta
 
     def weights(self, class_counts: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class DeferredReweighting(Reweighting):
 
     def holds(self, epoch: int, max_epochs: int) -> bool:
         """From `start` on."""
-        return has_started("reweighting.start", self.start, epoch, max_epochs)
+        return has_started("start", self.start, epoch, max_epochs)
 
 
 class Reweighted(nn.Module):

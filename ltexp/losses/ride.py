@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.epochs import check_start, has_started
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
+from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.losses.distillation import divergence
 from ltexp.losses.margin_softmax import LDAM, subtract_at_target_
 from ltexp.outputs import ModelOutput
@@ -64,13 +64,10 @@ class Ride(LDAM):
         scale: float = 30.0,
     ) -> None:
         super().__init__(class_counts, max_margin, scale)
-        check_start("loss.rarity_start", rarity_start)
-        if not diversity >= 0:
-            raise ConfigError(f"loss.diversity must be 0 or more, got {diversity}")
-        if not temperature > 0:
-            raise ConfigError(f"loss.temperature must be positive, got {temperature}")
-        if not 0 <= rarity < 1:
-            raise ConfigError(f"loss.rarity must lie in [0, 1), got {rarity}")
+        require(is_point(rarity_start), "rarity_start", rarity_start, A_POINT)
+        require(diversity >= 0, "diversity", diversity, "a number of 0 or more")
+        require(temperature > 0, "temperature", temperature, "a number above 0")
+        require(0 <= rarity < 1, "rarity", rarity, "a number of 0 or more and below 1")
         temperatures = diversity_temperatures(class_counts, temperature, rarity)
         self.register_buffer("temperatures", temperatures, persistent=False)
         self.diversity, self.temperature, self.rarity_start = diversity, temperature, rarity_start
@@ -103,7 +100,7 @@ class Ride(LDAM):
 
     def _divergences(self, experts: Tensor) -> Tensor:
         """(B,) the sum over experts of mean(τ)² KL(mean || expert)."""
-        started = has_started("loss.rarity_start", self.rarity_start, self.epoch, self.max_epochs)
+        started = has_started("rarity_start", self.rarity_start, self.epoch, self.max_epochs)
         temperatures = self.temperatures if started else torch.full_like(self.temperatures, self.temperature)
         mean = F.log_softmax(experts.detach().mean(0) / temperatures, dim=1)
         each = [divergence(mean, F.log_softmax(expert / temperatures, dim=1)) for expert in experts]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -29,8 +29,7 @@ class VectorScaling(Loss):
     def __init__(self, class_counts: Tensor, gamma: float = 0.3, tau: float = 1.0, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
         for key, value in (("gamma", gamma), ("tau", tau)):
-            if not value >= 0:
-                raise ConfigError(f"loss.{key} must be 0 or more, got {value}")
+            require(value >= 0, key, value, "a number of 0 or more")
         n = class_counts.double()
         self.register_buffer("multiplier", (scale * (n / n.max()).pow(gamma)).float(), persistent=False)
         self.register_buffer("offset", (tau * (n / n.sum()).log()).float(), persistent=False)

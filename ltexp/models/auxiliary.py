@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config.require import require
 from ltexp.errors import ConfigError
 
 
@@ -34,8 +35,7 @@ class AuxiliaryNetwork(nn.Module):
         super().__init__()
         if not map_channels:
             raise ConfigError("an auxiliary network reads feature maps, and this backbone offers none")
-        if width < 1:
-            raise ConfigError(f"auxiliary.width must be a whole number of 1 or more, got {width}")
+        require(width >= 1, "width", width, "a whole number of 1 or more")
         self.widths = [width * channels for channels in map_channels]
         self.laterals = nn.ModuleList(pointwise(c, w) for c, w in zip(map_channels, self.widths, strict=True))
         self.head = nn.Linear(self.widths[-1], num_classes)

@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.models.backbone import Backbone
 from ltexp.models.experts import expert_branches, run_branches
 
@@ -62,8 +62,7 @@ class CifarResNet(Backbone):
 
     def __init__(self, depth: int, experts: int | None = None) -> None:
         super().__init__()
-        if depth < 8 or depth % 6 != 2:
-            raise ConfigError(f"backbone.depth is {depth}, but a CIFAR ResNet has 6n + 2 layers: 8, 20, 32, 44, ...")
+        require(depth >= 8 and depth % 6 == 2, "depth", depth, "6n + 2 layers of a CIFAR ResNet: 8, 20, 32, 44, ...")
         blocks = (depth - 2) // 6
         widths = (32, 64) if experts is None else (24, 48)
         self.feature_dim = widths[1]

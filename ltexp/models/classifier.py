@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config.require import require, require_choice
 from ltexp.errors import CheckpointError, ConfigError
-from ltexp.names import unknown_name
 
 INITS = ("kaiming", "default")
 
@@ -118,8 +118,7 @@ def fresh_linear(feature_dim: int, num_classes: int, bias: bool, init: str) -> t
     Raises:
         ConfigError: for another `init`.
     """
-    if init not in INITS:
-        raise ConfigError(unknown_name("classifier init", init, INITS))
+    require_choice("init", init, INITS)
     weight = torch.empty(num_classes, feature_dim)
     if init == "kaiming":
         nn.init.kaiming_normal_(weight)
@@ -245,8 +244,7 @@ class Cosine(Classifier):
 
     def __init__(self, feature_dim: int, num_classes: int, bias: bool = False) -> None:
         super().__init__(feature_dim, num_classes)
-        if bias:
-            raise ConfigError("a cosine classifier has no bias: set bias=false, or choose classifier linear")
+        require(not bias, "bias", bias, "false: a cosine classifier has none; linear has")
         self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, feature_dim).uniform_(-1, 1)))
 
     def forward(self, features: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ltexp.config.require import require
 from ltexp.distributed import rank, world_size
-from ltexp.errors import ConfigError
 from ltexp.randomness import generator
 
 
@@ -22,8 +22,7 @@ class KeyedDropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ConfigError(f"invalid backbone.dropout={rate}: expected a number of 0 or more and below 1")
+        require(0 <= rate < 1, "dropout", rate, "a number of 0 or more and below 1")
         self.rate = rate
         self.key, self.size, self.part = (0, 0, 0), 0, slice(None)
 

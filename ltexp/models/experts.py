@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
+from ltexp.errors import SettingError
 from ltexp.models.classifier import Classifier
 
 
@@ -17,8 +18,7 @@ def expert_branches(experts: int, blocks: Callable[[], list[nn.Module]]) -> nn.M
     Raises:
         ConfigError: for fewer than one.
     """
-    if experts < 1:
-        raise ConfigError(f"invalid backbone.experts={experts}: expected a whole number of 1 or more, or null")
+    require(experts >= 1, "experts", experts, "a whole number of 1 or more, or null")
     return nn.ModuleList(nn.ModuleList(blocks()) for _ in range(experts))
 
 
@@ -58,9 +58,7 @@ class ExpertCosine(Classifier):
     def __init__(self, feature_dim: int, num_classes: int, experts: int | None = None) -> None:
         super().__init__(feature_dim, num_classes)
         if experts is None or experts < 1:
-            raise ConfigError(
-                "classifier expert_cosine is for a network of experts: set backbone.experts and its experts"
-            )
+            raise SettingError("experts", experts, "as many as backbone.experts: expert_cosine is for experts alone")
         self.experts = experts
         self.weight = nn.Parameter(F.normalize(torch.empty(experts, num_classes, feature_dim).uniform_(-1, 1), dim=2))
 

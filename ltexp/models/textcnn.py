@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
 from ltexp.models.backbone import Backbone
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.vectors import read_vectors
@@ -50,10 +50,10 @@ class TextCNN(Backbone):
         experts: int | None = None,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1 or filters < 1 or dim < 1:
-            raise ConfigError(f"backbone: widths={list(widths)}, filters={filters} and dim={dim} must all be positive")
-        if experts is not None and experts < 1:
-            raise ConfigError(f"invalid backbone.experts={experts}: expected a whole number of 1 or more, or null")
+        require(widths and min(widths) >= 1, "widths", list(widths), "whole numbers of 1 or more")
+        require(filters >= 1, "filters", filters, "a whole number of 1 or more")
+        require(dim >= 1, "dim", dim, "a whole number of 1 or more")
+        require(experts is None or experts >= 1, "experts", experts, "a whole number of 1 or more, or null")
         self.feature_dim = len(widths) * filters
         self.map_channels = [filters * (experts or 1)] * len(widths)
         self.widths, self.experts = tuple(widths), experts

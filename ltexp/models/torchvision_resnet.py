@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from ltexp.errors import ConfigError
+from ltexp.config.require import require, require_choice
 from ltexp.models.backbone import Backbone
 from ltexp.models.checkpoint import load_part
 from ltexp.models.experts import expert_branches, run_branches
 from ltexp.models.pretrained import read_weights
-from ltexp.names import unknown_name
 
 # Block class, blocks a stage, groups, width of a group. ResNet-10 is the long-tail field's own (Liu et al., CVPR 2019).
 ARCHITECTURES: dict[str, tuple[type[nn.Module], list[int], int, int]] = {
@@ -61,13 +60,11 @@ class TorchvisionResNet(Backbone):
         experts: int | None = None,
     ) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ConfigError(unknown_name("backbone.architecture", architecture, ARCHITECTURES))
+        require_choice("architecture", architecture, tuple(ARCHITECTURES))
         block, layers, groups, width = ARCHITECTURES[architecture]
-        if experts is not None and weights is not None:
-            raise ConfigError("backbone.weights cannot start a network of experts: set weights or experts to null")
-        if experts is not None and (frozen_trunk or fresh_last_block):
-            raise ConfigError("backbone.frozen_trunk and fresh_last_block are for a network without experts")
+        require(experts is None or weights is None, "weights", weights, "null, since no weights fit experts")
+        require(not (experts and frozen_trunk), "frozen_trunk", frozen_trunk, "false with experts")
+        require(not (experts and fresh_last_block), "fresh_last_block", fresh_last_block, "false with experts")
         # A single output: the classifier is a part of its own, so torchvision's is not kept.
         network = ResNet(block, layers, num_classes=1, groups=groups, width_per_group=width)
         self.feature_dim = int(network.fc.in_features)

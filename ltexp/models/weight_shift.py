@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config.require import require_choice
 from ltexp.errors import ConfigError
 from ltexp.models.classifier import Classifier, ContinuedMap, fresh_linear
-from ltexp.names import unknown_name
 
 
 class LearnableWeightScaling(ContinuedMap):
@@ -81,10 +81,8 @@ class WeightShift(Classifier):
         decay_towards: Literal["zero", "stage1"] = "zero",
     ) -> None:
         super().__init__(feature_dim, num_classes)
-        if shift_init not in ("zeros", "fresh"):
-            raise ConfigError(unknown_name("classifier shift_init", shift_init, ("zeros", "fresh")))
-        if decay_towards not in ("zero", "stage1"):
-            raise ConfigError(unknown_name("classifier decay_towards", decay_towards, ("zero", "stage1")))
+        require_choice("shift_init", shift_init, ("zeros", "fresh"))
+        require_choice("decay_towards", decay_towards, ("zero", "stage1"))
         if not learn_shift and (retain == 0 or not learn_scale):
             raise ConfigError(
                 "this weight_shift classifier has nothing to learn: set learn_shift=true, "

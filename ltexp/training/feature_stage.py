@@ -27,7 +27,7 @@ EXAMPLES = 200  # generated features of a class that are kept for figures
 
 def feature_loader(session: "Session", name: str, stage: StageConfig, model: Model) -> FeatureLoader:
     """The features that the stage trains on; `model` extracts them."""
-    source: ExtractedFeatures = build(stage.features)
+    source: ExtractedFeatures = build(stage.features, path="features")
     train, validation = session.data.train, session.data.validation
     held = _held_out(session, source)
     kept = train.take(~held) if held.any() else train
@@ -36,7 +36,7 @@ def feature_loader(session: "Session", name: str, stage: StageConfig, model: Mod
     labels = torch.cat([torch.as_tensor(kept.labels), made])
     scored = (train.take(held) if held.any() else validation) if source.keeps_score else None
     every = {"batch_size": EXTRACTION_BATCH * world_size()}
-    augmentation, seed = build(stage.augmentation), session.stage_seed(name)
+    augmentation, seed = build(stage.augmentation, path="augmentation"), session.stage_seed(name)
     return FeatureLoader(
         Split(labels=labels.numpy(), index=np.arange(len(labels))),
         images=session.loader(kept, **every, augmentation=augmentation, seed=seed),
@@ -48,7 +48,7 @@ def feature_loader(session: "Session", name: str, stage: StageConfig, model: Mod
         class_names=session.data.class_names,
         batch_size=stage.batch_size,
         device=session.device,
-        sampler=build(stage.sampler, labels=labels, class_counts=torch.bincount(labels)),
+        sampler=build(stage.sampler, labels=labels, class_counts=torch.bincount(labels), path="sampler"),
         seed=seed,
         max_epochs=stage.epochs,
         rank=rank(),
@@ -63,7 +63,7 @@ def check_features(session: "Session", stage: StageConfig) -> None:
         ConfigError: naming the class.
     """
     if stage.features.get("_target_"):
-        source: ExtractedFeatures = build(stage.features)
+        source: ExtractedFeatures = build(stage.features, path="features")
         source.check(session.class_counts, session.data.class_names, session.data.validation is not None)
 
 
@@ -71,7 +71,7 @@ def describe_features(session: "Session", stage: StageConfig) -> dict[str, Any]:
     """What the stage's entry in the record says of its features; nothing where it trains on the data itself."""
     if not stage.features.get("_target_"):
         return {}
-    source: ExtractedFeatures = build(stage.features)
+    source: ExtractedFeatures = build(stage.features, path="features")
     held = _held_out(session, source)
     kept = torch.bincount(torch.as_tensor(session.data.train.labels[~held]), minlength=session.data.num_classes)
     scored = f"{int(held.sum())} images held out of the training set" if held.any() else "the validation split"
@@ -98,7 +98,9 @@ def generated_examples(session: "Session", name: str, stage: StageConfig, model:
         `generated_features` (M, D) float32 and `generated_labels` (M,); nothing where the stage generates none.
     """
     plain = replace(stage, augmentation={"_target_": "ltexp.data.augmentation.NoAugmentation"})
-    if not isinstance(build(stage.features) if stage.features.get("_target_") else None, AdaptiveFeatureGenerator):
+    if not isinstance(
+        build(stage.features, path="features") if stage.features.get("_target_") else None, AdaptiveFeatureGenerator
+    ):
         return {}
     loader = feature_loader(session, name, plain, model)
     rows = read_metrics(session.folder / name / CONFIDENCE)

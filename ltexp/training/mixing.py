@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltexp.config.require import require
 from ltexp.distributed import gather_batch, rank, world_size
-from ltexp.errors import ConfigError
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import generator, key_to_seed
 
@@ -89,8 +89,7 @@ class Mixup(Mixing):
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
-        if not alpha > 0:
-            raise ConfigError(f"mixing.alpha must be positive, got {alpha}; to switch mixup off choose mixing none")
+        require(alpha > 0, "alpha", alpha, "a number above 0; mixing none switches mixup off")
         self.alpha = alpha
 
     def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:

@@ -25,9 +25,11 @@ class Objective(nn.Module):
 
     def __init__(self, stage: StageConfig, class_counts: Tensor) -> None:
         super().__init__()
-        self.loss: Loss = build(stage.loss, class_counts=class_counts)
-        self.reweighting = Reweighted(self.loss, build(stage.reweighting))
-        self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
+        self.loss: Loss = build(stage.loss, class_counts=class_counts, path="loss")
+        self.reweighting = Reweighted(self.loss, build(stage.reweighting, path="reweighting"))
+        self.terms = nn.ModuleDict(
+            {k: build(v.loss, class_counts=class_counts, path=f"terms.{k}.loss") for k, v in stage.terms.items()}
+        )
         self.loss_weight = stage.loss_weight
         self.rows = slice(None)
         self.weights = {name: term.weight for name, term in stage.terms.items()}

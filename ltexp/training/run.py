@@ -37,7 +37,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     started = now()
     config = without_idle_epochs(config)
     check_composition(config)
-    data = build(config.dataset, root=config.paths.data)
+    data = build(config.dataset, root=config.paths.data, path="dataset")
     identifier = records.run_id(folder)
     logger = make_logger(config, folder, identifier)
     session = Session(config, folder, data, device, logger)
@@ -93,7 +93,7 @@ def _check_maps(session: Session) -> None:
             "set auxiliary@STAGE.auxiliary=none"
         )
     with default_generator("check"):
-        backbone: Backbone = build(session.config.backbone, **data.backbone_settings)
+        backbone: Backbone = build(session.config.backbone, **data.backbone_settings, path="backbone")
     if not getattr(backbone, "map_channels", None):
         raise ConfigError(f"backbone {name} offers no feature maps, which an auxiliary network reads: choose another")
     inputs = session.sample_inputs()
@@ -198,7 +198,7 @@ def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
         while (folder / settings["name"] / settings["version"]).exists():
             settings["version"] += "-resumed"
     try:
-        logger: Logger = build(settings, save_dir=str(folder))
+        logger: Logger = build(settings, save_dir=str(folder), path="logger")
     except Exception as error:
         if not isinstance(error, ModuleNotFoundError):
             if type(error).__module__.startswith("wandb"):

@@ -4,8 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from ltexp.epochs import first_epoch
-from ltexp.errors import ConfigError
+from ltexp.config.require import require
+from ltexp.epochs import first_epoch, is_point
 
 
 class Schedule(ABC):
@@ -19,8 +19,8 @@ class Schedule(ABC):
     """
 
     def __init__(self, warmup_epochs: int = 0) -> None:
-        if warmup_epochs < 0 or warmup_epochs != int(warmup_epochs):
-            raise ConfigError(f"schedule.warmup_epochs must be a whole number, 0 or more, got {warmup_epochs}")
+        whole = warmup_epochs >= 0 and warmup_epochs == int(warmup_epochs)
+        require(whole, "warmup_epochs", warmup_epochs, "a whole number of 0 or more")
         self.warmup_epochs = warmup_epochs
 
     def factor(self, epoch: int, max_epochs: int) -> float:
@@ -68,12 +68,9 @@ class MultiStep(Schedule):
     def __init__(self, milestones: Sequence[float] = (0.8, 0.9), decay: float = 0.1, warmup_epochs: int = 5) -> None:
         super().__init__(warmup_epochs)
         for milestone in milestones:
-            if not 0 < milestone < 1 and not (milestone >= 1 and isinstance(milestone, int)):
-                raise ConfigError(
-                    f"schedule.milestones: {milestone} is neither a fraction between 0 and 1 nor a whole epoch"
-                )
-        if not 0 < decay <= 1:
-            raise ConfigError(f"schedule.decay must lie in (0, 1], got {decay}")
+            point = is_point(milestone) and milestone > 0
+            require(point, "milestones", list(milestones), "fractions of the stage between 0 and 1, or whole epochs")
+        require(0 < decay <= 1, "decay", decay, "a number above 0, at most 1")
         self.milestones, self.decay = tuple(milestones), decay
 
     def curve(self, epoch: int, max_epochs: int) -> float:

@@ -60,7 +60,7 @@ class Session:
         """
         if not stage.training_set:
             return self
-        data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data)
+        data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data, path="training_set")
         if data.num_classes != self.data.num_classes:
             raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
         return replace(self, data=data, shot_counts=self.data.class_counts)
@@ -87,8 +87,8 @@ class Session:
         return self.loader(
             self.data.train,
             batch_size=stage.batch_size,
-            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
-            augmentation=build(stage.augmentation),
+            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts, path="sampler"),
+            augmentation=build(stage.augmentation, path="augmentation"),
             seed=self.stage_seed(name),
             max_epochs=stage.epochs,
         )
@@ -120,17 +120,23 @@ class Session:
         """
         settings = without_files(self.config.backbone) if loads else self.config.backbone
         with default_generator("init", self.config.seed, name, "backbone"):
-            backbone: Backbone = build(settings, **self.data.backbone_settings)
+            backbone: Backbone = build(settings, **self.data.backbone_settings, path="backbone")
         with default_generator("init", self.config.seed, name, "classifier"):
             classifier: Classifier = build(
-                stage.classifier, feature_dim=backbone.feature_dim, num_classes=self.data.num_classes
+                stage.classifier,
+                feature_dim=backbone.feature_dim,
+                num_classes=self.data.num_classes,
+                path=f"{name}.classifier",
             )
         classifier.set_class_counts(self.class_counts)
         auxiliary = None
         if stage.auxiliary.get("_target_"):
             with default_generator("init", self.config.seed, name, "auxiliary"):
                 auxiliary = build(
-                    stage.auxiliary, map_channels=backbone.map_channels, num_classes=self.data.num_classes
+                    stage.auxiliary,
+                    map_channels=backbone.map_channels,
+                    num_classes=self.data.num_classes,
+                    path=f"{name}.auxiliary",
                 )
         return Model(backbone, classifier, auxiliary, stage.feature_power)
 

@@ -60,8 +60,8 @@ class Stage(pl.LightningModule):
         self.objective = Objective(config, class_counts)
         self.needs = self.objective.needs
         self.objective.set_seed(seed)
-        self.mixing = build(config.mixing)
-        self.schedule = build(config.schedule)
+        self.mixing = build(config.mixing, path="mixing")
+        self.schedule = build(config.schedule, path="schedule")
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         self.loader = loader
@@ -76,7 +76,7 @@ class Stage(pl.LightningModule):
         groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
         if not groups:
             raise ConfigError("nothing to train: set epochs=0, or make a part trainable (stageN.trainable)")
-        optimizer: torch.optim.Optimizer = build(settings, groups)
+        optimizer: torch.optim.Optimizer = build(settings, groups, path="optimizer")
         return optimizer
 
     def on_train_epoch_start(self) -> None:

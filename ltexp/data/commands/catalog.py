@@ -61,7 +61,7 @@ def build_source(folder: str) -> Any:
     """The source of the datasets whose files lie in `<data root>/<folder>`."""
     from ltexp.config.build import build  # takes as long to import as everything else that reads this file
 
-    return build(dataset_config(datasets_of_folder(folder)[0])["source"])
+    return build(dataset_config(datasets_of_folder(folder)[0])["source"], path="dataset.source")
 
 
 def as_path(text: str) -> Path:

@@ -27,7 +27,7 @@ def check(config: dict[str, Any], root: Path, decode: bool = False) -> tuple[lis
         (problems, facts, unreadable): what keeps it from being used; what there is, unless the lists, folders or arrays
         are wrong; and the samples that cannot be read, which are among the problems.
     """
-    source: Source = build(config["source"])
+    source: Source = build(config["source"], path="dataset.source")
     found, problems = source.inspect(root)
     if found is None:
         return problems, [], []

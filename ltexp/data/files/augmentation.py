@@ -9,10 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ltexp.config.require import is_number, require
 from ltexp.data.augmentation import Augmentation
 from ltexp.data.files.decode import Crop
-from ltexp.data.tail.profile import require_number
-from ltexp.errors import ConfigError
 
 ATTEMPTS = 10  # at a crop that lies inside the image, as in torchvision
 GREY = (0.2989, 0.587, 0.114)  # of R, G and B, as in torchvision
@@ -68,11 +67,9 @@ class RandomResizedCrop(FileAugmentation):
         flip: bool = True,
         jitter: float = 0.4,
     ) -> None:
-        self.scale = _bounds("augmentation.scale", scale, most=1.0)
-        self.ratio = _bounds("augmentation.ratio", ratio)
-        require_number("augmentation.jitter", jitter, least=0)
-        if jitter > 1:
-            raise ConfigError(f"invalid augmentation.jitter={jitter}: expected a number from 0 to 1")
+        self.scale = _bounds("scale", scale, most=1.0)
+        self.ratio = _bounds("ratio", ratio)
+        require(is_number(jitter, 0, 1), "jitter", jitter, "a number from 0 to 1")
         self.flip, self.jitter = flip, float(jitter)
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -173,7 +170,6 @@ class CentreCrop:
 
 
 def _bounds(key: str, values: Sequence[float], most: float = math.inf) -> tuple[float, float]:
-    if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
-        expected = "two numbers above 0, the smaller first" + (f", at most {most:g}" if most < math.inf else "")
-        raise ConfigError(f"invalid {key}={list(values)}: expected {expected}")
+    expected = "two numbers above 0, the smaller first" + (f", at most {most:g}" if most < math.inf else "")
+    require(len(values) == 2 and 0 < values[0] <= values[1] <= most, key, list(values), expected)
     return float(values[0]), float(values[1])

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ltexp.config.require import is_whole, require
 from ltexp.data.files.source import FileSource
 from ltexp.data.files.split import FileSplit, SourceFiles
 from ltexp.data.images.dataset import check_channels
-from ltexp.data.tail.profile import choose_subset, held_out_sizes, require_whole
+from ltexp.data.tail.profile import choose_subset, held_out_sizes
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of, read_held_out
 from ltexp.data.types import LongTailedData
-from ltexp.errors import ConfigError, DataError
+from ltexp.errors import ConfigError, DataError, SettingError
 
 FIRST = 5  # images left out that a record names
 TEST_SEED = 0  # of the choice of test images where a dataset has none of its own; they must stay the same
@@ -66,15 +67,15 @@ def long_tailed_files(
     """
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
     preprocessing = {
-        "channel_mean": check_channels("dataset.channel_mean", channel_mean, least=0.0),
-        "channel_std": check_channels("dataset.channel_std", channel_std, least=1e-6),
+        "channel_mean": check_channels("channel_mean", channel_mean, least=0.0),
+        "channel_std": check_channels("channel_std", channel_std, least=1e-6),
         "image_size": image_size,
         "resize": resize,
     }
-    require_whole("dataset.image_size", image_size, least=1)
-    require_whole("dataset.resize", resize, least=image_size)
-    require_whole("dataset.workers", workers, least=0, optional=True)
-    fraction, most = read_held_out("dataset.test", test)
+    require(is_whole(image_size, 1), "image_size", image_size, "a whole number of 1 or more")
+    require(is_whole(resize, image_size), "resize", resize, f"a whole number of at least image_size={image_size}")
+    require(workers is None or is_whole(workers, 0), "workers", workers, "a whole number of 0 or more, or null")
+    fraction, most = read_held_out("test", test)
     files, left_out = without(source.open(Path(root)), leave_out)
     train, tested = _with_test(name, files, fraction, most)
     chosen = choose(request, train.labels, tested.labels, files.class_names, files.unit)
@@ -142,7 +143,7 @@ def _with_test(name: str, files: SourceFiles, fraction: float, most: int | None)
     """
     if files.test is not None:
         if fraction > 0:
-            raise ConfigError(f"{name} has test images of its own: set dataset.test.fraction=0")
+            raise SettingError("test.fraction", fraction, f"0, since {name} has test images of its own")
         return files.train, files.test
     if fraction == 0:
         raise ConfigError(

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ltexp.config.require import require
 from ltexp.data.files.augmentation import CentreCrop, FileAugmentation
 from ltexp.data.files.cache import ImageCache, open_cache
 from ltexp.data.files.decode import read_crop
 from ltexp.data.files.split import FileSplit
 from ltexp.data.loader import Loader
 from ltexp.data.normalize import Normalize
-from ltexp.errors import ConfigError, DataError, TrainingError
+from ltexp.errors import DataError, TrainingError
 
 MOST_WORKERS = 8  # of a process, where the number is not given
 
@@ -115,8 +116,7 @@ class FileLoader(Loader[FileSplit]):
         **settings: Any,
     ) -> None:
         super().__init__(split, **settings)
-        if not 1 <= image_size <= resize:
-            raise ConfigError(f"invalid image_size={image_size}: expected 1 to {resize}, dataset.resize")
+        require(1 <= image_size <= resize, "image_size", image_size, f"a whole number from 1 to resize={resize}")
         self._crop_draws: tuple[str, ...] = ()
         crop: CentreCrop | FileAugmentation = CentreCrop(resize, image_size)
         if isinstance(self.augmentation, FileAugmentation):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from ltexp.config.require import is_whole, require
 from ltexp.data.augmentation import Augmentation
 from ltexp.data.images.auto_augment import apply_operations, draw_operations
-from ltexp.errors import ConfigError
 
 
 class CropFlip(Augmentation):
@@ -26,8 +26,7 @@ class CropFlip(Augmentation):
 
     def __init__(self, padding: int = 4, flip: bool = True, auto_augment: bool = False, cutout: int = 0) -> None:
         for key, value in (("padding", padding), ("cutout", cutout)):
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError(f"invalid augmentation.{key}={value}: expected a whole number of 0 or more")
+            require(is_whole(value, 0), key, value, "a whole number of 0 or more")
         self.padding = padding
         self.flip = flip
         self.auto_augment = auto_augment

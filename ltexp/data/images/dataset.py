@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.data.tail.profile import require_number
+from ltexp.config.require import is_number, require
 from ltexp.data.tail.selection import Request, choose, hash_of
 from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source
-from ltexp.errors import ConfigError
 
 
 def long_tailed(
@@ -46,8 +45,8 @@ def long_tailed(
         DataError: for data that is missing, damaged or has too few images of a class.
     """
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
-    mean = check_channels("dataset.channel_mean", channel_mean, least=0.0)
-    std = check_channels("dataset.channel_std", channel_std, least=1e-6)
+    mean = check_channels("channel_mean", channel_mean, least=0.0)
+    std = check_channels("channel_std", channel_std, least=1e-6)
     arrays = source.open(Path(root))
     chosen = choose(request, arrays.train_labels, arrays.test_labels, arrays.class_names, arrays.unit)
     train = _split(arrays.train_images, arrays.train_labels, chosen.train)
@@ -69,10 +68,8 @@ def long_tailed(
 
 def check_channels(key: str, values: Sequence[float], least: float) -> tuple[float, float, float]:
     """The numbers for R, G and B. Raises a ConfigError unless there are three of at least `least`."""
-    if len(values) != 3:
-        raise ConfigError(f"invalid {key}={list(values)}: expected three numbers, for R, G and B")
-    for value in values:
-        require_number(key, value, least=least)
+    fits = len(values) == 3 and all(is_number(value, least) for value in values)
+    require(fits, key, list(values), f"three numbers of at least {least}, for R, G and B")
     red, green, blue = values
     return float(red), float(green), float(blue)
 

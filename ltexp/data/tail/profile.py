@@ -11,19 +11,19 @@ from itertools import groupby
 
 import numpy as np
 
+from ltexp.config.require import is_number, is_whole, require, require_choice
 from ltexp.data.types import Ints
-from ltexp.errors import ConfigError
-from ltexp.names import unknown_name
+from ltexp.errors import SettingError
 
 IMBALANCES = ("longtail", "step", "balanced")
 
 
 def check_profile(max_per_class: object, imbalance: object, ratio: object) -> None:
     """Raises a ConfigError unless the three describe a profile (`class_sizes` also looks at the classes)."""
-    if imbalance not in IMBALANCES:
-        raise ConfigError(unknown_name("dataset.imbalance", str(imbalance), IMBALANCES))
-    require_whole("dataset.max_per_class", max_per_class, least=1)
-    require_number("dataset.imbalance_ratio", ratio, least=1, meaning="the largest class over the smallest")
+    require_choice("imbalance", imbalance, IMBALANCES)
+    require(is_whole(max_per_class, 1), "max_per_class", max_per_class, "a whole number of 1 or more")
+    at_least = "a number of at least 1 (the largest class over the smallest)"
+    require(is_number(ratio, 1), "imbalance_ratio", ratio, at_least)
 
 
 def class_sizes(
@@ -47,15 +47,16 @@ def class_sizes(
         ConfigError: for a value out of range, or a ratio that leaves a class without images.
     """
     check_profile(max_per_class, imbalance, ratio)
-    require_whole("dataset.num_classes", num_classes, least=2)
+    require(is_whole(num_classes, 2), "num_classes", num_classes, "a whole number of 2 or more")
     sizes = _profile(max_per_class, num_classes, imbalance, ratio)
     empty = [label for label, size in enumerate(sizes) if size == 0]
     if empty:
         highest = next(r for r in range(max_per_class, 0, -1) if _profile(max_per_class, 2, imbalance, r)[-1] >= 1)
-        raise ConfigError(
-            f"dataset.imbalance_ratio={ratio:g} leaves {len(empty)} of {num_classes} classes without training images: "
-            f"{name_classes(empty, class_names)}; the counts would be {compact_counts(sizes)}; "
-            f"with max_per_class={max_per_class} the ratio can be {highest} at most"
+        raise SettingError(
+            "imbalance_ratio",
+            f"{ratio:g}",
+            f"at most {highest} with max_per_class={max_per_class}; it leaves {len(empty)} of {num_classes} classes "
+            f"without training images: {name_classes(empty, class_names)}; the counts would be {compact_counts(sizes)}",
         )
     return sizes
 
@@ -147,21 +148,3 @@ def name_classes(labels: Sequence[int], class_names: Sequence[str] | None, most:
 def name_class(label: int, class_names: Sequence[str] | None) -> str:
     """`5 (dog)`, or the label alone where its name says no more."""
     return f"{label} ({class_names[label]})" if class_names and class_names[label] != str(label) else str(label)
-
-
-def require_whole(key: str, value: object, least: int, most: int | None = None, optional: bool = False) -> None:
-    """Raises a ConfigError unless `value` is a whole number from `least` to `most`, or None where optional."""
-    if optional and value is None:
-        return
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
-        bounds = f"from {least} to {most}" if most is not None else f"from {least}"
-        raise ConfigError(f"invalid {key}={value}: expected a whole number {bounds}{' or null' if optional else ''}")
-
-
-def require_number(key: str, value: object, least: float, below: float = math.inf, meaning: str = "") -> None:
-    """Raises a ConfigError unless `value` is a number with least <= value < below."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not least <= value < below:  # type: ignore[operator]
-        bounds = f"of at least {least}" + (f" and below {below}" if below < math.inf else "")
-        raise ConfigError(f"invalid {key}={value}: expected a number {bounds}{f' ({meaning})' if meaning else ''}")

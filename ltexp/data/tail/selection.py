@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ltexp.config.require import is_number, is_whole, require
 from ltexp.data.tail.profile import (
     check_profile,
     choose_subset,
@@ -15,13 +16,10 @@ from ltexp.data.tail.profile import (
     held_out_sizes,
     name_class,
     name_classes,
-    require_number,
-    require_whole,
     workable,
 )
 from ltexp.data.types import Ints
-from ltexp.errors import ConfigError, DataError
-from ltexp.names import unknown_name
+from ltexp.errors import DataError, SettingError, UnknownKeyError
 
 GIVEN = "given"  # the imbalance of a dataset that is taken as it is
 
@@ -46,13 +44,14 @@ class Request:
     validation: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
-        if self.imbalance == GIVEN and self.max_per_class is not None:
-            raise ConfigError("dataset.max_per_class is of a tail that is cut: set dataset.imbalance=longtail, too")
+        cut = self.imbalance != GIVEN or self.max_per_class is None
+        require(cut, "max_per_class", self.max_per_class, "null, or imbalance=longtail to cut a tail")
         if self.imbalance != GIVEN:
             check_profile(self.max_per_class or 1, self.imbalance, self.imbalance_ratio)
-        require_whole("dataset.num_classes", self.num_classes, least=2, optional=True)
+        classes = self.num_classes
+        require(classes is None or is_whole(classes, 2), "num_classes", classes, "a whole number of 2 or more, or null")
         _subset_seed(self.subset)
-        read_held_out("dataset.validation", self.validation)
+        read_held_out("validation", self.validation)
 
     @property
     def ratio(self) -> float:
@@ -97,10 +96,10 @@ def choose(
     names = _first_classes(request.name, class_names, request.num_classes)
     sizes = _sizes(request, names, train_labels, unit)
     chosen = choose_subset(train_labels, sizes, _subset_seed(request.subset))
-    fraction, most_held = read_held_out("dataset.validation", request.validation)
+    fraction, most_held = read_held_out("validation", request.validation)
     held = _mark_last(sizes, held_out_sizes(sizes, fraction, most_held))
     if fraction > 0 and not held.any():
-        raise ConfigError(f"dataset.validation.fraction holds nothing out: no class has more than one of the {unit}")
+        raise SettingError("validation.fraction", fraction, f"0, since no class has more than one of the {unit}")
     tested = np.flatnonzero(test_labels < len(names)).astype(np.int64, copy=False)
     return SubsetIndices(names, chosen[~held], chosen[held], tested, hash_of(chosen))
 
@@ -127,30 +126,32 @@ def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) ->
 
 
 def _subset_seed(subset: Mapping[str, Any] | None) -> int:
-    seed: int = _known("dataset.subset", subset, {"seed": 0})["seed"]
-    require_whole("dataset.subset.seed", seed, least=0, most=2**32 - 1)
+    seed: int = _known("subset", subset, {"seed": 0})["seed"]
+    require(is_whole(seed, 0, 2**32 - 1), "subset.seed", seed, f"a whole number from 0 to {2**32 - 1}")
     return seed
 
 
 def read_held_out(key: str, given: Mapping[str, Any] | None) -> tuple[float, int | None]:
     """(fraction, most of a class) of what is held out. Raises a ConfigError for what is out of range or unknown."""
     settings = _known(key, given, {"fraction": 0.0, "max_per_class": None})
-    require_number(f"{key}.fraction", settings["fraction"], least=0, below=1)
-    require_whole(f"{key}.max_per_class", settings["max_per_class"], least=1, optional=True)
-    return settings["fraction"], settings["max_per_class"]
+    fraction, most = settings["fraction"], settings["max_per_class"]
+    share = is_number(fraction, 0) and fraction < 1
+    require(share, f"{key}.fraction", fraction, "a number of at least 0 and below 1")
+    require(most is None or is_whole(most, 1), f"{key}.max_per_class", most, "a whole number of 1 or more, or null")
+    return fraction, most
 
 
 def _known(key: str, given: Mapping[str, Any] | None, defaults: dict[str, Any]) -> dict[str, Any]:
     for name in given or {}:
         if name not in defaults:
-            raise ConfigError(unknown_name("key", f"{key}.{name}", [f"{key}.{known}" for known in defaults]))
+            raise UnknownKeyError(f"{key}.{name}", [f"{key}.{known}" for known in defaults])
     return defaults | dict(given or {})
 
 
 def _first_classes(name: str, class_names: tuple[str, ...], num_classes: int | None) -> tuple[str, ...]:
     available = len(class_names)
     if num_classes is not None and num_classes > available:
-        raise ConfigError(f"invalid dataset.num_classes={num_classes}: {name} has {available} classes (null: all)")
+        raise SettingError("num_classes", num_classes, f"at most the {available} classes of {name}, or null for all")
     return class_names[:num_classes]
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ltexp.data.tail.profile import require_whole
+from ltexp.config.require import is_whole, require
 from ltexp.data.tail.selection import Request, choose, hash_of
 from ltexp.data.text.articles import CsvArticles
 from ltexp.data.text.tokens import Tokens, build_vocabulary, encode, words
@@ -62,8 +62,8 @@ def long_tailed_text(
         ConfigError: for a setting out of range, unknown, or that leaves a class without articles.
         DataError: for data that is missing, damaged or has too few articles of a class.
     """
-    require_whole("dataset.max_length", max_length, least=1)
-    require_whole("dataset.min_count", min_count, least=1)
+    require(is_whole(max_length, 1), "max_length", max_length, "a whole number of 1 or more")
+    require(is_whole(min_count, 1), "min_count", min_count, "a whole number of 1 or more")
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
     articles = source.open(Path(root))
     chosen = choose(request, articles.train_labels, articles.test_labels, articles.class_names, articles.unit)
