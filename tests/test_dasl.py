@@ -114,7 +114,7 @@ def test_smoothing_is_that_of_equation_1_and_one_stage_is_one_key() -> None:
 
 
 def test_the_baseline_takes_the_papers_settings_by_one_key() -> None:
-    plain = composed("method=crt_mixup", "dataset=cifar100_lt", "paper=dasl/cifar100_lt", small=False)
+    plain = composed("method=crt_mixup", "dataset=cifar100_lt", "paper=dasl", small=False)
     dasl = composed("method=dasl", "dataset=cifar100_lt", small=False)
     for stage in ("stage1", "stage2"):
         for key in ("epochs", "optimizer", "schedule", "sampler", "mixing", "batch_size"):

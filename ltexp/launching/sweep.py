@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
@@ -18,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig
 from ltexp.config.build import build
+from ltexp.config.composer import LayeredLoader, products
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
@@ -54,19 +53,29 @@ class ValidateAndFreeze(Callback):
             return  # a search chooses its next jobs by the results of the last; each is checked when it starts
         loader = GlobalHydra.instance().config_loader()
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
-        parsed = OverridesParser.create(loader).parse_overrides([*swept, *config.hydra.overrides.task])
-        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        jobs = products([*swept, *config.hydra.overrides.task])
         frozen: list[dict[str, Any]] = []
         for number, overrides in enumerate(jobs):
             try:
-                frozen.append(freeze(loader.load_sweep_config(config, list(overrides))))
+                _say_what_is_left_out(loader, number, overrides)
+                frozen.append(freeze(loader.load_sweep_config(config, overrides)))
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
-            except LtexpError as error:
-                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {error}") from None
+            except (LtexpError, HydraException, OmegaConfBaseException) as error:
+                reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
+                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {reason}") from None
         _check_places([TrainerConfig(**job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def _say_what_is_left_out(loader: Any, number: int, overrides: list[str]) -> None:
+    """One line for what a sweep sets on a stage that the method of one of its jobs does not have."""
+    assert isinstance(loader, LayeredLoader)
+    kept, left_out = loader.without_absent(overrides)
+    if left_out:
+        stages = " and ".join(sorted({stage for text in left_out if (stage := loader.stage_of(text))}))
+        print(f"job {number} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out", flush=True)
 
 
 def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
