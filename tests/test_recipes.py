@@ -77,7 +77,7 @@ def test_each_way_of_fine_tuning_is_a_choice_on_any_dataset(choice: str) -> None
         "last_block": ("IMAGENET1K_V1", True, False),
         "whole": ("IMAGENET1K_V1", False, False),
     }[choice]
-    for overrides in (("dataset=places_lt", f"fine_tuning={choice}"), ("backbone=resnet18", f"+fine_tuning={choice}")):
+    for overrides in (("dataset=places_lt", f"fine_tuning={choice}"), ("backbone=resnet18", f"fine_tuning={choice}")):
         plain = of("method=gcl", *overrides)
         backbone = plain["backbone"]
         assert (backbone["weights"], backbone["frozen_trunk"], backbone["fresh_last_block"]) == expected
