@@ -1,8 +1,8 @@
 """What a loss may know of the batch that its output and labels are of, beside the two themselves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,13 +54,13 @@ class BatchContext:
     step: int = 0
     call: int = 0
     share: float | None = None
-    part: slice = slice(None)
+    part: slice = field(default_factory=partial(slice, None))
     labels: Tensor | None = None
     size: int | None = None
     class_weights: Tensor | None = None
     sample_weights: Tensor | None = None
     again: bool = False
-    streams: Mapping[str, StreamBatch] = MappingProxyType({})
+    streams: Mapping[str, StreamBatch] = field(default_factory=dict)
 
     def drawn_size(self, rows: int) -> int:
         """How many rows a draw for the global batch has, of which the call holds `rows`."""
