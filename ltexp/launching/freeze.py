@@ -111,7 +111,7 @@ def _reset_replaced_nodes(
 
 
 def _is_stage_choice(part: Override) -> bool:
-    return part.package is not None and part.package.startswith("stage")
+    return part.package is not None and part.package.startswith("stage") and not part.is_delete()
 
 
 def _is_choice(part: Override, choices: dict[str, str]) -> bool:
