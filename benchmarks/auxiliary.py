@@ -26,7 +26,7 @@ from ltexp.training.start import make_trainable
 
 ROUNDS, MOST_TIME, MOST_MEMORY = 11, 2.2, 2.5
 KINDS = {"baseline": ("crt_mixup",)} | {
-    name: ("dasl", f"auxiliary@stage1.auxiliary={name}") for name in ("single_way", "two_way", "complex_two_way")
+    name: ("dasl", f"module@stage1.modules.auxiliary={name}") for name in ("single_way", "two_way", "complex_two_way")
 }
 
 
@@ -38,7 +38,7 @@ def step_of(config: Config, data: LongTailedData) -> tuple[Callable[[], float], 
     module = Stage(model, config.stage1, session.class_counts, seed=0).to(session.device).train()
     optimizer = module.configure_optimizers()
     batch = next(iter(session.train_loader("stage1", config.stage1, model)))
-    mixed = module.mixing(batch.inputs, batch.labels, size=batch.size, seed=0, epoch=0, step=0)
+    mixed = module.mixing(batch, seed=0)
 
     def step() -> float:
         start = time.perf_counter()

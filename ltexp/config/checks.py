@@ -11,7 +11,7 @@ from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
     COMPILE_BACKENDS,
-    PARTS,
+    MODULE_KEYS,
     PRECISIONS,
     Config,
     StageConfig,
@@ -20,6 +20,7 @@ from ltexp.config.signature import accepted_keywords, fits
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
+MODULE = re.compile(r"stage\d+\.modules\.[^.]+")
 HOST_PORT = re.compile(r"[^\s:]+:\d+|\[[\da-fA-F:]+\]:\d+")  # a name or an address; IPv6 in brackets
 
 
@@ -95,15 +96,31 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     power = stage.feature_power
     _require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
     _require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
-    for part in PARTS:
-        start = getattr(stage.init, part)
-        _require(name != "stage1" or start != "stage1", f"{name}.init.{part}", start, "fresh or a path")
+    for part, start in stage.starts.items():
+        key = f"{name}.{part}.start" if part.startswith("modules.") else f"{name}.init.{part}"
+        _require(name != "stage1" or start != "stage1", key, start, "fresh or a path")
+    for module, node in stage.modules.items():
+        _check_module(f"{name}.modules.{module}", module, node)
     for term_name, term in stage.terms.items():
         key = f"{name}.terms.{term_name}.weight"
         _require(0 <= term.weight < math.inf, key, term.weight, "a number of 0 or more")
     if name == "stage1":
         _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
+
+
+def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:
+    taken = name in ("backbone", "classifier") or not name.isidentifier()
+    _require(not taken, f"{key.rpartition('.')[0]} name", name, "a name of letters, digits and _ of its own")
+    for own in ("reads", "gives"):
+        value = node.get(own) or []
+        names = isinstance(value, list) and all(isinstance(field, str) for field in value)
+        _require(names, f"{key}.{own}", value, "a list of names, or null for the class's own")
+    for own in ("trainable", "detached", "keep"):
+        value = node.get(own)
+        _require(value is None or isinstance(value, bool), f"{key}.{own}", value, "true or false")
+    start = node.get("start") or "fresh"
+    _require(isinstance(start, str), f"{key}.start", start, "fresh, stage1 or a path")
 
 
 def _require(holds: object, key: str, value: object, expected: str) -> None:
@@ -122,8 +139,10 @@ def check_keywords(node: Any, path: str = "") -> None:
     target = node.get("_target_")
     accepted = accepted_keywords(target) if isinstance(target, str) else None
     if accepted is not None:
+        reserved = MODULE_KEYS if MODULE.fullmatch(path) else ()
         for key, value in node.items():
-            _check_keyword(str(key), value, accepted, path)
+            if key not in reserved:
+                _check_keyword(str(key), value, accepted, path)
     for key, child in node.items():
         check_keywords(child, f"{path}.{key}".lstrip("."))
 

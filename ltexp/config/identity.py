@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
 
 # what changes where or how a run is shown or kept, but not what it computes
 _IMMATERIAL = {
@@ -24,9 +24,21 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
+def stage_identity(stage: StageConfig) -> dict[str, Any]:
+    """A stage's config for a hash, in the form of the first records wherever it says what those could say."""
+    plain = asdict(stage)
+    for key, usual in {"modules": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
+        if plain[key] == usual:
+            del plain[key]
+    plain["auxiliary"] = {"_target_": None}  # now one of the modules
+    plain["init"]["auxiliary"] = "fresh"
+    plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}
+    return plain
+
+
 def material(config: Config) -> dict[str, Any]:
     """The parts of a config that change what it computes."""
-    plain = asdict(config)
+    plain = asdict(config) | {name: stage_identity(stage) for name, stage in config.stages.items()}
     for section, keys in _IMMATERIAL.items():
         for key in keys:
             (plain[section] if section else plain).pop(key, None)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ltexp.config.schema import MODULE_KEYS
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
@@ -23,6 +24,7 @@ ENTRIES = (
 )  # named parts of a stage, there where one is chosen or has a `_target_`
 RECIPE = "recipe"  # of a stage: what its choices may read, see the resolver of that name
 WHOLE = re.compile(r"\$\{([\w.]+)\}")  # a part that is the same as another
+SAME_AS = "_same_as_"  # the same, with values of its own
 Options = Callable[[str], Iterable[str]]
 
 
@@ -142,10 +144,12 @@ class Fold:
         return package if rest.startswith("lr_factors.") and package in self.choices else None
 
     def _set_part(self, target: dict[str, Any], key: str, value: Any, place: str, package: str, layer: Layer) -> None:
-        if isinstance(value, str) and (source := WHOLE.fullmatch(value)):
-            if self._same.get(package) == source[1]:
-                target[key] = _same_as(self.config, source[1])
-            return
+        if source := _source_of(value):
+            if self._same.get(package) == source:
+                target[key] = _same_as(self.config, source)
+            if not isinstance(value, Mapping):
+                return
+            value = {key: node for key, node in value.items() if key != SAME_AS}
         if not isinstance(value, Mapping):
             raise ConfigError(f"conf/{layer.path}.yaml: {place}={value} is not one value: choose in its defaults list")
         if "_target_" in value:
@@ -153,7 +157,11 @@ class Fold:
                 self.choices[package] = str(value["_target_"])
                 target[key] = dict(value)
             return
-        for name, values in self._by_choice(value, package, layer):
+        # how a module is wired does not depend on what it is
+        wiring = MODULE_KEYS if self._is_entry(place.rpartition(".")[0]) else ()
+        belonging = [(self.choices[package], {key: value[key] for key in value if key in wiring})]
+        rest = {key: node for key, node in value.items() if key not in wiring}
+        for name, values in [*belonging, *(self._by_choice(rest, package, layer) if rest else ())]:
             if name == self.choices[package]:
                 node = target.get(key)
                 target[key] = merged(node if isinstance(node, dict) else {}, values)
@@ -174,12 +182,19 @@ class Fold:
         return [(name, value[name] or {}) for name in named]
 
 
+def _source_of(value: Any) -> str | None:
+    """The part that a value says to be the same as."""
+    text = value.get(SAME_AS) if isinstance(value, Mapping) else value
+    source = WHOLE.fullmatch(text) if isinstance(text, str) else None
+    return source[1] if source else None
+
+
 def _whole_parts(path: str, node: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in node.items():
         place = f"{path}.{key}"
-        if isinstance(value, str) and (source := WHOLE.fullmatch(value)) and source[1] in choices:
-            found[place] = source[1]
+        if (source := _source_of(value)) in choices:
+            found[place] = str(source)
         elif isinstance(value, Mapping):
             found |= _whole_parts(place, value, choices)
     return found

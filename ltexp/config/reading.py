@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ltexp.config.checks import check_keywords, check_values
+from ltexp.config.moved import in_todays_keys
 from ltexp.config.schema import Config, StageConfig
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -44,7 +45,7 @@ def load(path: Path) -> Config:
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """The content of a run's config.yaml, as it is.
+    """The content of a run's config.yaml, in today's keys.
 
     Raises:
         ConfigError: if the file is missing or damaged.
@@ -57,7 +58,7 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(container, dict):
         raise ConfigError(f"{path} is not the config of a run")
-    return {str(key): value for key, value in container.items()}
+    return in_todays_keys({str(key): value for key, value in container.items()})
 
 
 def _wrong_value(error: OmegaConfBaseException) -> str:

@@ -1,7 +1,8 @@
 """Batches of a split in the order of a sampler, of which every process takes its share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
             b * processes / size, or 0.0 where the rows only stand in for an empty share.
         size: rows of the global batch.
         epoch, step: from 0.
+        streams: the stage's further batches of the same step, by name.
     """
 
     inputs: Tensor
@@ -35,6 +37,7 @@ class Batch(NamedTuple):
     size: int
     epoch: int
     step: int
+    streams: Mapping[str, "Batch"] = MappingProxyType({})
 
 
 class IndexSampler(Protocol):
@@ -75,9 +78,11 @@ class Loader(ABC, Generic[AnySplit]):
 
     Attributes:
         samples: what the batches are made of, as an augmentation `reads` it.
+        feeds_classifier: whether batches are features, which the classifier reads, and not what the backbone does.
     """
 
     samples: ClassVar[str] = ""
+    feeds_classifier: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, PARTS, to_config
+from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, to_config
 from ltexp.config.composer import NOT_OF_A_RUN
 from ltexp.errors import ConfigError
 
@@ -38,7 +38,8 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     places = [(plain["paths"], "data"), (plain["paths"], "outputs"), (plain["stage_cache"], "dir")]
     for stage in (plain["stage1"], plain.get("stage2")):
         if stage is not None:
-            places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in PARTS)]
+            places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in stage["init"])]
+            places += [(node, "start") for node in stage.get("modules", {}).values() if "start" in node]
     places += [(plain["dataset"], key) for key in FILES_OF_A_DATASET if key in plain["dataset"]]
     for node, key in places:
         if node[key] not in (None, "fresh", "stage1"):

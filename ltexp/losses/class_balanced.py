@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ltexp.errors import ConfigError
 from ltexp.losses.base import check_choice
+from ltexp.losses.context import BatchContext
 from ltexp.losses.focal import Focal, Form, Probability
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -76,8 +77,9 @@ class ClassBalanced(ClassBalancedFocal):
         check_choice("loss.divide_by", divide_by, DIVISIONS)
         self.divide_by = "batch" if form == "sigmoid" else divide_by
 
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The weighted mean of the batch."""
+        context = self.known(context)
         if self.divide_by == "batch":
-            return super().forward(output, target)
-        return self.class_weighted_mean(self.per_sample(output, target), target)
+            return super().forward(output, target, context)
+        return self.reduce(self.per_sample(output, target), target, context)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ltexp.epochs import check_start, has_started
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss, check_choice
+from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import inverse_frequency_weights
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -45,7 +46,8 @@ class TeacherDivergence(Loss):
     Args:
         class_counts: (C,) int64.
         temperature: T > 0.
-        scale: of the student's logits z; as its classification loss's. The teacher's come scaled.
+        scale: of the student's logits z. Default null: that of its output, so that a student equal to its teacher has
+            nothing to learn. The teacher's come scaled.
 
     Raises:
         ConfigError: T or the scale not positive.
@@ -54,20 +56,20 @@ class TeacherDivergence(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
     reads_labels = False
 
-    def __init__(self, class_counts: Tensor, temperature: float, scale: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, temperature: float, scale: float | None = None) -> None:
         super().__init__(class_counts, scale)
         if not temperature > 0:
             raise ConfigError(f"loss.temperature must be positive, got {temperature}")
         self.temperature = temperature
 
     @abstractmethod
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """(B, C) log q of the teacher's logits (B, C), float32 and without gradient."""
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) divergences; the labels do not matter."""
         assert output.teacher_logits is not None, "distillation needs a teacher: set stageN.teacher"
-        log_target = self.log_target(output.teacher_logits.detach().float())
+        log_target = self.log_target(output.teacher_logits.detach().float(), context)
         log_prediction = F.log_softmax(self.logits(output) / self.temperature, dim=1)
         return self.temperature**2 * divergence(log_target, log_prediction)
 
@@ -81,10 +83,10 @@ class Distillation(TeacherDivergence):
         scale: see `TeacherDivergence`.
     """
 
-    def __init__(self, class_counts: Tensor, temperature: float = 2.0, scale: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, temperature: float = 2.0, scale: float | None = None) -> None:
         super().__init__(class_counts, temperature, scale)
 
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """log softmax(z / T)."""
         return F.log_softmax(teacher_logits / self.temperature, dim=1)
 
@@ -115,7 +117,7 @@ class BalancedDistillation(TeacherDivergence):
         weighting: Weighting = "effective_number",
         beta: float = 0.9999,
         start: float = 0.0,
-        scale: float = 1.0,
+        scale: float | None = None,
     ) -> None:
         super().__init__(class_counts, temperature, scale)
         check_choice("loss.weighting", weighting, WEIGHTINGS)
@@ -127,9 +129,9 @@ class BalancedDistillation(TeacherDivergence):
         self.register_buffer("weights", weights, persistent=False)
         self.start = start
 
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """log of the normalised w softmax(z / T); w = 1 before the start."""
-        started = has_started("loss.start", self.start, self.epoch, self.max_epochs)
+        started = has_started("loss.start", self.start, context.epoch, context.max_epochs)
         weights = self.weights if started else torch.ones_like(self.weights)
         return balanced_log_target(teacher_logits, self.temperature, weights)
 
@@ -150,13 +152,15 @@ class VirtualExamples(TeacherDivergence):
         ConfigError: a power out of range, and as `TeacherDivergence`.
     """
 
-    def __init__(self, class_counts: Tensor, temperature: float = 2.0, power: float = 0.5, scale: float = 1.0) -> None:
+    def __init__(
+        self, class_counts: Tensor, temperature: float = 2.0, power: float = 0.5, scale: float | None = None
+    ) -> None:
         super().__init__(class_counts, temperature, scale)
         if not 0 < power <= 1:
             raise ConfigError(f"loss.power must lie in (0, 1], got {power}")
         self.power = power
 
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """log of the normalised softmax(z / T)^power, which is softmax(power z / T)."""
         return F.log_softmax(teacher_logits * (self.power / self.temperature), dim=1)
 

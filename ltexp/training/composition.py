@@ -1,6 +1,7 @@
 """Which parts of a run cannot work together, found out before any data is read."""
 
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Set
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,13 @@ from ltexp.distributed import rank
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.models.classifier import Classifier
+from ltexp.models.module import OF_THE_MODEL, Wiring, present
 from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
 from ltexp.training.objective import Objective, flat_factors
+
+OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
 
 
 def without_idle_epochs(config: Config) -> Config:
@@ -26,7 +30,7 @@ def without_idle_epochs(config: Config) -> Config:
     """
     stages = config.stages
     for name, stage in config.stages.items():
-        other = stage.batch_norm != "frozen" or stage.auxiliary.get("_target_")
+        other = stage.batch_norm != "frozen" or present(stage.modules)
         if stage.epochs > 0 and not other and not _learns(stage, _toy_classifier(stage.classifier)):
             stages[name] = replace(stage, epochs=0)
             if rank() == 0:
@@ -59,8 +63,7 @@ def check_composition(config: Config) -> None:
     previous_stage: StageConfig | None = None
     for name, stage in config.stages.items():
         classifier = _toy_classifier(stage.classifier)
-        before = previous_stage.auxiliary if previous_stage else {}
-        _check_auxiliary(name, stage, before)
+        _check_modules(name, stage, previous_stage)
         objective = _check_settings(stage)
         _check_needs(name, stage, objective)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
@@ -97,25 +100,48 @@ def _check_settings(stage: StageConfig) -> Objective:
     objective = Objective(stage, counts)
     sampler: Sampler = build(stage.sampler, labels=torch.arange(3).repeat_interleave(counts), class_counts=counts)
     if stage.epochs > 0:  # a schedule may refuse the number of epochs
-        objective.set_progress(0, stage.epochs)
+        objective.reweighting.weights_in(0, stage.epochs)
         sampler.class_probabilities(0, stage.epochs)
     return objective
 
 
 def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
-    """What the losses read is there, and what is there is read."""
-    parts = {"its loss": objective.loss.needs}
-    parts |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
-    sources = {"teacher": stage.teacher is not None, "auxiliary": bool(stage.auxiliary.get("_target_"))}
-    for source, present in sources.items():
-        readers = [part for part, needs in parts.items() if any(field.startswith(source) for field in needs)]
-        hint = f"set {name}.teacher" if source == "teacher" else f"add auxiliary@{name}.auxiliary=NAME"
-        what = "a teacher" if source == "teacher" else "an auxiliary network"
-        if readers and not present:
-            raise ConfigError(f"{name}: {readers[0]} needs {what}: {hint}")
-        if present and not readers and stage.epochs > 0:
-            without = f"{name}.teacher=null" if source == "teacher" else f"auxiliary@{name}.auxiliary=none"
-            raise ConfigError(f"{name}: no loss or term reads its {source}: add one that does, or set {without}")
+    """What the losses and modules read is there, and what is there is read."""
+    readers = {"its loss": objective.loss.needs}
+    readers |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
+    wirings = {module: Wiring.of(node) for module, node in present(stage.modules).items()}
+    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set())
+    for module, wired in wirings.items():
+        _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER)
+        if wired.keep and "labels" in wired.reads:
+            raise ConfigError(f"{name}: module {module} reads labels, which evaluation has not: set its keep=false")
+        given |= set(wired.gives)
+    for reader, needs in readers.items():
+        _check_given(name, reader, needs, given)
+    if stage.epochs == 0:
+        return
+    read = frozenset[str]().union(*readers.values())
+    if stage.teacher is not None and read.isdisjoint(OF_A_TEACHER):
+        raise ConfigError(f"{name}: no loss or term reads its teacher: add one that does, or set {name}.teacher=null")
+    for module, wired in reversed(wirings.items()):
+        if not wired.keep and read.isdisjoint(wired.gives):
+            raise ConfigError(
+                f"{name}: nothing reads what its module {module} gives ({', '.join(wired.gives) or 'nothing'}): add a "
+                f"loss or term that does, or leave it out with ~module@{name}.modules.{module}"
+            )
+        read |= set(wired.reads)
+
+
+def _check_given(name: str, reader: str, needs: Iterable[str], given: Set[str]) -> None:
+    missing = sorted(set(needs) - given)
+    if not missing:
+        return
+    if missing[0] in OF_A_TEACHER:
+        raise ConfigError(f"{name}: {reader} needs a teacher: set {name}.teacher")
+    raise ConfigError(
+        f"{name}: {reader} needs {missing[0]}, and no module gives it: add one that does with "
+        f"+module@{name}.modules.NAME=CHOICE, before what reads it"
+    )
 
 
 def _check_experts(name: str, experts: int | None, classifier: Classifier, needs: frozenset[str]) -> None:
@@ -151,29 +177,41 @@ def _check_features(name: str, stage: StageConfig, classifier: Classifier, objec
         raise ConfigError(
             f"{name}: features are extracted of a network of one expert: set features@{name}.features=none"
         )
-    if missing := objective.needs - {"teacher_logits", "teacher_features", "features"}:
+    wirings = [Wiring.of(node) for node in present(stage.modules).values()]
+    read = objective.needs.union(*(wired.reads for wired in wirings))
+    made = {"labels", "logits", "features", *OF_A_TEACHER}.union(*(wired.gives for wired in wirings))
+    if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 
-def _check_auxiliary(name: str, stage: StageConfig, before: dict[str, Any]) -> None:
-    if stage.auxiliary.get("_target_") and stage.init.auxiliary == "stage1" and not before.get("_target_"):
-        raise ConfigError(
-            f"{name}: its auxiliary network continues that of stage 1, which has none: add "
-            f"auxiliary@stage1.auxiliary=NAME, or set {name}.init.auxiliary=fresh"
-        )
+def _check_modules(name: str, stage: StageConfig, before: StageConfig | None) -> None:
+    """A module that continues that of stage 1 finds it there."""
+    for module, node in present(stage.modules).items():
+        if node.get("start") == "stage1" and (before is None or module not in present(before.modules)):
+            raise ConfigError(
+                f"{name}: its module {module} continues that of stage 1, which has none: add "
+                f"+module@stage1.modules.{module}=CHOICE, or set {name}.modules.{module}.start=fresh"
+            )
 
 
 def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
     own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
-    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
+    modules = [f"modules.{module}" for module in present(stage.modules)]
+    known = {
+        "backbone",
+        "classifier",
+        *modules,
+        *own,
+        *(f"classifier.{key}" for key, _ in classifier.named_parameters()),
+    }
     for prefix in flat_factors(stage.lr_factors):
-        if prefix not in known and not prefix.startswith("backbone."):
+        if prefix not in known and not prefix.startswith(("backbone.", *(f"{module}." for module in modules))):
             raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
 
 
 def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
     """What the stage starts from is there, and something in it learns or needs no learning."""
-    for where in (*asdict(stage.init).values(), stage.teacher):
+    for where in (*stage.starts.values(), stage.teacher):
         if where not in (None, "fresh", "stage1"):
             checkpoint.locate(where)
     if stage.checkpoint is not None:

@@ -16,7 +16,6 @@ from ltexp.features.loader import FeatureLoader
 from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
 from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
-from ltexp.training.objective import Objective
 
 if TYPE_CHECKING:
     from ltexp.training.session import Session
@@ -44,7 +43,6 @@ def feature_loader(session: "Session", name: str, stage: StageConfig, model: Mod
         model=model,
         source=source,
         precision=session.config.trainer.precision,
-        logit_scale=Objective(stage, session.class_counts).logit_scale,
         class_names=session.data.class_names,
         batch_size=stage.batch_size,
         device=session.device,

@@ -7,7 +7,7 @@ from typing import Any
 import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig
 from ltexp.config.build import target_sources
-from ltexp.config.identity import digest
+from ltexp.config.identity import digest, stage_identity
 from ltexp.distributed import world_size
 from ltexp.training import checkpoint
 from ltexp.training.cache import checksum
@@ -32,7 +32,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             "schema": FINGERPRINT_SCHEMA,
             "version": ltexp.__version__,
             "name": name,
-            "stage": asdict(stage),
+            "stage": stage_identity(stage),
             "backbone": session.config.backbone,
             "sources": target_sources([asdict(stage), session.config.backbone]),
             "seed": session.config.seed,
@@ -50,7 +50,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
 
 def _sources(stage: StageConfig) -> list[str | None]:
     """What the stage starts from and learns from: `fresh`, `stage1`, a path, or None."""
-    return [*asdict(stage.init).values(), stage.teacher]
+    return [*stage.starts.values(), stage.teacher]
 
 
 def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:

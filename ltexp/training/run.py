@@ -16,8 +16,7 @@ from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
-from ltexp.models.backbone import Backbone
-from ltexp.randomness import default_generator
+from ltexp.models.module import present
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
@@ -63,7 +62,7 @@ def check_against_data(session: Session) -> None:
 
     Raises:
         LtexpError: a backbone, mixing or augmentation for another kind of data, a cache of other images, a teacher of
-            other classes, or an auxiliary network without maps that it can read.
+            other classes, or a module that finds nothing it can read.
     """
     config, data = session.config, session.data
     reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
@@ -73,10 +72,9 @@ def check_against_data(session: Session) -> None:
     for split in (data.validation, data.test):
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
-    if any(stage.auxiliary.get("_target_") for stage in config.stages.values()):
-        _check_maps(session)
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
+        _check_modules(own, name, stage)
         _check_mixing(config, name, stage, data.kind)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
@@ -84,27 +82,32 @@ def check_against_data(session: Session) -> None:
             load_teacher(own, stage)
 
 
-def _check_maps(session: Session) -> None:
-    """What an auxiliary network reads has places to attend to."""
-    name, data = session.config.choices.get("backbone"), session.data
-    if data.kind != "images":
-        raise ConfigError(
-            f"an auxiliary network reads feature maps of images, and dataset {data.name} holds {data.kind}: "
-            "set auxiliary@STAGE.auxiliary=none"
-        )
-    with default_generator("check"):
-        backbone: Backbone = build(session.config.backbone, **data.backbone_settings)
-    if not getattr(backbone, "map_channels", None):
-        raise ConfigError(f"backbone {name} offers no feature maps, which an auxiliary network reads: choose another")
+def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
+    """What the stage's modules read is there, and is such that they can work with it."""
+    if not present(stage.modules):
+        return
+    data = session.data
+    model = session.fresh_model(name, stage, loads=True).to(session.device).eval()
     inputs = session.sample_inputs()
+    batch = {"inputs": inputs, "labels": torch.zeros(1, dtype=torch.int64, device=inputs.device)}
+    for module, wired in model.wiring.items():
+        without = f"leave the module out with ~module@{name}.modules.{module}"
+        if "feature_maps" in wired.reads and data.kind != "images":
+            raise ConfigError(
+                f"{name}: module {module} reads feature maps of images, and dataset {data.name} holds {data.kind}: "
+                f"{without}"
+            )
+        if "feature_maps" in wired.reads and not getattr(model.backbone, "map_channels", None):
+            backbone = session.config.choices.get("backbone")
+            raise ConfigError(
+                f"{name}: backbone {backbone} offers no feature maps, which module {module} reads: choose another, or "
+                f"{without}"
+            )
     with torch.no_grad():
-        _, maps = backbone.to(inputs.device).eval().forward_maps(inputs)
-    sizes = ["x".join(str(side) for side in m.shape[2:]) for m in maps]
-    if any(m.ndim != 4 or m[0, 0].numel() == 1 for m in maps):
-        raise ConfigError(
-            f"an auxiliary network attends to places in a map, and those of backbone {name} on {data.name} are "
-            f"{', '.join(sizes)}: choose a backbone with larger maps, or auxiliary@STAGE.auxiliary=none"
-        )
+        output = model(inputs, {field for wired in model.wiring.values() for field in wired.reads})
+        for module, part in model.attached.items():
+            if check := getattr(part, "check", None):
+                check(*model.read_by(module, output, batch))
 
 
 def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> None:
@@ -161,7 +164,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
     folder, final = session.folder, outcomes[-1]
     index, logits, labels, norms = final.predictions
-    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index, norms)
+    records.write_predictions(folder / PREDICTIONS, logits * final.model.logit_scale, labels, index, norms)
     metrics = final.record["metrics"]
     record = base | {
         "selection": "last",

@@ -26,7 +26,6 @@ from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
 from ltexp.training.monitor import Monitor, ResumeCheckpoint
 from ltexp.training.norms import append_norms, weight_norms
-from ltexp.training.objective import Objective
 from ltexp.training.predict import Predictions, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
@@ -43,7 +42,6 @@ class StageResult:
         record: the stage's entry of the run's record, its metrics included.
         details: the reliability bins and the confusion matrix behind them.
         predictions: on the test split.
-        logit_scale: what turns its logits into those of the softmax.
     """
 
     model: Model
@@ -51,7 +49,6 @@ class StageResult:
     record: dict[str, Any]
     details: dict[str, Any]
     predictions: Predictions
-    logit_scale: float
 
 
 def run_stage(session: Session, name: str, stage: StageConfig, previous: StageResult | None) -> StageResult:
@@ -61,11 +58,10 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
     fingerprint = fingerprint_of(session, name, stage, previous.fingerprint if previous else None)
     model = session.place(start_model(session, name, stage))
     make_trainable(model, stage)
-    objective = Objective(stage, session.class_counts)
     cached = _obtain(session, name, stage, model, fingerprint)
     loader = session.evaluation_loader(session.data.test)
     predictions = predict(model, loader, session.config.trainer.precision)
-    metrics, details = session.measure(predictions.logits, predictions.labels, objective.logit_scale)
+    metrics, details = session.measure(predictions.logits, predictions.labels, model.logit_scale)
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
@@ -78,7 +74,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
         **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS)),
     }
-    return StageResult(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
+    return StageResult(model.eval(), fingerprint, record, details, predictions)
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
@@ -142,7 +138,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         name,
         images_per_epoch=loader.rows,
         steps_per_epoch=len(loader),
-        evaluate=lambda epoch: _evaluate_splits(session, model, module.objective.logit_scale, folder, epoch),
+        evaluate=lambda epoch: _evaluate_splits(session, model, folder, epoch),
         evaluate_every=session.config.evaluation.every,
         check_every=settings.log_every,
         shown=settings.progress and rank() == 0,
@@ -198,14 +194,11 @@ def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> N
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
-        scale = Objective(stage, session.class_counts).logit_scale
         counts = session.data.class_counts.tolist()
-        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts, scale)
+        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts)
 
 
-def _evaluate_splits(
-    session: Session, model: Model, scale: float, folder: Path, epoch: int
-) -> Mapping[str, float | None]:
+def _evaluate_splits(session: Session, model: Model, folder: Path, epoch: int) -> Mapping[str, float | None]:
     """Columns such as `test_all` and `validation_few`, in percent; the test features' norms go to a file beside."""
     columns: dict[str, float | None] = {}
     splits: dict[str, Split | None] = {"validation": session.data.validation, "test": session.data.test}
@@ -213,7 +206,7 @@ def _evaluate_splits(
         if split is not None:
             loader: Loader[Any] = session.evaluation_loader(split)
             predictions = predict(model, loader, session.config.trainer.precision)
-            metrics, _ = session.measure(predictions.logits, predictions.labels, scale)
+            metrics, _ = session.measure(predictions.logits, predictions.labels, model.logit_scale)
             columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
             if split_name == "test" and rank() == 0:
                 append_norms(folder / FEATURE_NORMS, epoch, predictions, session.data.num_classes)

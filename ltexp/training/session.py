@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
@@ -21,9 +21,11 @@ from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation.metrics import Floats, Ints, measure
 from ltexp.evaluation.shots import ShotRule
+from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
+from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
 from ltexp.training.feature_stage import feature_loader
 from ltexp.training.predict import extract_features
@@ -126,13 +128,27 @@ class Session:
                 stage.classifier, feature_dim=backbone.feature_dim, num_classes=self.data.num_classes
             )
         classifier.set_class_counts(self.class_counts)
-        auxiliary = None
-        if stage.auxiliary.get("_target_"):
-            with default_generator("init", self.config.seed, name, "auxiliary"):
-                auxiliary = build(
-                    stage.auxiliary, map_channels=backbone.map_channels, num_classes=self.data.num_classes
-                )
-        return Model(backbone, classifier, auxiliary, stage.feature_power)
+        model = Model(backbone, classifier, *self._modules(name, stage, backbone), stage.feature_power)
+        loss: Loss = build(stage.loss, class_counts=self.class_counts)
+        model.logit_scale = float(loss.logit_scale)
+        return model
+
+    def _modules(
+        self, name: str, stage: StageConfig, backbone: Backbone
+    ) -> tuple[dict[str, nn.Module], dict[str, Wiring]]:
+        """The stage's modules, fresh, and how they are wired."""
+        nodes = present(stage.modules)
+        facts = {
+            "feature_dim": backbone.feature_dim,
+            "map_channels": getattr(backbone, "map_channels", []),
+            "num_classes": self.data.num_classes,
+            "class_counts": self.class_counts,
+        }
+        modules = {}
+        for module, node in nodes.items():
+            with default_generator("init", self.config.seed, name, module):
+                modules[module] = build_module(node, **facts)
+        return modules, {module: Wiring.of(node) for module, node in nodes.items()}
 
     def place(self, model: Model) -> Model:
         """The model on this process's device, in the memory format that convolutions like best."""

@@ -1,7 +1,8 @@
 """The one training loop: a Lightning module that any stage of any method runs in."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,12 +16,13 @@ from ltexp.config.build import build
 from ltexp.data.loader import Batch, Loader
 from ltexp.distributed import world_size
 from ltexp.errors import ConfigError
-from ltexp.features.loader import FeatureLoader
+from ltexp.losses.context import BatchContext
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
-from ltexp.outputs import ModelOutput
-from ltexp.training.mixing import Mixed
+from ltexp.outputs import FIELDS, ModelOutput
+from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
+from ltexp.training.steps import Step
 from ltexp.training.teacher import Teacher
 
 
@@ -28,7 +30,7 @@ class Stage(pl.LightningModule):
     """Trains a model on a stage's objective; it never asks which method it serves.
 
     Args:
-        model: already started as the stage says (`init`), with its trainable parts set.
+        model: already started as the stage says, with its trainable parts set.
         config: the stage.
         class_counts: int64 (C,), the training images of each class.
         seed: of this stage's random draws.
@@ -59,13 +61,14 @@ class Stage(pl.LightningModule):
         self.seed = seed
         self.objective = Objective(config, class_counts)
         self.needs = self.objective.needs
-        self.objective.set_seed(seed)
-        self.mixing = build(config.mixing)
+        self.mixing: Mixing = build(config.mixing, class_counts=class_counts)
+        self.step: Step = build(config.step)
         self.schedule = build(config.schedule)
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
+        self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
         self.loader = loader
-        self.reads_features = isinstance(loader, FeatureLoader)
+        self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
@@ -90,31 +93,68 @@ class Stage(pl.LightningModule):
         """One step of the optimizer."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        optimizer.zero_grad()
-        mixed = self.mixing(
-            batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
-        )
-        *before, last = parts_of(len(batch.labels), batch.size // world_size(), self.accumulate)
-        with self._unsynchronised():
-            for part in before:
-                self.manual_backward(self.loss_of(batch, mixed, part))
-        self.manual_backward(self.loss_of(batch, mixed, last))
-        optimizer.step()
+        mixed = self.mixing(batch, self.seed)
+        self.loss_sum += self.step(self, optimizer, batch, partial(self.backward_pass, batch, mixed))
+        for hook in self.after_step:
+            hook(self.model)
 
-    def loss_of(self, batch: Batch, mixed: Mixed, part: slice = slice(None)) -> Tensor:
-        """What the rows `part` of this process's batch add to the objective of the global batch."""
-        self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
-        self.objective.set_share(batch.share)
-        self.objective.set_part(part)
-        for dropout in self.dropouts:
-            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size, part)
-        inputs = mixed.inputs[part]
-        output = self.answer(inputs)
+    def backward_pass(
+        self, batch: Batch, mixed: Mixed, sample_weights: Tensor | None = None, again: bool = False
+    ) -> Tensor:
+        """See `Closure`: forward and backward passes over all parts of a batch."""
+        context = self.context_of(batch, again)
+        fewest = min(each.size // world_size() for each in (batch, *batch.streams.values()))
+        parts = max(1, min(self.accumulate, fewest))
+        total: Tensor | None = None
+        for number in range(parts):
+            with nullcontext() if number == parts - 1 else self._unsynchronised():
+                loss = self.loss_of(batch, mixed, (number, parts), context, sample_weights)
+                self.manual_backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def context_of(self, batch: Batch, again: bool = False) -> BatchContext:
+        """What losses may know of a batch."""
+        return BatchContext(
+            seed=self.seed,
+            epoch=batch.epoch,
+            max_epochs=self.config.epochs,
+            step=batch.step,
+            share=batch.share,
+            size=batch.size,
+            again=again,
+        )
+
+    def loss_of(
+        self,
+        batch: Batch,
+        mixed: Mixed,
+        part: tuple[int, int] = (0, 1),
+        context: BatchContext | None = None,
+        sample_weights: Tensor | None = None,
+    ) -> Tensor:
+        """What a part of this process's batch adds to the objective of the global batch.
+
+        Args:
+            part: its number, from 0, and of how many.
+            context: of the batch; None: `context_of` it.
+            sample_weights: (n,), see `Closure`.
+        """
+        rows = rows_of(len(batch.labels), *part)
+        context = replace(context or self.context_of(batch), part=rows)
+        if sample_weights is not None:
+            context = replace(context, sample_weights=sample_weights[rows])
+        self._key_dropouts(self.seed, batch, rows)
+        inputs = mixed.inputs[rows]
+        output = self.output_of(inputs, batch.labels[rows])
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = self.objective.of_mixture(in_float32(output), mixed.targets)
-        loss = loss * (batch.share * len(inputs) / len(mixed.inputs))
-        self.loss_sum += loss.detach()
-        return loss
+            loss = self.objective.of_mixture(in_float32(output), mixed.targets, context)
+        return loss * (batch.share * len(inputs) / len(mixed.inputs))
+
+    def _key_dropouts(self, seed: int, batch: Batch, rows: slice) -> None:
+        for dropout in self.dropouts:
+            dropout.set_step(seed, batch.epoch, batch.step, batch.size, rows)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         """Within the block gradients stay on their process; the last part's backward pass sums up all."""
@@ -125,12 +165,13 @@ class Stage(pl.LightningModule):
         if self.gradient_clip is not None:  # by now fp16's scaling is undone
             self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
-    def answer(self, inputs: Tensor) -> ModelOutput:
+    def output_of(self, inputs: Tensor, labels: Tensor) -> ModelOutput:
         """What the objective reads of a batch."""
-        output: ModelOutput = self.model.classify(inputs) if self.reads_features else self.model(inputs, self.needs)
-        if self.teacher is not None:
-            answer = self.teacher.classify if self.reads_features else self.teacher
-            answer(inputs, output)
+        reads, model, teacher = self.feeds_classifier, self.model, self.teacher
+        output: ModelOutput
+        output = model.classify(inputs, self.needs, labels) if reads else model(inputs, self.needs, labels=labels)
+        if teacher is not None:
+            (teacher.classify if reads else teacher)(inputs, output)
         return output
 
     def on_train_epoch_end(self) -> None:
@@ -150,10 +191,9 @@ class Stage(pl.LightningModule):
         return batch  # the loader makes batches where they are needed
 
 
-def parts_of(rows: int, fewest: int, most: int) -> list[slice]:
-    """`rows` cut into parts of about the same size, as many on each process as the one with the fewest rows allows."""
-    count = max(1, min(most, fewest))
-    return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
+def rows_of(rows: int, number: int, parts: int) -> slice:
+    """The part `number`, from 0, of `rows` rows cut into as many of about the same size."""
+    return slice(rows * number // parts, rows * (number + 1) // parts)
 
 
 def in_float32(output: ModelOutput) -> ModelOutput:
@@ -163,6 +203,7 @@ def in_float32(output: ModelOutput) -> ModelOutput:
     """
 
     def lift(value: Any) -> Any:
-        return value.float() if isinstance(value, Tensor) else value
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    return replace(output, **{field.name: lift(getattr(output, field.name)) for field in fields(output)})
+    extra = {name: lift(value) for name, value in output.extra.items()}
+    return replace(output, extra=extra, **{name: lift(getattr(output, name)) for name in FIELDS})
