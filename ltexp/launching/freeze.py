@@ -26,7 +26,8 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: for anything in it that cannot work.
     """
-    choices = {key: value for key, value in composed.hydra.runtime.choices.items() if "hydra/" not in key and value}
+    made = {key: value for key, value in composed.hydra.runtime.choices.items() if "hydra/" not in key and value}
+    choices = {key: value if isinstance(value, str) else ",".join(value) for key, value in made.items()}
     choices.pop("launcher", None)  # where a run runs is no part of what it is
     overrides = list(composed.hydra.overrides.task)
     task = composed.copy()
