@@ -188,7 +188,8 @@ class LayeredLoader(ConfigLoaderImpl):
                     f"'{part.input_line}' has no effect: {stage} is null here (the method has no {stage})"
                 )
         parts = {package: name for package, name in self._choices.items() if config[package.split(".")[0]] is not None}
-        known = {str(key): name for key, name in config.hydra.runtime.choices.items() if name}
+        made = {str(key): name for key, name in config.hydra.runtime.choices.items() if name}
+        known = {key: name if isinstance(name, str) else ",".join(name) for key, name in made.items()}
         choices = {
             key: name for key, name in known.items() if "hydra/" not in key and not _is_part(key.partition("@")[2])
         }

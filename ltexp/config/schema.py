@@ -96,6 +96,7 @@ class TrainerConfig:
     checkpoint_every: int = 1
     log_every: int = 50
     progress: bool = True
+    lightning: dict[str, Any] = field(default_factory=dict)  # further keywords of Lightning's Trainer, unless as usual
 
     @property
     def world_size(self) -> int:
@@ -140,7 +141,8 @@ class Config:
     stage_cache: StageCacheConfig = field(default_factory=StageCacheConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)  # by name, or one alone
+    callbacks: dict[str, Any] = field(default_factory=dict)  # by name; null: switched off
     dataset: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
     stage1: StageConfig = field(default_factory=StageConfig)

@@ -17,6 +17,7 @@ from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
+from ltexp.config.lightning import check_monitored, trainer_config
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
@@ -35,7 +36,7 @@ class ValidateAndFreeze(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
             frozen = freeze(config)
-            check_devices(TrainerConfig(**frozen["trainer"]))
+            check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -64,7 +65,7 @@ class ValidateAndFreeze(Callback):
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
                 reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
                 raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {reason}") from None
-        _check_places([TrainerConfig(**job["trainer"]) for job in frozen], config.hydra.launcher._target_)
+        _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
 
@@ -107,7 +108,11 @@ def check_data(frozen: dict[str, Any]) -> None:
     Raises:
         LtexpError: if the data is missing, damaged, or too little for what the config asks of it.
     """
-    require_present(build(frozen["dataset"], root=frozen["paths"]["data"]))
+    data = build(frozen["dataset"], root=frozen["paths"]["data"])
+    require_present(data)
+    stages = {name: frozen[name]["epochs"] for name in ("stage1", "stage2") if frozen.get(name)}
+    trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
+    check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)
 
 
 @contextmanager

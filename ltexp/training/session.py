@@ -19,7 +19,7 @@ from ltexp.data.loader import Loader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
-from ltexp.evaluation.metrics import Floats, Ints, measure
+from ltexp.evaluation.metrics import Ints, Metrics
 from ltexp.evaluation.shots import ShotRule
 from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
@@ -42,7 +42,7 @@ class Session:
         folder: the run's.
         data: the long-tailed data of this run.
         device: where this process computes.
-        logger: of the run, or None.
+        loggers: of the run, on the first process.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
     """
 
@@ -50,7 +50,7 @@ class Session:
     folder: Path
     data: LongTailedData
     device: torch.device
-    logger: Logger | None = None
+    loggers: list[Logger] = field(default_factory=list)
     shot_counts: Ints | None = None
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
@@ -101,6 +101,11 @@ class Session:
             loader = self.loader(split, batch_size=EVALUATION_BATCH * world_size())
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
+
+    def evaluated(self) -> dict[str, Loader[Any]]:
+        """The splits that are evaluated while a stage trains; made when first asked for."""
+        splits = {"validation": self.data.validation, "test": self.data.test}
+        return {name: self.evaluation_loader(split) for name, split in splits.items() if split is not None}
 
     def sample_inputs(self) -> Tensor:
         """(1, ...), one sample of what the backbone reads."""
@@ -163,11 +168,11 @@ class Session:
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)
             model.classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
 
-    def measure(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Metrics in percent and their details (see `evaluation.metrics.measure`) by this run's rules."""
-        bins = self.config.evaluation.calibration_bins
+    @property
+    def metrics(self) -> Metrics:
+        """The rules by which this run measures predictions."""
         counts = self.data.class_counts if self.shot_counts is None else self.shot_counts
-        return measure(logits, labels, counts, self.shot_rule, bins, logit_scale)
+        return Metrics(counts, self.shot_rule, self.config.evaluation.calibration_bins)
 
 
 def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:

@@ -1,8 +1,10 @@
 """Batch norm on several processes: running statistics of what all of them saw."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -10,10 +12,28 @@ from ltexp.distributed import active, sum_over_ranks, world_size
 
 
 class AgreeOnStatistics(Callback):
-    """At the end of an epoch, before anything is evaluated or kept, every process gets the statistics of all."""
+    """After an epoch's last step, before anything is evaluated or kept, every process gets the statistics of all.
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        average_running_statistics(pl_module)
+    Where the statistics are averaged or saved within an epoch, by another callback, it is after each step.
+    """
+
+    def __init__(self) -> None:
+        self.every_step = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.every_step = any(map(_reads_steps, trainer.callbacks))  # type: ignore[attr-defined]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # not in on_validation_start: the batch norms are in eval mode by then, and those that learn are not known
+        if self.every_step or trainer.is_last_batch:
+            average_running_statistics(pl_module)
+
+
+def _reads_steps(callback: Callback) -> bool:
+    saves_steps = isinstance(callback, ModelCheckpoint) and bool(callback._every_n_train_steps)
+    return saves_steps or isinstance(callback, WeightAveraging)
 
 
 def average_running_statistics(module: nn.Module) -> None:
