@@ -111,8 +111,10 @@ class LayeredLoader(ConfigLoaderImpl):
         typed = {text.partition("=")[0]: text for text in overrides}
         paper = typed.get("paper")
         family = paper.removeprefix("paper=") if paper else None
+        if family in ("null", "none"):  # no settings but the method's own
+            return [text for text in overrides if text != paper]
         if family is not None and not self.repository.group_exists(f"paper/{family}"):
-            return overrides  # null, or one file by its name
+            return overrides  # one file by its name
         chosen = {group: self._chosen_file(group, typed) for group in ("method", "dataset", "experiment")}
         if paper is None:
             family = self._settings_of(chosen["experiment"]) or self._settings_of(chosen["method"])
@@ -167,7 +169,7 @@ class LayeredLoader(ConfigLoaderImpl):
                 content = {key: content}
             plain = merged(plain, content)
         parts = {str(default.package): default for default in in_place if _is_part(default.package)}
-        self._choice_keys = {package: str(default.override_key) for package, default in parts.items()}
+        self._choice_keys = {package: f"{_group(default)}@{package}" for package, default in parts.items()}
         fold = Fold(
             config=plain,
             choices={package: Path(str(default.config_path)).name for package, default in parts.items()},
