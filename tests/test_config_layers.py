@@ -225,7 +225,7 @@ def test_every_named_value_in_conf_is_a_key_of_its_choice() -> None:
             for group in PARTS:
                 node = (content.get(stage) or {}).get(group)
                 named = (
-                    {name: values for name, values in node.items() if name in names(group)}
+                    {key: values for key, values in node.items() if key in names(group) and isinstance(values, dict)}
                     if isinstance(node, dict)
                     else {}
                 )
