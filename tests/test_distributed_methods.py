@@ -35,7 +35,9 @@ def run_and_note(folder: str, overrides: tuple[str, ...]) -> list[list[int]]:
 
     def noting(self: Stage, batch: Batch, number: int) -> None:
         if batch.share > 0:
-            shown.extend([len(self.loader), batch.epoch, batch.step, row] for row in batch.index.tolist())
+            shown.extend(
+                [int(self.trainer.num_training_batches), batch.epoch, batch.step, row] for row in batch.index.tolist()
+            )
         step(self, batch, number)
 
     Stage.training_step = noting  # type: ignore[method-assign]
