@@ -28,6 +28,7 @@ from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
 from ltexp.training.feature_stage import feature_loader
+from ltexp.training.mixing import blends
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -93,6 +94,7 @@ class Session:
             augmentation=build(stage.augmentation),
             seed=self.stage_seed(name),
             max_epochs=stage.epochs,
+            shuffle_within=blends(stage),
         )
 
     def evaluation_loader(self, split: Split) -> Loader[Any]:
