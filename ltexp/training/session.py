@@ -27,8 +27,6 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
-from ltexp.training.feature_stage import feature_loader
-from ltexp.training.mixing import blends
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -81,21 +79,6 @@ class Session:
     def stage_seed(self, stage: str) -> int:
         """The seed of a stage's draws; stages of one run draw apart."""
         return key_to_seed("stage", self.config.seed, stage)
-
-    def train_loader(self, name: str, stage: StageConfig, model: Model) -> Loader[Any]:
-        """Augmented batches of the training split, or of the features `model` makes of it, in the sampler's order."""
-        if stage.features.get("_target_"):
-            return feature_loader(self, name, stage, model)
-        labels = torch.as_tensor(self.data.train.labels)
-        return self.loader(
-            self.data.train,
-            batch_size=stage.batch_size,
-            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
-            augmentation=build(stage.augmentation),
-            seed=self.stage_seed(name),
-            max_epochs=stage.epochs,
-            shuffle_within=blends(stage),
-        )
 
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
