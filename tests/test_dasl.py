@@ -17,7 +17,12 @@ from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 
 SHORT = ("stage1.epochs=2", "stage2.epochs=2")
-LATE = ("~module@stage1.modules.auxiliary", "~stage1.terms", "module@stage2.modules.auxiliary=two_way")
+LATE = (
+    "~module@stage1.modules.auxiliary",
+    "~loss@stage1.terms.auxiliary.loss",
+    "module@stage2.modules.auxiliary=two_way",
+    "stage2.modules.auxiliary.start=fresh",
+)
 ZERO = (
     "stage1.terms.auxiliary.weight=0",
     "stage1.terms.soft_labels.weight=0",
@@ -215,7 +220,7 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
             r"stage2: its module auxiliary continues that of stage 1, which has none: add \+module@stage1",
         ),
         (
-            ("~module@stage2.modules.auxiliary", "~stage2.modules.auxiliary"),
+            ("~module@stage2.modules.auxiliary",),
             r"stage2: term auxiliary needs auxiliary_logits",
         ),
     ],

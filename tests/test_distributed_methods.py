@@ -15,7 +15,7 @@ from ltexp.data.loader import Batch
 from ltexp.data.samplers import ClassAware
 from ltexp.evaluation.record import read_record
 from ltexp.models import auxiliary
-from ltexp.training import batch_norm
+from ltexp.training.callbacks import batch_norm
 from ltexp.training.stage import Stage
 
 QUICK = ("crt", "mislas", "dasl", "glag", "ols")
@@ -28,14 +28,15 @@ class PerRank(ClassAware):
         return super().indices(seed + (dist.get_rank() if dist.is_initialized() else 0), epoch, max_epochs)
 
 
-def run_and_note(folder: str, overrides: tuple[str, ...]) -> list[list[int]]:
-    """Runs, on one rank of several or alone; the (step, row) of each sample shown, step by step over both stages."""
-    shown: list[list[int]] = []
+def run_and_note(folder: str, overrides: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
+    """Runs, on one rank of several or alone; the (stage, epoch, step, row) of each sample shown, step by step over both stages."""
+    shown: list[tuple[str, int, int, int]] = []
     step = Stage.training_step
 
     def noting(self: Stage, batch: Batch, number: int) -> None:
         if batch.share > 0:
-            shown.extend([len(self.loader), batch.epoch, batch.step, row] for row in batch.index.tolist())
+            stage = Path(self.trainer.default_root_dir).name
+            shown.extend((stage, batch.epoch, batch.step, row) for row in batch.index.tolist())
         step(self, batch, number)
 
     Stage.training_step = noting  # type: ignore[method-assign]

@@ -83,3 +83,21 @@ def courses(folder: Path, stage: str) -> list[dict[str, Any]]:
     """The rows of a stage's metrics.csv without what the clock says."""
     rows = read_metrics(folder / stage / "metrics.csv")
     return [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "expected"),
+    [
+        ("ce", "stage1", (2.48573, 1.46985, 1.20309)),
+        ("mislas", "stage1", (2.52673, 1.78764, 1.70146)),
+        ("mislas", "stage2", (3.36273, 2.43781, 2.32511)),
+    ],
+)
+def test_a_short_real_run_has_the_losses_that_it_had(
+    method: str, stage: str, expected: tuple[float, ...], tmp_path: Path
+) -> None:
+    """Three epochs on digits. A change of what is computed shows here; one that is meant changes these numbers."""
+    lengths = [f"{name}.epochs=3" for name in trained_stages(method)]
+    run_here(tmp_path / "run", f"method={method}", "stage_cache.enabled=false", *lengths)
+    losses = [float(row["train_loss"]) for row in read_metrics(tmp_path / "run" / stage / "metrics.csv")]
+    assert losses == pytest.approx(expected, rel=1e-3)

@@ -59,7 +59,11 @@ def test_mislas_on_the_large_sets_has_its_authors_smoothing_and_rates() -> None:
 
 def test_a_student_follows_its_teachers_schedule_unless_one_is_typed() -> None:
     large = ("method=bkd", "dataset=imagenet_lt")
-    assert of(*large)["stage2"]["schedule"] == {"_target_": "ltexp.training.schedules.Cosine", "warmup_epochs": 0}
+    assert of(*large)["stage2"]["schedule"] == {
+        "_target_": "ltexp.training.schedules.Cosine",
+        "warmup_epochs": 0,
+        "interval": "epoch",
+    }
     assert of(*large, "stage1.schedule.warmup_epochs=3")["stage1"]["schedule"]["warmup_epochs"] == 3
     typed = of(*large, "schedule@stage2.schedule=constant")["stage2"]
     assert typed["schedule"]["_target_"].endswith("Constant")

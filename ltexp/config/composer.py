@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.defaults_list as hydra_defaults
 import hydra._internal.hydra as hydra_main
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.defaults_list import _create_interpolation_map
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import ConfigDefault, GroupDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
@@ -111,8 +113,10 @@ class LayeredLoader(ConfigLoaderImpl):
         typed = {text.partition("=")[0]: text for text in overrides}
         paper = typed.get("paper")
         family = paper.removeprefix("paper=") if paper else None
+        if family in ("null", "none"):  # no settings but the method's own
+            return [text for text in overrides if text != paper]
         if family is not None and not self.repository.group_exists(f"paper/{family}"):
-            return overrides  # null, or one file by its name
+            return overrides  # one file by its name
         chosen = {group: self._chosen_file(group, typed) for group in ("method", "dataset", "experiment")}
         if paper is None:
             family = self._settings_of(chosen["experiment"]) or self._settings_of(chosen["method"])
@@ -167,7 +171,7 @@ class LayeredLoader(ConfigLoaderImpl):
                 content = {key: content}
             plain = merged(plain, content)
         parts = {str(default.package): default for default in in_place if _is_part(default.package)}
-        self._choice_keys = {package: str(default.override_key) for package, default in parts.items()}
+        self._choice_keys = {package: f"{_group(default)}@{package}" for package, default in parts.items()}
         fold = Fold(
             config=plain,
             choices={package: Path(str(default.config_path)).name for package, default in parts.items()},
@@ -283,6 +287,14 @@ def products(overrides: Sequence[str]) -> list[list[str]]:
 def install() -> None:
     """Makes Hydra compose by the rule of layers, in this process."""
     vars(hydra_main)["ConfigLoaderImpl"] = LayeredLoader
+    vars(hydra_defaults)["_create_interpolation_map"] = _interpolation_map
+
+
+def _interpolation_map(overrides: Any, defaults_list: list[Any], self_added: bool) -> DictConfig:
+    """What a defaults list may interpolate. Hydra makes it for every file: half of a composition's time."""
+    if any(default.is_interpolation() for default in defaults_list if not default.is_self()):
+        return _create_interpolation_map(overrides, defaults_list, self_added)
+    return OmegaConf.create()
 
 
 def compose(overrides: Sequence[str], further: Sequence[Path] = ()) -> DictConfig:

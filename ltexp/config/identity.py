@@ -31,6 +31,8 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for key, usual in {"modules": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
         if plain[key] == usual:
             del plain[key]
+    if plain["schedule"].get("interval") == "epoch":
+        del plain["schedule"]["interval"]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules
     plain["init"]["auxiliary"] = "fresh"
     plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}

@@ -162,7 +162,7 @@ class Fold:
         belonging = [(self.choices[package], {key: value[key] for key in value if key in wiring})]
         rest = {key: node for key, node in value.items() if key not in wiring}
         for name, values in [*belonging, *(self._by_choice(rest, package, layer) if rest else ())]:
-            if name == self.choices[package]:
+            if values and name == self.choices[package]:
                 node = target.get(key)
                 target[key] = merged(node if isinstance(node, dict) else {}, values)
 

@@ -3,6 +3,7 @@
 Composing takes a third of a second, and a table has dozens of compositions.
 """
 
+import atexit
 import json
 import os
 from collections.abc import Iterable
@@ -42,7 +43,7 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
     key = json.dumps(words)
     if key not in kept:
         kept[key] = {name: asdict(stage) for name, stage in _compose(words).items()}
-        _keep(kept)
+        _keep_at_exit()
     return {name: StageReading(**stage) for name, stage in kept[key].items()}
 
 
@@ -75,19 +76,29 @@ def _file() -> Path:
 
 @cache
 def _kept() -> dict[str, dict[str, dict[str, Any]]]:
+    return _read(_file())
+
+
+def _read(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     try:
-        content = json.loads(_file().read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _keep(kept: dict[str, dict[str, dict[str, Any]]]) -> None:
+@cache
+def _keep_at_exit() -> None:
+    atexit.register(_keep)
+
+
+def _keep() -> None:
+    """Adds what this process has composed to the file; those of other states of conf/ go."""
     path = _file()
     try:
         for older in path.parent.glob("compositions-*.json"):
             if older != path:
                 older.unlink(missing_ok=True)
-        write_text(path, json.dumps(kept))
+        write_text(path, json.dumps(_read(path) | _kept()))
     except (OSError, LtexpError):
         return  # a cache that cannot be written only costs time
