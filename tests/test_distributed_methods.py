@@ -29,7 +29,7 @@ class PerRank(ClassAware):
 
 
 def run_and_note(folder: str, overrides: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
-    """Runs, on one rank of several or alone; the (stage, epoch, step, row) of each sample shown, step by step over both stages."""
+    """Runs, on one rank of several or alone; the (stage, epoch, step, row) of each sample shown."""
     shown: list[tuple[str, int, int, int]] = []
     step = Stage.training_step
 
