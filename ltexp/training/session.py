@@ -13,9 +13,12 @@ from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from ltexp.config import Config, StageConfig, TrainerConfig
+from ltexp.config import Config, StageConfig, Stream, TrainerConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Loader
+from ltexp.data.loader import Loader, Stretched
+from ltexp.data.samplers import Sampler
+from ltexp.data.tail.profile import name_class
+from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -29,6 +32,7 @@ from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
 from ltexp.training.feature_stage import feature_loader
 from ltexp.training.predict import extract_features
+from ltexp.training.stage import stream_seed
 
 EVALUATION_BATCH = 512
 
@@ -44,6 +48,7 @@ class Session:
         device: where this process computes.
         logger: of the run, or None.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
+        held_out: training images that only the stream of that name shows.
     """
 
     config: Config
@@ -52,6 +57,7 @@ class Session:
     device: torch.device
     logger: Logger | None = None
     shot_counts: Ints | None = None
+    held_out: dict[str, Split] = field(default_factory=dict)
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
@@ -60,12 +66,35 @@ class Session:
         Raises:
             LtexpError: if the dataset cannot give that training set.
         """
+        return self._on_training_set(stage)._without_held_out(stage)
+
+    def _on_training_set(self, stage: StageConfig) -> "Session":
         if not stage.training_set:
             return self
         data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data)
         if data.num_classes != self.data.num_classes:
             raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
         return replace(self, data=data, shot_counts=self.data.class_counts)
+
+    def _without_held_out(self, stage: StageConfig) -> "Session":
+        """Takes the images that streams hold out away from the stage's own training set."""
+        wanted = {name: stream.held_out for name, stream in stage.streams.items() if stream.held_out}
+        if not wanted:
+            return self
+        data, each = self.data, sum(wanted.values())
+        smallest = int(data.class_counts.argmin())
+        if data.class_counts[smallest] <= each:
+            raise ConfigError(
+                f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
+                f"{data.class_counts[smallest]}: lower held_out of {', '.join(wanted)}"
+            )
+        held, rest = {}, data.train
+        for name, count in wanted.items():
+            last = last_of_class(rest.labels, np.full(data.num_classes, count))
+            held[name], rest = rest.take(last), rest.take(~last)
+        kept = replace(data, train=rest, class_counts=data.class_counts - each)
+        shots = data.class_counts if self.shot_counts is None else self.shot_counts
+        return replace(self, data=kept, shot_counts=shots, held_out=held)
 
     @property
     def class_counts(self) -> Tensor:
@@ -85,15 +114,27 @@ class Session:
         """Augmented batches of the training split, or of the features `model` makes of it, in the sampler's order."""
         if stage.features.get("_target_"):
             return feature_loader(self, name, stage, model)
-        labels = torch.as_tensor(self.data.train.labels)
-        return self.loader(
-            self.data.train,
-            batch_size=stage.batch_size,
-            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
-            augmentation=build(stage.augmentation),
-            seed=self.stage_seed(name),
-            max_epochs=stage.epochs,
-        )
+        settings = {"augmentation": build(stage.augmentation), "max_epochs": stage.epochs}
+        sampler, seed = self._sampler(stage.sampler, self.data.train), self.stage_seed(name)
+        loader = self.loader(self.data.train, batch_size=stage.batch_size, sampler=sampler, seed=seed, **settings)
+        for own, stream in stage.streams.items():
+            loader.streams[own] = self._stream_loader(own, stream, stage, loader, stream_seed(seed, own), settings)
+        return loader
+
+    def _stream_loader(
+        self, name: str, stream: Stream, stage: StageConfig, main: Loader[Any], seed: int, settings: dict[str, Any]
+    ) -> Loader[Any]:
+        """Batches of a stream, one for each of `main`."""
+        split, size = self.held_out.get(name, self.data.train), stream.batch_size or stage.batch_size
+        sampler = Stretched(self._sampler(stream.sampler, split), lambda: len(main) * size)
+        own = {"augmentation": build(stream.augmentation)} if stream.augmentation.get("_target_") else {}
+        return self.loader(split, batch_size=size, sampler=sampler, seed=seed, **{**settings, **own})
+
+    def _sampler(self, node: dict[str, Any], split: Split) -> Sampler:
+        labels = torch.as_tensor(split.labels)
+        counts = torch.bincount(labels, minlength=self.data.num_classes)
+        sampler: Sampler = build(node, labels=labels, class_counts=counts)
+        return sampler
 
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
