@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
 from ltexp.config import Config, to_config
 from ltexp.config.build import build
-from ltexp.config.path import conf_dir
+from ltexp.config.composer import compose
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
@@ -50,8 +49,7 @@ def configured(method: str, *further: str) -> Config:
     if method != "ce":
         overrides += ["stage2.epochs=2", f"stage2.sampler.epoch_length={length}"]
     overrides += further
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return to_config(freeze(compose("config", overrides, return_hydra_config=True)))
+    return to_config(freeze(compose(overrides)))
 
 
 def data_for(config: Config) -> LongTailedData:

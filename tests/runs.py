@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, to_config
-from ltexp.config.path import conf_dir
+from ltexp.config.composer import compose
 from ltexp.launching.freeze import freeze
 
 SMALL = (
@@ -23,8 +22,7 @@ SMALL = (
 
 def composed(*overrides: str, small: bool = True) -> dict[str, Any]:
     """The frozen config of a command line; small: two epochs of the quickstart's data, silent, without figures."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return freeze(compose("config", [*(SMALL if small else ()), *overrides], return_hydra_config=True))
+    return freeze(compose([*(SMALL if small else ()), *overrides]))
 
 
 def run_here(folder: Path, *overrides: str) -> Config:

@@ -17,7 +17,12 @@ from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 
 SHORT = ("stage1.epochs=2", "stage2.epochs=2")
-LATE = ("~module@stage1.modules.auxiliary", "~stage1.terms", "module@stage2.modules.auxiliary=two_way")
+LATE = (
+    "~module@stage1.modules.auxiliary",
+    "~loss@stage1.terms.auxiliary.loss",
+    "module@stage2.modules.auxiliary=two_way",
+    "stage2.modules.auxiliary.start=fresh",
+)
 ZERO = (
     "stage1.terms.auxiliary.weight=0",
     "stage1.terms.soft_labels.weight=0",
@@ -118,7 +123,7 @@ def test_smoothing_is_that_of_equation_1_and_one_stage_is_one_key() -> None:
 
 
 def test_the_baseline_takes_the_papers_settings_by_one_key() -> None:
-    plain = composed("method=crt_mixup", "dataset=cifar100_lt", "paper=dasl/cifar100_lt", small=False)
+    plain = composed("method=crt_mixup", "dataset=cifar100_lt", "paper=dasl", small=False)
     dasl = composed("method=dasl", "dataset=cifar100_lt", small=False)
     for stage in ("stage1", "stage2"):
         for key in ("epochs", "optimizer", "schedule", "sampler", "mixing", "batch_size"):
@@ -215,7 +220,7 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
             r"stage2: its module auxiliary continues that of stage 1, which has none: add \+module@stage1",
         ),
         (
-            ("~module@stage2.modules.auxiliary", "~stage2.modules.auxiliary"),
+            ("~module@stage2.modules.auxiliary",),
             r"stage2: term auxiliary needs auxiliary_logits",
         ),
     ],

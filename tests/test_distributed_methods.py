@@ -14,7 +14,7 @@ from ltexp.data.loader import Batch
 from ltexp.data.samplers import ClassAware
 from ltexp.evaluation.record import read_record
 from ltexp.models import auxiliary
-from ltexp.training import batch_norm
+from ltexp.training.callbacks import batch_norm
 from ltexp.training.stage import Stage
 
 QUICK = ("crt", "mislas")

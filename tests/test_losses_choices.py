@@ -7,6 +7,8 @@ import torch
 from choices import build, full_output, load, names
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from torch.nn import Parameter
+from torch.optim import SGD
 
 COUNTS = torch.tensor([3, 40, 12])
 LABELS = torch.arange(3).repeat_interleave(COUNTS)[torch.randperm(55, generator=torch.Generator().manual_seed(0))]
@@ -14,7 +16,7 @@ GIVEN = {  # what code hands over; everything else is the config's
     "loss": {"class_counts": COUNTS},
     "sampler": {"class_counts": COUNTS, "labels": LABELS},
     "mixing": {"class_counts": COUNTS},
-    "schedule": {},
+    "schedule": {"optimizer": SGD([Parameter(torch.ones(1))]), "epochs": 10, "steps_per_epoch": 5},
     "reweighting": {},
 }
 SAMPLERS = {

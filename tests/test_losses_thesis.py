@@ -404,34 +404,6 @@ def test_settings_of_the_papers(dataset: str) -> None:
     assert gcl["stage1"]["loss"]["margin"] == gcl["stage1"]["loss"]["focal"] == 0
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("conf/paper/*/*.yaml")), ids=str)
-def test_paper_settings_exist(path: Path) -> None:
-    """Every value belongs to a key of the method that it is for."""
-    from omegaconf import OmegaConf
-
-    large = path.stem in ("imagenet_lt", "places_lt", "inat18")
-    data = (f"dataset={path.stem}", "~paper") if large else ("dataset=cifar10_lt",)
-    settings = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(settings, dict)
-    settings.pop("defaults", None)  # another paper's settings, which have a test of their own
-    chosen = {
-        group: next(iter(name)) if isinstance(name, dict) else name
-        for group, name in settings.pop("choose", {}).items()
-    }
-    choices = [f"{group}={chosen.get(name, name)}" for group, name in chosen.items()]
-    base = composed(f"method={path.parent.name}", *data, *choices, small=False)
-
-    def leaves(node: dict, prefix: str = "") -> list[str]:
-        return [
-            name
-            for key, value in node.items()
-            for name in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
-        ]
-
-    for key in leaves(settings):
-        assert OmegaConf.select(OmegaConf.create(base), key, default="absent") != "absent", key
-
-
 def test_ablations_are_one_key() -> None:
     assert (
         composed("method=kps", "stage1.loss.gradient_adjustment=false")["stage1"]["loss"]["gradient_adjustment"]

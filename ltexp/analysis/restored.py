@@ -40,7 +40,7 @@ class LoadedStage:
         """Metrics on the test split, in percent."""
         loader = self.session.evaluation_loader(self.session.data.test)
         predictions = predict(self.model, loader, self.session.config.trainer.precision)
-        metrics, _ = self.session.measure(predictions.logits, predictions.labels, self.model.logit_scale)
+        metrics, _ = self.session.metrics(predictions.logits, predictions.labels, self.model.logit_scale)
         return metrics
 
     def cost(self) -> Cost:

@@ -100,9 +100,6 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for part, start in stage.starts.items():
         key = f"{name}.{part}.start" if part.startswith("modules.") else f"{name}.init.{part}"
         _require(name != "stage1" or start != "stage1", key, start, "fresh or a path")
-        known = [f"{name}.streams.{stream}" for stream in stage.streams]
-        if term.stream is not None and term.stream not in stage.streams:
-            raise ConfigError(unknown_name(f"{name}.terms.{term_name}.stream", f"{name}.streams.{term.stream}", known))
     for stream_name, stream in stage.streams.items():
         _check_stream(f"{name}.streams.{stream_name}", stream, world_size)
     for module, node in stage.modules.items():
@@ -110,6 +107,9 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for term_name, term in stage.terms.items():
         key = f"{name}.terms.{term_name}.weight"
         _require(0 <= term.weight < math.inf, key, term.weight, "a number of 0 or more")
+        known = " | ".join(["null", *stage.streams])
+        there = term.stream is None or term.stream in stage.streams
+        _require(there, f"{name}.terms.{term_name}.stream", term.stream, f"{known} (of {name}.streams)")
     if name == "stage1":
         _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
@@ -121,7 +121,8 @@ def _check_stream(key: str, stream: Stream, world_size: int) -> None:
     size = stream.batch_size
     whole = size is None or (size >= 1 and size % world_size == 0)
     _require(whole, f"{key}.batch_size", size, f"null (the stage's), or a multiple of the {world_size} devices")
-    _require(stream.held_out >= 0, f"{key}.held_out", stream.held_out, "a number of images a class, 0 or more")
+    each = stream.held_out.per_class if stream.held_out else 1
+    _require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
 
 
 def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:

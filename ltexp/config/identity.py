@@ -6,11 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ltexp.config import Config, StageConfig
+from ltexp.config.lightning import material_callbacks, material_lightning
 
 # what changes where or how a run is shown or kept, but not what it computes
 _IMMATERIAL = {
     "dataset": ("workers",),
-    "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
+    "": ("resume", "paths", "stage_cache", "logger", "callbacks", "overrides", "choices"),
     "evaluation": ("every", "figures"),
     "trainer": ("progress", "log_every", "checkpoint_every", "rendezvous"),
 }
@@ -33,6 +34,8 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for term in plain["terms"].values():
         if term["stream"] is None:
             del term["stream"]
+    if plain["schedule"].get("interval") == "epoch":
+        del plain["schedule"]["interval"]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules
     plain["init"]["auxiliary"] = "fresh"
     plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}
@@ -48,6 +51,11 @@ def material(config: Config) -> dict[str, Any]:
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:
             del plain["trainer"][key]
+    del plain["trainer"]["lightning"]
+    plain["trainer"] |= material_lightning(config.trainer)
+    if callbacks := material_callbacks(config.callbacks):  # by the measurements they are shown, too
+        plain["callbacks"] = callbacks
+        plain["evaluation"]["every"] = config.evaluation.every
     return plain
 
 

@@ -1,6 +1,24 @@
 """Configs of older runs in today's keys."""
 
+import re
 from typing import Any
+
+# modules of `_target_`s in configs of older runs: what was where
+_MOVED = {
+    "ltexp.data.dataset": "ltexp.data.images.dataset",
+    "ltexp.data.arrays": "ltexp.data.images.arrays",
+    "ltexp.data.digits": "ltexp.data.images.digits",
+    "ltexp.data.augmentation.CropFlip": "ltexp.data.images.augmentation.CropFlip",
+    "ltexp.data.file_augmentation": "ltexp.data.files.augmentation",
+    "ltexp.data.file_dataset": "ltexp.data.files.dataset",
+    "ltexp.data.image_folders": "ltexp.data.files.folder_source",
+    "ltexp.data.image_lists": "ltexp.data.files.list_source",
+    "ltexp.data.places": "ltexp.data.files.places",
+    "ltexp.data.articles": "ltexp.data.text.articles",
+    "ltexp.data.text_dataset": "ltexp.data.text.dataset",
+    "ltexp.features.source.Extracted": "ltexp.features.source.ExtractedFeatures",
+}
+_OLD_NAME = re.compile("|".join(rf"{re.escape(old)}(?![\w])" for old in _MOVED))
 
 
 def in_todays_keys(container: dict[str, Any]) -> dict[str, Any]:
@@ -8,7 +26,17 @@ def in_todays_keys(container: dict[str, Any]) -> dict[str, Any]:
     for name in ("stage1", "stage2"):
         if isinstance(stage := container.get(name), dict):
             _auxiliary_as_module(stage)
+    _rename_targets(container)
     return container
+
+
+def _rename_targets(node: Any) -> None:
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if isinstance(target, str):
+            node["_target_"] = _OLD_NAME.sub(lambda found: _MOVED[found[0]], target)
+        for child in node.values():
+            _rename_targets(child)
 
 
 def _auxiliary_as_module(stage: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ltexp.config.checks import check_keywords, check_values
+from ltexp.config.lightning import check_lightning, own_callbacks, typed_trainer
 from ltexp.config.moved import in_todays_keys
 from ltexp.config.schema import Config, StageConfig
 from ltexp.errors import ConfigError
@@ -22,6 +23,9 @@ def to_config(container: dict[str, Any]) -> Config:
     """
     if container.get("stage1") is None:
         raise ConfigError("stage1 is null: a run has at least a stage 1; leave out `stage1=null`")
+    trainer = container.get("trainer") or {}
+    callbacks = container.get("callbacks", own_callbacks(trainer))
+    container = container | {"trainer": typed_trainer(trainer), "callbacks": callbacks or {}}
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), container)
         config = OmegaConf.to_object(merged)
@@ -32,6 +36,7 @@ def to_config(container: dict[str, Any]) -> Config:
     assert isinstance(config, Config)
     check_keywords(container)
     check_values(config)
+    check_lightning(config)
     return config
 
 

@@ -45,13 +45,20 @@ class Term:
 
 
 @dataclass
+class HeldOut:
+    """Training images that only a stream shows: the last `per_class` of each class, whose order was drawn at random."""
+
+    per_class: int = MISSING
+
+
+@dataclass
 class Stream:
     """Further batches of a stage, beside its own."""
 
     sampler: dict[str, Any] = field(default_factory=dict)
     augmentation: dict[str, Any] = field(default_factory=dict)  # empty: the stage's
     batch_size: int | None = None  # null: the stage's
-    held_out: int = 0  # images a class taken out of the stage's own training set for this stream; 0: it shows them all
+    held_out: HeldOut | None = None  # null: it shows the stage's own training set
 
 
 @dataclass
@@ -108,6 +115,7 @@ class TrainerConfig:
     checkpoint_every: int = 1
     log_every: int = 50
     progress: bool = True
+    lightning: dict[str, Any] = field(default_factory=dict)  # further keywords of Lightning's Trainer, unless as usual
 
     @property
     def world_size(self) -> int:
@@ -152,7 +160,8 @@ class Config:
     stage_cache: StageCacheConfig = field(default_factory=StageCacheConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)  # by name, or one alone
+    callbacks: dict[str, Any] = field(default_factory=dict)  # by name; null: switched off
     dataset: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
     stage1: StageConfig = field(default_factory=StageConfig)

@@ -49,6 +49,11 @@ class IndexSampler(Protocol):
         """int64 (L,): the epoch's order of rows, the same on every process."""
 
 
+def stream_seed(seed: int, name: str) -> int:
+    """The seed of the draws of a stream, of a stage with the seed `seed`."""
+    return key_to_seed("stream", seed, name)
+
+
 class Stretched:
     """As many rows as another loader's steps need: the sampler's order, followed by further orders of the same epoch.
 

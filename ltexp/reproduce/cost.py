@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ltexp.data.commands.catalog import dataset_config
 from ltexp.data.images.official import OFFICIAL
 from ltexp.data.tail.profile import class_sizes
-from ltexp.errors import ConfigError
-from ltexp.report.records import Run
+from ltexp.errors import ConfigError, LtexpError
+from ltexp.report.records import Run, is_material
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.stages import read_stages
 
@@ -92,7 +92,11 @@ def _of_this_machine(record: dict[str, Any]) -> bool:
 
 def _rates(run: Run) -> Iterable[tuple[Rate, float]]:
     record = run.record
-    stages = read_stages([f"method={record['method']}", f"dataset={record['dataset']}", *run.overrides])
+    own = [text for text in run.overrides if is_material(text) and not text.startswith("seed=")]
+    try:
+        stages = read_stages([f"method={record['method']}", f"dataset={record['dataset']}", *own])
+    except LtexpError:  # a run of long ago, or of a method that is not here: it tells nothing
+        return
     precision = str(record["environment"].get("precision", "32-true"))
     for stage in record["stages"]:
         rate, read = stage.get("images_per_second"), stages.get(str(stage["name"]))

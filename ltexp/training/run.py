@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class
-from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
+from ltexp.config.lightning import check_monitored, partial_settings
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -22,6 +22,7 @@ from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
+from ltexp.training.loggers import close_loggers, make_loggers
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -38,8 +39,8 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     check_composition(config)
     data = build(config.dataset, root=config.paths.data)
     identifier = records.run_id(folder)
-    logger = make_logger(config, folder, identifier)
-    session = Session(config, folder, data, device, logger)
+    loggers = make_loggers(config, folder, identifier)
+    session = Session(config, folder, data, device, loggers)
     check_against_data(session)
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
@@ -54,7 +55,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
             finish(session, base, outcomes)
         status = "success"
     finally:
-        close_logger(logger, status)
+        close_loggers(loggers, status)
 
 
 def check_against_data(session: Session) -> None:
@@ -72,6 +73,8 @@ def check_against_data(session: Session) -> None:
     for split in (data.validation, data.test):
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
+    trained = {name: stage.epochs for name, stage in config.stages.items() if stage.epochs and not stage.checkpoint}
+    check_monitored(config.callbacks, data.validation is not None, config.evaluation.every, trained)
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
         _check_modules(own, name, stage)
@@ -118,7 +121,7 @@ def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> N
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
-    reads: str = get_class(stage.augmentation["_target_"]).reads  # type: ignore[attr-defined]
+    reads: str = build(stage.augmentation).reads
     holds: str = get_class(data.train.loader).samples  # type: ignore[attr-defined]
     if reads not in ("", holds):
         key = f"augmentation@{name}.augmentation"
@@ -153,6 +156,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "subset_hash": data.subset_hash,
         "data": data.facts,
         "config_hash": config_hash(config),
+        **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
         "choices": config.choices,
         "overrides": config.overrides,
         "environment": environment,
@@ -175,8 +179,8 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
         "status": "running",
     }
     records.write_record(folder, record)
-    if session.logger is not None:
-        session.logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
+    for logger in session.loggers:
+        logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
     # last: a run without its figures is not finished, and resume=true draws them
     records.write_record(folder, record | {"status": "finished"})
@@ -186,40 +190,6 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     console.print(
         f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True
     )
-
-
-def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
-    """The chosen logger, on rank 0; one for the whole run, so that stages follow each other in it."""
-    settings = dict(config.logger)
-    if not settings.get("_target_") or rank() != 0:
-        return None
-    if settings["_target_"].endswith("WandbLogger"):
-        # jobs of a sweep never share a wandb run, and a resumed run continues its own
-        settings |= {"id": identifier, "name": f"{config.choices.get('method')}-{identifier}", "resume": "allow"}
-    elif settings["_target_"].endswith("CSVLogger"):
-        # it empties a folder that it finds, and a resumed run's first half lies there
-        while (folder / settings["name"] / settings["version"]).exists():
-            settings["version"] += "-resumed"
-    try:
-        logger: Logger = build(settings, save_dir=str(folder))
-    except Exception as error:
-        if not isinstance(error, ModuleNotFoundError):
-            if type(error).__module__.startswith("wandb"):
-                raise ConfigError(f"wandb: {error}; logger.offline=true needs no account") from None
-            raise
-        raise ConfigError(
-            f"this logger needs a package that is not installed ({error.name}): pip install {error.name}"
-        ) from None
-    return logger
-
-
-def close_logger(logger: Logger | None, status: str) -> None:
-    """Ends the logger's run: the next job starts one of its own."""
-    if logger is not None:
-        logger.finalize(status)
-        finish_run = getattr(getattr(logger, "experiment", None), "finish", None)
-        if finish_run is not None:
-            finish_run()
 
 
 def now() -> str:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, Stream, TrainerConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Loader, Stretched
+from ltexp.data.loader import Loader, Stretched, stream_seed
 from ltexp.data.samplers import Sampler
 from ltexp.data.tail.profile import name_class
 from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
-from ltexp.evaluation.metrics import Floats, Ints, measure
+from ltexp.evaluation.metrics import Ints, Metrics
 from ltexp.evaluation.shots import ShotRule
 from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
@@ -32,7 +32,6 @@ from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
 from ltexp.training.feature_stage import feature_loader
 from ltexp.training.predict import extract_features
-from ltexp.training.stage import stream_seed
 
 EVALUATION_BATCH = 512
 
@@ -46,7 +45,7 @@ class Session:
         folder: the run's.
         data: the long-tailed data of this run.
         device: where this process computes.
-        logger: of the run, or None.
+        loggers: of the run, on the first process.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
         held_out: training images that only the stream of that name shows.
     """
@@ -55,7 +54,7 @@ class Session:
     folder: Path
     data: LongTailedData
     device: torch.device
-    logger: Logger | None = None
+    loggers: list[Logger] = field(default_factory=list)
     shot_counts: Ints | None = None
     held_out: dict[str, Split] = field(default_factory=dict)
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
@@ -78,7 +77,7 @@ class Session:
 
     def _without_held_out(self, stage: StageConfig) -> "Session":
         """Takes the images that streams hold out away from the stage's own training set."""
-        wanted = {name: stream.held_out for name, stream in stage.streams.items() if stream.held_out}
+        wanted = {name: stream.held_out.per_class for name, stream in stage.streams.items() if stream.held_out}
         if not wanted:
             return self
         data, each = self.data, sum(wanted.values())
@@ -86,7 +85,7 @@ class Session:
         if data.class_counts[smallest] <= each:
             raise ConfigError(
                 f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
-                f"{data.class_counts[smallest]}: lower held_out of {', '.join(wanted)}"
+                f"{data.class_counts[smallest]}: lower held_out.per_class of {', '.join(wanted)}"
             )
         held, rest = {}, data.train
         for name, count in wanted.items():
@@ -142,6 +141,11 @@ class Session:
             loader = self.loader(split, batch_size=EVALUATION_BATCH * world_size())
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
+
+    def evaluated(self) -> dict[str, Loader[Any]]:
+        """The splits that are evaluated while a stage trains; made when first asked for."""
+        splits = {"validation": self.data.validation, "test": self.data.test}
+        return {name: self.evaluation_loader(split) for name, split in splits.items() if split is not None}
 
     def sample_inputs(self) -> Tensor:
         """(1, ...), one sample of what the backbone reads."""
@@ -204,11 +208,11 @@ class Session:
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)
             model.classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
 
-    def measure(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Metrics in percent and their details (see `evaluation.metrics.measure`) by this run's rules."""
-        bins = self.config.evaluation.calibration_bins
+    @property
+    def metrics(self) -> Metrics:
+        """The rules by which this run measures predictions."""
         counts = self.data.class_counts if self.shot_counts is None else self.shot_counts
-        return measure(logits, labels, counts, self.shot_rule, bins, logit_scale)
+        return Metrics(counts, self.shot_rule, self.config.evaluation.calibration_bins)
 
 
 def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:

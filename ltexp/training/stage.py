@@ -9,20 +9,24 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Batch, Loader
-from ltexp.distributed import world_size
-from ltexp.errors import ConfigError
+from ltexp.data.loader import Batch, Loader, stream_seed
+from ltexp.distributed import sum_over_ranks, world_size
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.evaluation.metrics import Metrics
 from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
 from ltexp.outputs import FIELDS, ModelOutput
-from ltexp.randomness import key_to_seed
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
+from ltexp.training.predict import Collector, Predictions, logits_and_norm
+from ltexp.training.schedules import build_schedule
 from ltexp.training.steps import Step
 from ltexp.training.teacher import Teacher
 
@@ -36,11 +40,18 @@ class Stage(pl.LightningModule):
         class_counts: int64 (C,), the training images of each class.
         seed: of this stage's random draws.
         teacher: whose logits the objective may read.
-        loader: of the batches, which may learn from one epoch to the next; one of features feeds the classifier alone.
+        loader: of the batches; one of features feeds the classifier alone.
         accumulate: parts that each process takes its rows of a batch in, one after the other, before the step. The step
             is the whole batch's: so are mixing, draws and weights by class. Batch norm in training normalises by part,
             and its running statistics move with each; LADE's regulariser is of a part.
-        gradient_clip: the largest norm of the gradient; None: any.
+        gradient_clip: the largest norm, or value, of the gradient; None: any.
+        gradient_clip_by: `norm` or `value`.
+        metrics: the rules of evaluations while training; None where there are none.
+
+    Attributes:
+        measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
+            without classes is None.
+        predictions: of that evaluation, by split.
     """
 
     def __init__(
@@ -53,10 +64,18 @@ class Stage(pl.LightningModule):
         loader: Loader[Any] | None = None,
         accumulate: int = 1,
         gradient_clip: float | None = None,
+        gradient_clip_by: str = "norm",
+        metrics: Metrics | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the gradients of a batch may come in parts
-        self.accumulate, self.gradient_clip = accumulate, gradient_clip
+        self.accumulate, self.gradient_clip, self.gradient_clip_by = accumulate, gradient_clip, gradient_clip_by
+        self.metrics = metrics
+        self.measured: dict[str, float | None] = {}
+        self.predictions: dict[str, Predictions] = {}
+        self._collectors: dict[str, Collector] = {}
+        self._stepping: list[str | None] = ["epoch", None]  # how often the schedule steps, and what it watches
+        self._epoch_loss: float | None = None
         self.model = model
         self.config = config
         self.seed = seed
@@ -65,31 +84,30 @@ class Stage(pl.LightningModule):
         self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
         self.mixing: Mixing = build(config.mixing, class_counts=class_counts)
         self.step: Step = build(config.step)
-        self.schedule = build(config.schedule)
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
-        self.loader = loader
         self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The stage's optimizer and learning-rate schedule."""
         settings = dict(self.config.optimizer)
         factors = flat_factors(self.config.lr_factors)
         groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
         if not groups:
             raise ConfigError("nothing to train: set epochs=0, or make a part trainable (stageN.trainable)")
         optimizer: torch.optim.Optimizer = build(settings, groups)
-        return optimizer
+        self.trainer.fit_loop.setup_data()  # steps of an epoch are known from then on
+        steps = int(self.trainer.num_training_batches)
+        scheduler, *self._stepping = build_schedule(self.config.schedule, optimizer, self.config.epochs, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def on_train_epoch_start(self) -> None:
-        # The learning rate is a function of the epoch alone, so a resumed run needs no scheduler state.
-        factor = self.schedule.factor(self.current_epoch, self.config.epochs)
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
-            group["lr"] = group["base_lr"] * factor
         self.loss_sum = torch.zeros((), device=self.device)
+        self.measured, self.predictions, self._epoch_loss = {}, {}, None
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One step of the optimizer."""
@@ -193,7 +211,7 @@ class Stage(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.gradient_clip is not None:  # by now fp16's scaling is undone
-            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+            self.clip_gradients(optimizer, self.gradient_clip, self.gradient_clip_by)
 
     def output_of(self, inputs: Tensor, labels: Tensor, views: int = 1, stream: str | None = None) -> ModelOutput:
         """What the objective reads of a batch; of several views the inputs are given view by view."""
@@ -206,26 +224,62 @@ class Stage(pl.LightningModule):
             (teacher.classify if self.feeds_classifier else teacher)(inputs[: len(labels)], output)
         return output
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._step_schedule("step")
+
     def on_train_epoch_end(self) -> None:
         self.objective.end_epoch()
-        if self.loader is not None:
-            self.loader.end_epoch(self.current_epoch)
+        self.trainer.datamodule.end_epoch(self.current_epoch)  # type: ignore[attr-defined]
+        self.log("train_loss", self.epoch_loss(), logger=False)  # for callbacks; loggers get it from Monitor
+        self._step_schedule("epoch")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.loader is not None:
-            checkpoint["loader"] = self.loader.state()
+    def _step_schedule(self, now: str) -> None:
+        """With manual optimisation Lightning leaves it to us."""
+        interval, monitored = self._stepping
+        scheduler = self.lr_schedulers()
+        if interval != now or not isinstance(scheduler, LRScheduler):
+            return
+        if isinstance(scheduler, ReduceLROnPlateau):
+            metrics = self.trainer.callback_metrics
+            if monitored in metrics:  # from the first evaluation on
+                scheduler.step(metrics[monitored])
+        else:
+            scheduler.step()
+
+    def epoch_loss(self) -> float:
+        """The mean loss of this epoch's steps, over all processes."""
+        if self._epoch_loss is None:
+            total = sum_over_ranks(self.loss_sum).item()
+            self._epoch_loss = total / (world_size() * int(self.trainer.num_training_batches))
+        return self._epoch_loss
+
+    def on_validation_epoch_start(self) -> None:
+        loaders = self.trainer.datamodule.evaluated  # type: ignore[attr-defined]
+        limits = self.trainer.num_val_batches
+        self._collectors = {
+            name: Collector(loader.rows, whole=limit >= len(loader))
+            for (name, loader), limit in zip(loaders.items(), limits, strict=True)
+        }
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keeps what the model says of a batch of the split number `dataloader_idx`."""
+        collector = list(self._collectors.values())[dataloader_idx]
+        collector.add(batch, logits_and_norm(self.model(batch.inputs)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Measures the predictions on each split; callbacks see them as `test_all`, `validation_few`, ..."""
+        assert self.metrics is not None
+        for split, collector in self._collectors.items():
+            found = self.predictions[split] = collector.predictions()
+            metrics, _ = self.metrics(found.logits, found.labels, self.model.logit_scale)
+            self.measured |= {f"{split}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
+        self._collectors = {}
+        known = {key: value for key, value in self.measured.items() if value is not None}
+        self.log_dict(known, logger=False, sync_dist=True)  # equal on all processes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.loader is not None and checkpoint.get("loader"):
-            self.loader.load_state(checkpoint["loader"])
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # the loader makes batches where they are needed
-
-
-def stream_seed(seed: int, name: str) -> int:
-    """The seed of a stream's draws, of a stage with the seed `seed`."""
-    return key_to_seed("stream", seed, name)
+        if not checkpoint.get("lr_schedulers"):
+            raise CheckpointError("resume.ckpt was written by an earlier version: delete it to train from the start")
 
 
 def rows_of(rows: int, number: int, parts: int) -> slice:

@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 class Decoder(Dataset[Tensor | str]):
-    """Answers a request with uint8 (V * b, S, S, 3), view after view, or with the text of the DataError that kept it from it.
+    """Answers a request with uint8 (V * b, S, S, 3), view after view, or with the text of what went wrong.
 
     An error as a value keeps its one line: torch would wrap one that is raised in the worker's traceback.
     """
@@ -153,7 +153,7 @@ class FileLoader(Loader[FileSplit]):
 
     def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
         if view == 0:
-            self._views = next(self._decoded).split(len(index))
+            self._views = torch.split(next(self._decoded), len(index))
         return self._normalize(self.augmentation.views[view](self._views[view], draws))
 
     def _ahead(self) -> Iterator[Tensor]:
