@@ -1,11 +1,15 @@
 """mixup: what is mixed with what, by how much, and that two processes mix as one does."""
 
+import numpy as np
 import pytest
 import torch
 from choices import build, full_output, names
 from torch import Tensor
 
+from ltexp import distributed
+from ltexp.data.images.loader import ImageLoader
 from ltexp.data.loader import Batch
+from ltexp.data.types import ImageSplit
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.context import BatchContext
@@ -35,12 +39,12 @@ def mixup(alpha: float = 1.0) -> Mixup:
 
 
 def test_images_and_labels_are_mixed_alike() -> None:
-    """Row i is λ x_i + (1 - λ) x_j, where j is the partner that the labels name; partners are a permutation."""
+    """Row i is λ x_i + (1 - λ) x_j, where j is the partner that the labels name, half a batch further on."""
     images, labels = batch(64)
     mixed, (own, partners, weight, *_) = mix(mixup(), images, labels, 64)
     torch.testing.assert_close(mixed, weight * images + (1 - weight) * images[partners])
     assert torch.equal(own, labels)
-    assert sorted(partners.tolist()) == labels.tolist()
+    assert torch.equal(partners, (labels + 32) % 64)
     assert 0 < weight < 1
     assert mixed.is_contiguous(memory_format=torch.channels_last)
 
@@ -91,7 +95,6 @@ def test_draws_depend_on_the_key_alone() -> None:
     for part in KEY:
         other = mix(mixup(), images, labels, 16, **{**KEY, part: 7})
         assert other.targets.weight != first.targets.weight
-        assert not torch.equal(other.targets.partner_labels, first.targets.partner_labels)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
@@ -123,18 +126,76 @@ def test_alpha_must_be_positive(alpha: float) -> None:
         mixup(alpha)
 
 
-def mix_own_rows(rows: int) -> tuple[list[int], Mixed]:
-    images, labels = batch(rows)
-    mine = torch.arange(rows)[rank() :: world_size()]
-    mine = mine if len(mine) else torch.tensor([rows - 1])  # a stand-in for a process without rows
-    return mine.tolist(), mix(build("mixing", "mixup", class_counts=COUNTS), images[mine], labels[mine], rows)
+class Keeping:
+    """A sampler that shows the rows in their own order."""
+
+    def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
+        return torch.arange(48)
 
 
-@pytest.mark.parametrize("rows", [8, 7, 1])
-def test_two_processes_mix_as_one(run_on_ranks, rows: int) -> None:
-    _, whole = mix_own_rows(rows)
-    for mine, part in run_on_ranks(mix_own_rows, 2, rows):
-        assert part.targets.weight == whole.targets.weight
-        assert torch.equal(part.inputs, whole.inputs[mine])
-        assert torch.equal(part.targets.labels, whole.targets.labels[mine])
-        assert torch.equal(part.targets.partner_labels, whole.targets.partner_labels[mine])
+def mixed_batches(batch_size: int) -> tuple[list[tuple[list[int], Mixed]], int]:
+    """(the rows shown and the mixed batch, for each step of an epoch of 48 images; bytes sent to other processes)."""
+    draws = np.random.default_rng(0)
+    images, labels = draws.integers(0, 256, (48, 6, 6, 3), dtype=np.uint8), np.arange(48)
+    loader = ImageLoader(
+        ImageSplit(images=images, labels=labels, index=labels),
+        channel_mean=(0.5, 0.5, 0.5),
+        channel_std=(0.25, 0.25, 0.25),
+        batch_size=batch_size,
+        device="cpu",
+        sampler=Keeping(),
+        augmentation=build("augmentation", "crop_flip"),
+        shuffle_within=True,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    mixing, sent = build("mixing", "mixup", class_counts=torch.ones(48, dtype=torch.int64)), 0
+    gather = distributed.dist.all_gather
+
+    def counting(parts: list[Tensor], local: Tensor) -> None:
+        nonlocal sent
+        sent += local.nbytes
+        gather(parts, local)
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(distributed.dist, "all_gather", counting)
+        batches = [(batch.index.tolist() if batch.share else [], mixing(batch, 3)) for batch in loader]
+    return batches, sent
+
+
+# the last batch of 20 has 8 rows, that of 47 all 48, that of 7 has 6, and of 3 rows the fourth process holds none
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "local"),
+    [(2, 24, True), (2, 20, True), (2, 47, True), (2, 7, False), (4, 16, True), (4, 20, False), (4, 3, False)],
+)
+def test_several_processes_mix_as_one(run_on_ranks, processes: int, batch_size: int, local: bool) -> None:
+    """The same images with the same partners; nothing is sent where every process holds its rows' partners."""
+    whole, _ = mixed_batches(batch_size)
+    shares = run_on_ranks(mixed_batches, processes, batch_size)
+    for step, (order, mixed) in enumerate(whole):
+        assert sorted(order) == sorted(row for batches, _ in shares for row in batches[step][0])
+        where = {row: position for position, row in enumerate(order)}
+        for batches, _ in shares:
+            rows, part = batches[step]
+            mine = [where[row] for row in rows]
+            own = slice(len(mine))
+            assert part.targets.weight == mixed.targets.weight
+            assert torch.equal(part.inputs[own], mixed.inputs[mine])
+            assert torch.equal(part.targets.labels[own], mixed.targets.labels[mine])
+            assert torch.equal(part.targets.partner_labels[own], mixed.targets.partner_labels[mine])
+    assert [sent == 0 for _, sent in shares] == [local] * processes
+
+
+def test_every_epoch_draws_its_partners_anew_from_within_the_batch() -> None:
+    """Partners would be the same each epoch if they followed from the sampler's order alone."""
+    settings = {"batch_size": 16, "device": "cpu", "sampler": Keeping(), "shuffle_within": True}
+    images = np.zeros((48, 6, 6, 3), np.uint8)
+    split = ImageSplit(images=images, labels=np.arange(48), index=np.arange(48))
+    loader = ImageLoader(split, channel_mean=(0.5,) * 3, channel_std=(0.5,) * 3, **settings)
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.set_epoch(epoch)
+        orders.append([batch.index.tolist() for batch in loader])
+    assert orders[0] == orders[2] != orders[1]
+    assert [sorted(rows) for rows in orders[0]] == [[*range(16)], [*range(16, 32)], [*range(32, 48)]]
+    assert all(rows != sorted(rows) for rows in orders[0])

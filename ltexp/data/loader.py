@@ -101,6 +101,8 @@ class Loader(ABC, Generic[AnySplit]):
         sampler: None: every row once, in order (evaluation).
         seed: of the draws.
         max_epochs: handed to the sampler.
+        shuffle_within: whether each global batch is put into a random order, so that rows at fixed distances are
+            random partners of each other (mixing).
         rank, world_size: this process's number and how many there are.
 
     Attributes:
@@ -122,6 +124,7 @@ class Loader(ABC, Generic[AnySplit]):
         sampler: IndexSampler | None = None,
         seed: int = 0,
         max_epochs: int = 1,
+        shuffle_within: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -134,7 +137,7 @@ class Loader(ABC, Generic[AnySplit]):
         self.augmentation = augmentation if augmentation is not None else NoAugmentation()
         self.streams: dict[str, Loader[Any]] = {}
         self._index_sampler = sampler
-        self._seed, self._max_epochs = seed, max_epochs
+        self._seed, self._max_epochs, self._shuffle_within = seed, max_epochs, shuffle_within
         self._rank, self._world_size = rank, world_size
         self._labels = torch.from_numpy(split.labels).to(self.device)
         self._plan_cache: tuple[int, Tensor, list[dict[str, Tensor]]] | None = None
@@ -175,7 +178,10 @@ class Loader(ABC, Generic[AnySplit]):
 
     def __len__(self) -> int:
         """Steps of the epoch, the same on every process."""
-        steps, remainder = divmod(self.rows, self.batch_size)
+        return self._steps_of(self.rows)
+
+    def _steps_of(self, rows: int) -> int:
+        steps, remainder = divmod(rows, self.batch_size)
         return steps + int(remainder >= self.batch_size / SMALL_REMAINDER or steps == 0)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -203,11 +209,15 @@ class Loader(ABC, Generic[AnySplit]):
 
         A process without rows gets the batch's last one, which stands in and is not its own.
         """
-        start = step * self.batch_size
-        stop = self.rows if step == len(self) - 1 else start + self.batch_size
+        start, stop = self._bounds(step, self.rows)
         own = len(range(start + self._rank, stop, self._world_size))
         rows = slice(start + self._rank, stop, self._world_size) if own else slice(stop - 1, stop)
         return rows, own, stop - start
+
+    def _bounds(self, step: int, rows: int) -> tuple[int, int]:
+        """Where the batch `step` starts and stops in an order of so many rows."""
+        start = step * self.batch_size
+        return start, rows if step == self._steps_of(rows) - 1 else start + self.batch_size
 
     def _batch_inputs(self, step: int, rows: slice) -> Tensor:
         """What the model reads of the positions `rows` in the order, which are of the batch `step`, view after view."""
@@ -226,8 +236,17 @@ class Loader(ABC, Generic[AnySplit]):
                 order = torch.arange(len(self._labels))
             else:
                 order = self._index_sampler.indices(self._seed, self.epoch, self._max_epochs)
+            if self._shuffle_within:
+                order = self._shuffled(order)
             random = generator("augment", self._seed, self.epoch)
             drawn = [view.draws(len(order), random) for view in self.augmentation.views]
             draws = [{name: values.to(self.device) for name, values in view.items()} for view in drawn]
             self._plan_cache = (self.epoch, order.to(self.device), draws)
         return self._plan_cache[1:]
+
+    def _shuffled(self, order: Tensor) -> Tensor:
+        """The order with the rows of each global batch in a random order of their own."""
+        draws = generator("partners", self._seed, self.epoch)
+        bounds = (self._bounds(step, len(order)) for step in range(self._steps_of(len(order))))
+        within = [start + torch.randperm(stop - start, generator=draws) for start, stop in bounds]
+        return order[torch.cat(within)]

@@ -17,6 +17,7 @@ from ltexp.features.loader import FeatureLoader
 from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
 from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
+from ltexp.training.mixing import blends
 
 if TYPE_CHECKING:
     from ltexp.training.session import Session
@@ -50,6 +51,7 @@ def feature_loader(session: "Session", name: str, stage: StageConfig, model: Mod
         sampler=build(stage.sampler, labels=labels, class_counts=torch.bincount(labels)),
         seed=seed,
         max_epochs=stage.epochs,
+        shuffle_within=blends(stage),
         rank=rank(),
         world_size=world_size(),
     )

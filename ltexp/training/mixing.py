@@ -7,15 +7,17 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from hydra.utils import get_class
 from torch import Tensor
 
+from ltexp.config import StageConfig
 from ltexp.counts import checked_class_counts
 from ltexp.data.loader import Batch
 from ltexp.distributed import gather_batch, rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.context import WHOLE_BATCH, BatchContext
 from ltexp.outputs import ModelOutput
-from ltexp.randomness import generator, key_to_seed
+from ltexp.randomness import key_to_seed
 
 LossInContext = Callable[[ModelOutput, Tensor, BatchContext], Tensor]
 
@@ -84,7 +86,8 @@ class Mixing(ABC):
         class_counts: int64 (C,), the training images of each class.
 
     Attributes:
-        blends: whether it makes new inputs out of several, which images allow and word numbers do not.
+        blends: whether it makes new inputs out of several, which images allow and word numbers do not. The loader
+            then puts each batch into a random order, for `partners_of`.
         streams: the stage's further batches that it reads (`Batch.streams`).
     """
 
@@ -117,8 +120,7 @@ class NoMixing(Mixing):
 class Mixup(Mixing):
     """mixup (Zhang et al., ICLR 2018): one λ ~ Beta(α, α) a batch; each image is mixed with one of the same batch.
 
-    The partners are a random permutation of the global batch, so that a batch is mixed in the same way on one process
-    and on several, at the price of gathering the batch on each.
+    A batch is mixed in the same way on any number of processes, see `partners_of`.
 
     Args:
         class_counts: without effect.
@@ -137,7 +139,7 @@ class Mixup(Mixing):
     def __call__(self, batch: Batch, seed: int) -> Mixed:
         """The mixed batch: λ image + (1 - λ) partner."""
         weight = self.draw_weight(seed, batch.epoch, batch.step)
-        partners, partner_labels = partners_of(batch, seed)
+        partners, partner_labels = partners_of(batch)
         return Mixed(batch.inputs.lerp(partners, 1.0 - weight), Mixture(batch.labels, partner_labels, weight))
 
     def draw_weight(self, seed: int, epoch: int, step: int) -> float:
@@ -146,11 +148,28 @@ class Mixup(Mixing):
         return float(draws.beta(self.alpha, self.alpha))
 
 
-def partners_of(batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
-    """(inputs, labels) of the row that each of this process's rows is mixed with: a permutation of the global batch."""
-    size, inputs = batch.size, batch.inputs
-    permutation = torch.randperm(size, generator=generator("mixing", seed, batch.epoch, batch.step))
+def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(inputs, labels) of the row that each of this process's rows is mixed with, row p of n with p + n // 2 mod n.
+
+    The loader has put the global batch into a random order (`Loader`, `shuffle_within`), so partners are random. Of W
+    processes, each holds its rows' partners where n / 2 is a multiple of W; elsewhere the batch is gathered on each.
+    """
+    size, world = batch.size, world_size()
+    if size % (2 * world) == 0 or world == 1:
+        shift = size // 2 // world
+        return half_turned(batch.inputs, shift), half_turned(batch.labels, shift)
     # A process without rows holds the batch's last row as a stand-in; its partner does not matter.
-    mine = permutation[rank() :: world_size()] if rank() < size else permutation[-1:]
-    mine = mine.to(inputs.device, non_blocking=True)
-    return gather_batch(inputs, size)[mine], gather_batch(batch.labels, size)[mine]
+    own = torch.arange(rank() if rank() < size else size - 1, size, world)
+    mine = ((own + size // 2) % size).to(batch.labels.device, non_blocking=True)
+    return gather_batch(batch.inputs, size)[mine], gather_batch(batch.labels, size)[mine]
+
+
+def half_turned(rows: Tensor, shift: int) -> Tensor:
+    """The rows from number `shift` on, then those before it; unlike `Tensor.roll` it keeps the strides of images."""
+    return torch.cat([rows[shift:], rows[:shift]])
+
+
+def blends(stage: StageConfig) -> bool:
+    """Whether the stage's mixing makes new inputs out of several; see `Mixing`."""
+    chosen: type[Mixing] = get_class(stage.mixing["_target_"])
+    return chosen.blends

@@ -23,6 +23,7 @@ from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
 from ltexp.training.loggers import close_loggers, make_loggers
+from ltexp.training.mixing import blends
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -114,7 +115,7 @@ def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
 
 
 def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> None:
-    if kind != "images" and get_class(stage.mixing["_target_"]).blends:  # type: ignore[attr-defined]
+    if kind != "images" and blends(stage):
         key = f"mixing@{name}.mixing"
         chosen = config.choices.get(key, stage.mixing["_target_"])
         raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")

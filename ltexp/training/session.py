@@ -31,6 +31,7 @@ from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
 from ltexp.training.feature_stage import feature_loader
+from ltexp.training.mixing import blends
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -115,7 +116,8 @@ class Session:
             return feature_loader(self, name, stage, model)
         settings = {"augmentation": build(stage.augmentation), "max_epochs": stage.epochs}
         sampler, seed = self._sampler(stage.sampler, self.data.train), self.stage_seed(name)
-        loader = self.loader(self.data.train, batch_size=stage.batch_size, sampler=sampler, seed=seed, **settings)
+        main = {"batch_size": stage.batch_size, "sampler": sampler, "seed": seed, "shuffle_within": blends(stage)}
+        loader = self.loader(self.data.train, **main, **settings)
         for own, stream in stage.streams.items():
             loader.streams[own] = self._stream_loader(own, stream, stage, loader, stream_seed(seed, own), settings)
         return loader
