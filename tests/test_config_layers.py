@@ -20,7 +20,7 @@ from ltexp.train import flags_first
 # the groups of a stage's parts, with the part of the same name
 PARTS = ("augmentation", "classifier", "features", "loss", "mixing", "optimizer", "reweighting", "sampler", "schedule")
 STAGES = ("stage1", "stage2")
-QUICK = ("digits_lt", "inat18")
+QUICK = ("digits_lt",)  # the others run with the slow tests
 DATASETS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names("dataset")]
 
 

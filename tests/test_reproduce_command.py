@@ -67,6 +67,7 @@ def test_a_wrong_command_line_has_one_line_and_status_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # composes every row with printed epochs once
 def test_list_counts_every_cell_and_the_runnable_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     runnable = sum(isinstance(job_of(cell), Job) for cell in all_cells())
