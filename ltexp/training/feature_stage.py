@@ -9,6 +9,7 @@ import torch
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
+from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
 from ltexp.features.generator import AdaptiveFeatureGenerator
@@ -107,9 +108,4 @@ def generated_examples(session: Session, name: str, stage: StageConfig, model: M
 def _held_out(session: Session, source: ExtractedFeatures) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(N,) which training samples are not trained on: the last of their class, whose order was drawn at random."""
     sizes = source.held_out(session.class_counts, session.data.validation is not None).numpy()
-    labels, counts = session.data.train.labels, session.data.class_counts
-    order = np.argsort(labels, kind="stable")
-    within = np.empty_like(labels)
-    within[order] = np.arange(len(labels)) - (counts.cumsum() - counts)[labels[order]]
-    held: np.ndarray[Any, np.dtype[np.bool_]] = within >= (counts - sizes)[labels]
-    return held
+    return last_of_class(session.data.train.labels, sizes)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
 from ltexp.data.loader import Loader
+from ltexp.data.tail.profile import name_class
+from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -43,6 +45,7 @@ class Session:
         device: where this process computes.
         loggers: of the run, on the first process.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
+        held_out: training images that only the stream of that name shows.
     """
 
     config: Config
@@ -51,6 +54,7 @@ class Session:
     device: torch.device
     loggers: list[Logger] = field(default_factory=list)
     shot_counts: Ints | None = None
+    held_out: dict[str, Split] = field(default_factory=dict)
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
@@ -59,12 +63,35 @@ class Session:
         Raises:
             LtexpError: if the dataset cannot give that training set.
         """
+        return self._on_training_set(stage)._without_held_out(stage)
+
+    def _on_training_set(self, stage: StageConfig) -> "Session":
         if not stage.training_set:
             return self
         data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data)
         if data.num_classes != self.data.num_classes:
             raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
         return replace(self, data=data, shot_counts=self.data.class_counts)
+
+    def _without_held_out(self, stage: StageConfig) -> "Session":
+        """Takes the images that streams hold out away from the stage's own training set."""
+        wanted = {name: stream.held_out.per_class for name, stream in stage.streams.items() if stream.held_out}
+        if not wanted:
+            return self
+        data, each = self.data, sum(wanted.values())
+        smallest = int(data.class_counts.argmin())
+        if data.class_counts[smallest] <= each:
+            raise ConfigError(
+                f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
+                f"{data.class_counts[smallest]}: lower held_out.per_class of {', '.join(wanted)}"
+            )
+        held, rest = {}, data.train
+        for name, count in wanted.items():
+            last = last_of_class(rest.labels, np.full(data.num_classes, count))
+            held[name], rest = rest.take(last), rest.take(~last)
+        kept = replace(data, train=rest, class_counts=data.class_counts - each)
+        shots = data.class_counts if self.shot_counts is None else self.shot_counts
+        return replace(self, data=kept, shot_counts=shots, held_out=held)
 
     @property
     def class_counts(self) -> Tensor:
