@@ -19,6 +19,7 @@ from ltexp.data.types import LongTailedData
 from ltexp.models.cost import Cost, cost_of
 from ltexp.processes.worker import quieten
 from ltexp.report.table import cost_text
+from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
 from ltexp.training.session import Session, pick_device
 from ltexp.training.stage import Stage
@@ -26,7 +27,7 @@ from ltexp.training.start import make_trainable
 
 ROUNDS, MOST_TIME, MOST_MEMORY = 11, 2.2, 2.5
 KINDS = {"baseline": ("crt_mixup",)} | {
-    name: ("dasl", f"auxiliary@stage1.auxiliary={name}") for name in ("single_way", "two_way", "complex_two_way")
+    name: ("dasl", f"module@stage1.modules.auxiliary={name}") for name in ("single_way", "two_way", "complex_two_way")
 }
 
 
@@ -37,8 +38,8 @@ def step_of(config: Config, data: LongTailedData) -> tuple[Callable[[], float], 
     make_trainable(model, config.stage1)
     module = Stage(model, config.stage1, session.class_counts, seed=0).to(session.device).train()
     optimizer = module.configure_optimizers()
-    batch = next(iter(session.train_loader("stage1", config.stage1, model)))
-    mixed = module.mixing(batch.inputs, batch.labels, size=batch.size, seed=0, epoch=0, step=0)
+    batch = next(iter(train_loader(session, "stage1", config.stage1, model)))
+    mixed = module.mixing(batch, seed=0)
 
     def step() -> float:
         start = time.perf_counter()

@@ -78,7 +78,6 @@ def measure(classes: int, features: int) -> None:
         model=Model(Given(), Linear(WIDTH, classes)),  # type: ignore[arg-type]
         source=source,
         precision="32-true",
-        logit_scale=1.0,
         class_names=names,
         sampler=InstanceBalanced(everything, torch.bincount(everything), epoch_length=EPOCH),
         **settings,

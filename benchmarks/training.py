@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
 from ltexp.config import Config, to_config
 from ltexp.config.build import build
-from ltexp.config.path import conf_dir
+from ltexp.config.composer import compose
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
 from ltexp.processes.worker import quieten
 from ltexp.run_folder import CHECKPOINT, read_metrics
 from ltexp.training import checkpoint
+from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
@@ -50,8 +50,7 @@ def configured(method: str, *further: str) -> Config:
     if method != "ce":
         overrides += ["stage2.epochs=2", f"stage2.sampler.epoch_length={length}"]
     overrides += further
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return to_config(freeze(compose("config", overrides, return_hydra_config=True)))
+    return to_config(freeze(compose(overrides)))
 
 
 def data_for(config: Config) -> LongTailedData:
@@ -92,7 +91,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     session = Session(config, Path(), data, pick_device("auto", 0))
     model = session.place(session.fresh_model("stage1", config.stage1)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    batches = [(batch.inputs, batch.labels) for batch in session.train_loader("stage1", config.stage1, model)]
+    batches = [(batch.inputs, batch.labels) for batch in train_loader(session, "stage1", config.stage1, model)]
     speeds = []
     for _ in range(2):
         start = time.perf_counter()

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from ltexp.config.composer import products
 
 
 class Listed(Sweeper):
@@ -47,6 +47,4 @@ def listed_jobs(jobs: Any, arguments: list[str]) -> list[list[str]]:
         arguments: such as `seed=0,1,2`.
     """
     listed = json.loads(Path(jobs).read_text(encoding="utf-8")) if isinstance(jobs, str) else jobs
-    parsed = OverridesParser.create().parse_overrides(arguments)
-    (products,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [[*product, *job] for job in listed for product in products]
+    return [[*product, *job] for job in listed for product in products(arguments)]

@@ -1,6 +1,7 @@
 """What a model hands to a loss: one small dataclass, filled as far as the stage needs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,8 @@ class ModelOutput:
         teacher_features: (B, D), what the teacher's classifier read; likewise.
         auxiliary_logits: (B, C) of an auxiliary network.
         auxiliary_maps: the auxiliary network's maps, one for each of `feature_maps`.
+        logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
+        extra: what else the stage's modules gave, by name; "view_features" (V, B, D) of a batch of several views.
     """
 
     logits: Tensor
@@ -28,3 +31,30 @@ class ModelOutput:
     teacher_features: Tensor | None = None
     auxiliary_logits: Tensor | None = None
     auxiliary_maps: list[Tensor] | None = None
+    logit_scale: float = 1.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def give(self, name: str, value: Any) -> None:
+        """Puts a value into the field of that name, or into `extra` where there is no such field."""
+        if name in FIELDS:
+            setattr(self, name, value)
+        else:
+            self.extra[name] = value
+
+    def read(self, name: str) -> Any:
+        """The value of a field or of an entry of `extra`; None where nothing gave it."""
+        return getattr(self, name) if name in FIELDS else self.extra.get(name)
+
+
+FIELDS = frozenset(
+    {
+        "logits",
+        "features",
+        "feature_maps",
+        "expert_logits",
+        "teacher_logits",
+        "teacher_features",
+        "auxiliary_logits",
+        "auxiliary_maps",
+    }
+)

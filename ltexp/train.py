@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ltexp.config.composer import install
 from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.launching.explain import explain
@@ -23,6 +24,14 @@ from ltexp.launching.freeze import freeze
 from ltexp.launching.nodes import requeued
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
+
+WITH_VALUE = (  # flags of Hydra that take one
+    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
+)
+DRY_RUN = "--dry-run"
+DRY_RUN_VARIABLE = "LTEXP_DRY_RUN"
+JOB_FAILED = "LTEXP_JOB_FAILED"  # set in this process once a job of the sweep has said what is wrong with it
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -35,6 +44,9 @@ def job(composed: DictConfig) -> None:
     typed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
     try:
         plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
+        if DRY_RUN_VARIABLE in os.environ:
+            print(f"# {folder}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
+            return
         if requeued():
             plain["resume"] = True
         run_in_folder(plain, folder, chosen=typed or requeued())
@@ -42,6 +54,7 @@ def job(composed: DictConfig) -> None:
         if runtime.mode != RunMode.MULTIRUN:
             sys.exit(1 if isinstance(error, JobError) else f"ltexp: {error}")
         print(f"ltexp: {error}", file=sys.stderr, flush=True)
+        os.environ[JOB_FAILED] = "1"
         raise  # Hydra goes on with the other jobs and raises this at their end
 
 
@@ -57,14 +70,33 @@ def _frozen_at_sweep_start(runtime: Any) -> dict[str, Any] | None:
     return {str(key): value for key, value in frozen.items()} if same else None
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """The same arguments with the flags before the overrides: Hydra wants them there."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = False  # for the value of a flag
+    for text in arguments:
+        is_flag = text.startswith("-") and text != "-"
+        (flags if is_flag or waiting else overrides).append(text)
+        waiting = is_flag and text in WITH_VALUE
+    return [*flags, *overrides]
+
+
 def main() -> None:
     """The command; a user's mistake ends it with one line and status 1."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
+    install()
+    sys.argv[1:] = flags_first(sys.argv[1:])
+    if DRY_RUN in sys.argv:
+        sys.argv.remove(DRY_RUN)
+        os.environ[DRY_RUN_VARIABLE] = "1"
     try:
         job()
     except KeyboardInterrupt:
         sys.exit(130)
-    except LtexpError:
+    except LtexpError as error:
+        if JOB_FAILED not in os.environ:
+            sys.exit(f"ltexp: {error}")
         sys.exit("ltexp: at least one job of the sweep failed; the same command with resume=true continues it")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")

@@ -12,6 +12,14 @@ torch.set_num_threads(1)  # the tensors of the tests are small: more threads wou
 TIMEOUT = 300.0  # seconds; starting two workers takes a few, far more on a busy machine
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands keep in the user's cache folder goes to one of the tests, which all workers share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp().parent / "cache"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def run_on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
     """`run_on_ranks(function, world_size, *arguments)` -> the results of `function(*arguments)`, in rank order.

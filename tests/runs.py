@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, to_config
-from ltexp.config.path import conf_dir
+from ltexp.config.composer import compose
 from ltexp.launching.freeze import freeze
 
 SMALL = (
@@ -20,11 +19,41 @@ SMALL = (
     "logger=none",
 )
 
+TINY = (
+    "dataset.num_classes=4",
+    "dataset.max_per_class=24",
+    "dataset.imbalance_ratio=6",  # 24, 13, 7 and 4 images
+    "evaluation.many_shot_above=15",
+    "evaluation.few_shot_below=8",
+    "stage_cache.enabled=false",
+)
+
 
 def composed(*overrides: str, small: bool = True) -> dict[str, Any]:
     """The frozen config of a command line; small: two epochs of the quickstart's data, silent, without figures."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return freeze(compose("config", [*(SMALL if small else ()), *overrides], return_hydra_config=True))
+    return freeze(compose([*(SMALL if small else ()), *overrides]))
+
+
+def tiny(method: str, *keys: str, epochs: int = 2) -> tuple[str, ...]:
+    """A run of `method` on 48 digits of 4 classes, in batches of 16.
+
+    Args:
+        keys: set on each stage that the method trains, such as `batch_norm=frozen`.
+        epochs: of each of these stages.
+    """
+    stages = composed(f"method={method}")
+    overrides = [f"method={method}", *TINY]
+    for name in trained_stages(method):
+        overrides += [f"{name}.{key}" for key in (f"epochs={epochs}", "batch_size=16", *keys)]
+        if "tail_at_most" in stages[name]["features"]:  # of the 24 and 13 of the head features are generated
+            overrides.append(f"{name}.features.tail_at_most=8")
+    return tuple(overrides)
+
+
+def trained_stages(method: str) -> list[str]:
+    """The stages that the method gives epochs."""
+    stages = composed(f"method={method}")
+    return [name for name in ("stage1", "stage2") if stages[name] and stages[name]["epochs"] > 0]
 
 
 def run_here(folder: Path, *overrides: str) -> Config:
@@ -42,7 +71,9 @@ def run_here(folder: Path, *overrides: str) -> Config:
 def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     """All tensors of a stage's checkpoint by name."""
     content = torch.load(folder / stage / "checkpoint.pt", weights_only=True)
-    return {f"{part}.{name}": value for part in ("backbone", "classifier") for name, value in content[part].items()}
+    parts = {part: content[part] for part in ("backbone", "classifier")}
+    parts |= {f"modules.{name}": module["state"] for name, module in content.get("modules", {}).items()}
+    return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
 
 
 def assert_equal_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:

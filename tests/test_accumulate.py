@@ -15,7 +15,7 @@ from ltexp.config import TrainerConfig
 from ltexp.errors import ConfigError
 from ltexp.run_folder import read_metrics
 from ltexp.training.session import check_numerics
-from ltexp.training.stage import parts_of
+from ltexp.training.stage import rows_of
 
 # without batch statistics, and slow enough that rounding does not grow
 FROZEN = ("stage1.batch_norm=frozen", "stage1.optimizer.lr=0.01", "stage_cache.enabled=false", "stage1.epochs=1")
@@ -31,7 +31,7 @@ OBJECTIVES = {
     "draws in the loss": ("method=eql", "stage1.loss.threshold=0.1"),
     "soft labels of the epoch before": ("method=ce", "loss@stage1.loss=online_label_smoothing", "stage1.epochs=2"),
     "experts": ("method=ride_2", "stage1.reweighting.start=0"),
-    "an auxiliary network": ("method=dasl", "stage2=null", "auxiliary@stage1.auxiliary=single_way"),
+    "an auxiliary network": ("method=dasl", "stage2=null", "module@stage1.modules.auxiliary=single_way"),
 }
 
 
@@ -44,7 +44,8 @@ def test_every_process_has_as_many_parts_and_every_row_is_in_one() -> None:
         for world in (1, 2, 3):
             rows = [max(1, len(range(rank, size, world))) for rank in range(world)]
             for most in (1, 2, 4, 7):
-                parts = [parts_of(own, size // world, most) for own in rows]
+                count = max(1, min(most, size // world))
+                parts = [[rows_of(own, number, count) for number in range(count)] for own in rows]
                 assert len({len(own) for own in parts}) == 1
                 assert len(parts[0]) == max(1, min(most, size // world))
                 for own, cut in zip(rows, parts, strict=True):
@@ -55,7 +56,7 @@ def test_every_process_has_as_many_parts_and_every_row_is_in_one() -> None:
 @pytest.mark.parametrize("overrides", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_four_parts_train_as_the_whole_batch_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
     if "method=dasl" in overrides:  # whose auxiliary network has batch norms of its own
-        overrides = (*overrides, "stage1.trainable.auxiliary=false", "stage1.trainable.backbone_from_auxiliary=true")
+        overrides = (*overrides, "stage1.modules.auxiliary.trainable=false")
     for parts in (1, 4):  # the last batch of 321 images has 65 rows
         run_here(tmp_path / str(parts), *FROZEN, *overrides, f"trainer.accumulate={parts}")
     one, four = (weights(tmp_path / str(parts), "stage1") for parts in (1, 4))

@@ -17,7 +17,12 @@ from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 
 SHORT = ("stage1.epochs=2", "stage2.epochs=2")
-LATE = ("auxiliary@stage1.auxiliary=none", "~stage1.terms", "auxiliary@stage2.auxiliary=two_way")
+LATE = (
+    "~module@stage1.modules.auxiliary",
+    "~loss@stage1.terms.auxiliary.loss",
+    "module@stage2.modules.auxiliary=two_way",
+    "stage2.modules.auxiliary.start=fresh",
+)
 ZERO = (
     "stage1.terms.auxiliary.weight=0",
     "stage1.terms.soft_labels.weight=0",
@@ -60,14 +65,18 @@ def test_the_objectives_are_equations_9_and_12() -> None:
         assert {name: term["weight"] for name, term in terms.items()} == expected
         assert all(term["loss"]["_target_"].endswith(kinds[name]) for name, term in terms.items())
         assert plain[stage]["loss"]["_target_"].endswith("CrossEntropy")
-    assert plain["stage2"]["init"] == {"backbone": "stage1", "classifier": "fresh", "auxiliary": "stage1"}
-    assert plain["stage1"]["auxiliary"] == plain["stage2"]["auxiliary"]
+    assert plain["stage2"]["init"] == {"backbone": "stage1", "classifier": "fresh"}
+    one, two = (plain[stage]["modules"]["auxiliary"] for stage in ("stage1", "stage2"))
+    assert two == one | {"start": "stage1"}
 
 
 @pytest.mark.parametrize(
     ("override", "keys"),
     [
-        ("auxiliary@stage1.auxiliary=single_way", {"stage1.auxiliary._target_", "stage2.auxiliary._target_"}),
+        (
+            "module@stage1.modules.auxiliary=single_way",
+            {"stage1.modules.auxiliary._target_", "stage2.modules.auxiliary._target_"},
+        ),
         ("stage1.terms.attention.weight=250", {"stage1.terms.attention.weight"}),
         (
             "stage1.terms.soft_labels.loss.temperature=2",
@@ -87,7 +96,7 @@ def test_soft_labels_in_one_stage_leave_the_other_the_baselines() -> None:
     base = composed("method=crt_mixup")
     assert first["stage2"] == base["stage2"]
     assert set(second["stage1"]["terms"]) == {"auxiliary"}
-    assert not second["stage1"]["trainable"]["backbone_from_auxiliary"]
+    assert second["stage1"]["modules"]["auxiliary"]["detached"]
 
 
 @pytest.mark.parametrize("method", ["dasl", "ls", "ols"])
@@ -114,7 +123,7 @@ def test_smoothing_is_that_of_equation_1_and_one_stage_is_one_key() -> None:
 
 
 def test_the_baseline_takes_the_papers_settings_by_one_key() -> None:
-    plain = composed("method=crt_mixup", "dataset=cifar100_lt", "paper=dasl/cifar100_lt", small=False)
+    plain = composed("method=crt_mixup", "dataset=cifar100_lt", "paper=dasl", small=False)
     dasl = composed("method=dasl", "dataset=cifar100_lt", small=False)
     for stage in ("stage1", "stage2"):
         for key in ("epochs", "optimizer", "schedule", "sampler", "mixing", "batch_size"):
@@ -134,7 +143,9 @@ def test_soft_labels_in_stage_2_alone_start_from_the_baselines_stage_1(baseline:
     one, two = (weights(folder, "stage2") for folder in (tmp_path / "run", baseline))
     assert not torch.equal(one["classifier.weight"], two["classifier.weight"])
     auxiliary = [
-        torch.load(tmp_path / "run" / stage / "checkpoint.pt", weights_only=True)["auxiliary"]["head.weight"]
+        torch.load(tmp_path / "run" / stage / "checkpoint.pt", weights_only=True)["modules"]["auxiliary"]["state"][
+            "head.weight"
+        ]
         for stage in ("stage1", "stage2")
     ]
     assert not torch.equal(*auxiliary)  # it goes on learning
@@ -172,9 +183,9 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
     """The recorded accuracy comes from a checkpoint that has no auxiliary network any more."""
     path = dasl / "stage2" / "checkpoint.pt"
     content = torch.load(path, weights_only=True)
-    assert content["auxiliary"]
+    assert content["modules"]["auxiliary"]["state"]
     assert not any("auxiliary" in name for part in ("backbone", "classifier") for name in content[part])
-    torch.save(content | {"auxiliary": None, "auxiliary_config": {}}, path)
+    torch.save(content | {"modules": {}}, path)
     try:
         monkeypatch.setattr("sys.argv", ["ltexp evaluate", str(dasl)])
         evaluate.main()
@@ -189,23 +200,29 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("backbone=resnet18",), r"those of backbone resnet18 on digits_lt are 2x2, 1x1, 1x1, 1x1: choose a backbone"),
+        (("backbone=resnet18",), r"the backbone's maps of this dataset are 2x2, 1x1, 1x1, 1x1: choose a backbone"),
         (
             ("stage1.terms.soft_labels.loss.temperature=0",),
             r"temperature of auxiliary soft labels must be positive",
         ),
         (
             ("stage1.terms.attention.weight=-1",),
-            r"invalid attention.weight=-1.0: expected a number of 0 or more",
+            r"invalid stage1.terms.attention.weight=-1.0: expected a number of 0 or more",
         ),
         (
             (
                 "soft_labels=stage2",
-                *LATE,
+                "~module@stage1.modules.auxiliary",
+                "~stage1.terms",
+                "stage2.modules.auxiliary._target_=ltexp.models.auxiliary.TwoWay",
+                "stage2.modules.auxiliary.width=2",
             ),
-            r"stage2: its auxiliary network continues that of stage 1, which has none: add auxiliary@stage1",
+            r"stage2: its module auxiliary continues that of stage 1, which has none: add \+module@stage1",
         ),
-        (("auxiliary@stage2.auxiliary=none",), r"stage2: term auxiliary needs an auxiliary network"),
+        (
+            ("~module@stage2.modules.auxiliary",),
+            r"stage2: term auxiliary needs auxiliary_logits",
+        ),
     ],
 )
 def test_what_cannot_work_has_one_line_before_training(
@@ -227,7 +244,8 @@ def test_an_auxiliary_network_is_refused_on_token_ids(tmp_path: Path) -> None:
         "mixing@stage1.mixing=none",
     )
     with pytest.raises(
-        ConfigError, match=r"maps of images, and dataset ag_news_lt holds text: set auxiliary@"
+        ConfigError,
+        match=r"maps of images, and dataset ag_news_lt holds text: leave the module out",
     ) as caught:
         run_here(tmp_path / "run", "method=dasl", *overrides)
     assert "\n" not in str(caught.value)
@@ -246,7 +264,7 @@ class WithoutMaps(Backbone):
 def test_an_auxiliary_network_is_refused_over_a_backbone_without_maps(tmp_path: Path) -> None:
     own = f"backbone={{_target_: {__name__}.{WithoutMaps.__name__}}}"
     with pytest.raises(
-        ConfigError, match=r"offers no feature maps, which an auxiliary network reads: choose"
+        ConfigError, match=r"an auxiliary network reads feature maps, and this backbone offers none"
     ) as caught:
         run_here(tmp_path / "run", "method=dasl", "~backbone", f"+{own}")
     assert "\n" not in str(caught.value)
@@ -254,7 +272,6 @@ def test_an_auxiliary_network_is_refused_over_a_backbone_without_maps(tmp_path: 
 
 
 def test_an_auxiliary_network_may_start_in_stage_2(tmp_path: Path) -> None:
-    late = (*LATE, "stage2.init.auxiliary=fresh")
-    run_here(tmp_path / "run", "method=dasl", "soft_labels=stage2", *late, *SHORT)
+    run_here(tmp_path / "run", "method=dasl", "soft_labels=stage2", *LATE, *SHORT)
     assert "auxiliary" not in record(tmp_path / "run")["stages"][0]["networks"]
     assert "auxiliary" in record(tmp_path / "run")["stages"][1]["networks"]

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from ltexp.data.files import cache as image_cache
 from ltexp.data.files.augmentation import RandomResizedCrop
 from ltexp.data.files.cache import ImageCache, make_cache, open_cache
 from ltexp.data.files.loader import FileLoader
 from ltexp.data.files.split import FileSplit
-from ltexp.data.files.split import cache as image_cache
 from ltexp.errors import DataError
 
 COUNT, SHORT, SHARD = 10, 64, 4

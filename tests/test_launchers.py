@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
@@ -22,7 +21,7 @@ from test_command_line import SMALL, ltexp, record, start, wait_for
 from hydra_plugins import ltexp_launchers
 from hydra_plugins.ltexp_launchers import GpuLauncher, jobs_at_a_time
 from ltexp.config import TrainerConfig
-from ltexp.config.path import conf_dir
+from ltexp.config.composer import compose
 from ltexp.errors import ConfigError
 from ltexp.launching import devices
 from ltexp.launching.devices import free_gpus
@@ -130,8 +129,7 @@ def tool(folder: Path, name: str, text: str) -> None:
 def job_script(*overrides: str) -> str:
     """What launcher=slurm would hand to sbatch for a sweep of one job."""
     submitit = pytest.importorskip("submitit")
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config = compose("config", ["launcher=slurm", *overrides], return_hydra_config=True)
+    config = compose(["launcher=slurm", *overrides])
     context = HydraContext(config_loader=None, callbacks=None)  # type: ignore[arg-type]
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=lambda job: None, config=config

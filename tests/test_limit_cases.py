@@ -5,7 +5,9 @@ import torch
 from choices import build, full_output, names
 from torch import Tensor
 
+from ltexp.data.loader import Batch
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 from ltexp.training.mixing import Mixture, Mixup
 
@@ -80,14 +82,12 @@ def test_mixup_with_lambda_1_is_no_mixup(counts: Tensor, name: str, monkeypatch:
     """Images, value and gradient, with every loss."""
     images, y, z = torch.randn(8, 3, 4, 4), torch.arange(8) % 4, torch.randn(8, 4)
     monkeypatch.setattr(Mixup, "draw_weight", lambda *_: 1.0)
-    mixed, targets = Mixup()(images, y, size=8, seed=0, epoch=0, step=0)
+    mixed, targets = Mixup(counts)(Batch(images, y, y, 1.0, 8, 0, 0), 0)
     assert torch.equal(mixed, images)
     loss = build("loss", name, class_counts=counts)
     output = full_output(z)
-    loss.set_progress(5, 10)
-    value = targets.objective(loss, output)
-    loss.set_progress(5, 10)  # noise is drawn from the same point again
-    assert torch.equal(value, loss(output, y))
+    context = BatchContext(epoch=5, max_epochs=10)
+    assert torch.equal(targets.objective(loss, output, context), loss(output, y, context))
 
 
 def test_mixture_with_itself_is_the_plain_loss(counts: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.auxiliary import AttentionDistillation, AuxiliaryCrossEntropy, AuxiliarySoftLabels, attention
+from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy
 from ltexp.losses.online_label_smoothing import OnlineLabelSmoothing
 from ltexp.outputs import ModelOutput
@@ -163,9 +164,9 @@ def soft_labels_of_a_share(logits: Tensor, labels: Tensor) -> Tensor:
     loss = smoothed()
     for rows in torch.arange(len(labels)).split(3):
         mine = rows[rank() :: world_size()]
-        loss.share = len(mine) * world_size() / len(rows)
+        context = BatchContext(share=len(mine) * world_size() / len(rows))
         mine = mine if len(mine) else rows[-1:]  # a stand-in, as the loader gives
-        loss(output(logits=logits[mine]), labels[mine])
+        loss(output(logits=logits[mine]), labels[mine], context)
     loss.end_epoch()
     return loss.soft_labels
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.base import weighted_mean
+from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy, WeightedCrossEntropy
 from ltexp.losses.label_aware_smoothing import LabelAwareSmoothing
 from ltexp.losses.label_smoothing import LabelSmoothing
@@ -98,9 +99,8 @@ def share_of_gradient(z: Tensor, y: Tensor, shared: bool) -> tuple[Tensor, Tenso
     share = len(mine) * world / total
     mine = mine if len(mine) else torch.tensor([total - 1])
     loss = WeightedCrossEntropy(class_counts=COUNTS)
-    loss.share = share if shared else None
     whole = z.clone().requires_grad_()
-    value = share * loss(ModelOutput(logits=whole[mine]), y[mine])
+    value = share * loss(ModelOutput(logits=whole[mine]), y[mine], BatchContext(share=share if shared else None))
     value.backward()
     return value.detach() / world, whole.grad / world  # DDP averages over processes
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ltexp.config.build import build as instantiate
 from ltexp.errors import ConfigError
+from ltexp.losses.context import BatchContext
 from ltexp.losses.distillation import balanced_log_target
 from ltexp.losses.ride import diversity_temperatures
 from ltexp.outputs import ModelOutput
@@ -136,7 +137,7 @@ def test_never_negative_and_finite(name: str, scale: float) -> None:
     """For all inputs, a student that equals its target included, where rounding would take the sum below zero."""
     z, teacher, y = student_and_teacher(scale)
     loss = build("loss", name, class_counts=COUNTS["unsorted"])
-    at_target = 2 * loss.log_target(teacher)
+    at_target = 2 * loss.log_target(teacher, BatchContext())
     for logits in (z, teacher, at_target, at_target + 1e-4 * z.sign()):
         value, gradient = value_and_gradient(loss, logits, y, teacher_logits=teacher)
         assert float(value) >= 0
@@ -280,7 +281,10 @@ def test_ride_equation(order: str, epoch: int) -> None:
             apart = kl(softmax(mean), softmax([v / t for v, t in zip(own, tau, strict=True)]))
             total -= 0.45 * (sum(tau) / CLASSES) ** 2 * apart
     assert float(loss(expert_output(experts), y)) == pytest.approx(total / ROWS, rel=1e-4)
-    torch.testing.assert_close(loss.per_sample(expert_output(experts), y).mean(), loss(expert_output(experts), y))
+    torch.testing.assert_close(
+        loss.per_sample_in_context(expert_output(experts), y, BatchContext(epoch=epoch, max_epochs=200)).mean(),
+        loss(expert_output(experts), y),
+    )
 
 
 def test_ride_weights_its_classification_and_not_its_diversity() -> None:
@@ -290,7 +294,7 @@ def test_ride_weights_its_classification_and_not_its_diversity() -> None:
     diverse = build("loss", "ride", class_counts=COUNTS["sorted"])
     diversity = diverse(expert_output(experts), y) - plain(expert_output(experts), y)
     weights = drawn(7, CLASSES).abs()
-    rows = plain.per_sample(expert_output(experts), y)
+    rows = plain.per_sample_in_context(expert_output(experts), y, BatchContext())
     diverse.class_weights = weights
     expected = (weights[y] * rows).sum() / weights[y].sum() + diversity
     torch.testing.assert_close(diverse(expert_output(experts), y), expected)

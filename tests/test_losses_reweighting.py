@@ -16,10 +16,12 @@ from torch import Tensor
 from ltexp.config import Term, to_config
 from ltexp.config.build import build as build_node
 from ltexp.data.deferred import Deferred
+from ltexp.data.loader import Batch
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.class_balanced import ClassBalanced, ClassBalancedFocal
+from ltexp.losses.context import BatchContext
 from ltexp.losses.equalization import Equalization
 from ltexp.losses.focal import Focal
 from ltexp.losses.lade import LADE
@@ -308,9 +310,10 @@ def test_equalization_with_gamma_1_leaves_out_every_rare_class() -> None:
     torch.testing.assert_close(gradient.double(), exact.grad, rtol=1e-4, atol=1e-7)
 
 
-def dropped(loss: Equalization, rows: int = 4000) -> Tensor:
+def dropped(loss: Equalization, rows: int = 4000, context: BatchContext | None = None) -> Tensor:
     """Which entries of the denominator got no gradient."""
-    _, gradient = value_and_gradient(loss, torch.zeros(rows, 10), torch.arange(rows) % 10)
+    logits = torch.zeros(rows, 10, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(ModelOutput(logits=logits), torch.arange(rows) % 10, context), logits)
     return gradient == 0
 
 
@@ -330,13 +333,10 @@ def test_equalization_drops_each_rare_entry_with_probability_gamma() -> None:
 def test_equalization_draws_by_seed_epoch_step_and_call() -> None:
     seen = {}
     for seed, epoch, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]:
-        loss = equalization()
-        loss.seed = seed
+        loss, context = equalization(), BatchContext(seed, epoch, 10, step)
         torch.manual_seed(len(seen))
-        loss.set_progress(epoch, 10, step)
-        first, second = dropped(loss, 50), dropped(loss, 50)
-        loss.set_progress(epoch, 10, step)
-        assert torch.equal(dropped(loss, 50), first)
+        first, second = dropped(loss, 50, context), dropped(loss, 50, replace(context, call=1))
+        assert torch.equal(dropped(loss, 50, context), first)
         seen[seed, epoch, step] = [first, second]
     flat = [tuple(drops.flatten().tolist()) for pair in seen.values() for drops in pair]
     assert len(set(flat)) == len(flat)
@@ -349,9 +349,8 @@ def share_of_gradient(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     share = len(mine) * world / total
     mine = mine if len(mine) else torch.tensor([total - 1])
     loss = equalization()
-    loss.share = share
     whole = z.clone().requires_grad_()
-    value = share * loss(ModelOutput(logits=whole[mine]), y[mine])
+    value = share * loss(ModelOutput(logits=whole[mine]), y[mine], BatchContext(share=share))
     value.backward()
     assert whole.grad is not None
     return value.detach() / world, whole.grad / world
@@ -397,20 +396,18 @@ def test_deferred_weights_hold_from_the_start_on_and_not_before(loss: str) -> No
     weighted.class_weights = torch.tensor(effective(COUNTS["unsorted"].tolist(), 0.9999))
     for epoch in (0, 159, 160, 199, 159):
         expected = weighted if epoch >= 160 else plain
-        for part in (deferred, plain, weighted):
-            part.set_progress(epoch, 200, 3)
-        torch.testing.assert_close(deferred(output, y), expected(output, y))
-    for part in (plain, weighted):
-        part.set_progress(160, 200, 3)
-    assert not torch.isclose(plain(output, y), weighted(output, y), rtol=1e-3)
+        context = BatchContext(epoch=epoch, max_epochs=200, step=3)
+        torch.testing.assert_close(deferred(output, y, context), expected(output, y, context))
+    context = BatchContext(epoch=160, max_epochs=200, step=3)
+    assert not torch.isclose(plain(output, y, context), weighted(output, y, context), rtol=1e-3)
 
 
 def test_drw_of_cross_entropy_is_class_balanced_cross_entropy() -> None:
     z, y = batch(33, 10)
     deferred = objective("cross_entropy")
-    deferred.set_progress(160, 200)
     expected = build("loss", "class_balanced", class_counts=COUNTS["unsorted"])(ModelOutput(logits=z), y)
-    torch.testing.assert_close(deferred(ModelOutput(logits=z), y), expected)
+    context = BatchContext(epoch=160, max_epochs=200)
+    torch.testing.assert_close(deferred(ModelOutput(logits=z), y, context), expected)
 
 
 @pytest.mark.parametrize(
@@ -419,23 +416,23 @@ def test_drw_of_cross_entropy_is_class_balanced_cross_entropy() -> None:
 def test_start_is_a_fraction_or_an_epoch(start: str, max_epochs: int, first: int) -> None:
     deferred = objective("cross_entropy", f"stage1.reweighting.start={start}")
     for epoch in range(max_epochs):
-        deferred.set_progress(epoch, max_epochs)
-        assert (deferred.loss.class_weights is not None) == (epoch >= first)
+        assert (deferred.reweighting.weights_in(epoch, max_epochs) is not None) == (epoch >= first)
 
 
 def test_weights_move_with_the_objective_and_are_not_saved() -> None:
     deferred = objective("cross_entropy").to("meta")
-    deferred.set_progress(160, 200)
-    assert deferred.loss.class_weights is not None
-    assert deferred.loss.class_weights.device.type == "meta"
+    weights = deferred.reweighting.weights_in(160, 200)
+    assert weights is not None
+    assert weights.device.type == "meta"
     assert deferred.state_dict() == {}
 
 
 def test_terms_are_not_reweighted() -> None:
     term = "+stage1.terms={more: {weight: 1.0, loss: {_target_: ltexp.losses.cross_entropy.CrossEntropy}}}"
-    deferred = objective("cross_entropy", term)
-    deferred.set_progress(160, 200)
-    assert deferred.terms["more"].class_weights is None
+    z, y = batch(33, 10)
+    output, context = ModelOutput(logits=z), BatchContext(epoch=160, max_epochs=200)
+    expected = objective("cross_entropy")(output, y, context) + own("cross_entropy")(output, y)
+    torch.testing.assert_close(objective("cross_entropy", term)(output, y, context), expected)
 
 
 @pytest.mark.parametrize("loss", WEIGHTED)
@@ -476,7 +473,7 @@ def test_the_draws_of_a_loss_follow_the_runs_seed_and_differ_between_stages(loss
     model = Model(build("backbone", "resnet8"), build("classifier", "cosine", feature_dim=64, num_classes=10))
     for seed in (3, 4):
         stage = Stage(model, config.stage1, COUNTS["unsorted"], seed)
-        assert stage.objective.loss.seed == stage.objective.terms["more"].seed == seed
+        assert stage.context_of(Batch(*[torch.empty(0)] * 3, 1.0, 8, 0, 0)).seed == seed
     session = Session(config, Path(), SimpleNamespace(), torch.device("cpu"))  # type: ignore[arg-type]
     runs = [replace(session, config=replace(config, seed=seed)) for seed in (0, 1)]
     assert len({run.stage_seed(name) for run in runs for name in ("stage1", "stage2")}) == 4

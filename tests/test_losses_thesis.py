@@ -13,6 +13,7 @@ from ltexp.config import to_config
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.losses.feature_balanced import FeatureBalanced
 from ltexp.losses.gaussian_clouded import GaussianClouded, cloud_sizes
 from ltexp.losses.key_point import KeyPoint
@@ -156,14 +157,12 @@ def test_feature_balanced(growth: str, reach: float, order: str) -> None:
 @pytest.mark.parametrize(("epoch", "curve"), [(0, 0.0), (100, 0.27701), (190, 1.0), (199, 1.09698)])
 def test_feature_balanced_curriculum(epoch: int, curve: float) -> None:
     loss = FeatureBalanced(COUNTS["sorted"])
-    loss.set_progress(epoch, 200)
-    assert loss.alpha / 60 == pytest.approx(curve, abs=6e-6)
+    assert loss.alpha(epoch, 200) / 60 == pytest.approx(curve, abs=6e-6)
 
 
 def test_feature_balanced_decrease_ends_at_zero() -> None:
     loss = FeatureBalanced(COUNTS["sorted"], growth="linear_decrease")
-    loss.set_progress(199, 200)
-    assert loss.alpha == 0
+    assert loss.alpha(199, 200) == 0
 
 
 @pytest.mark.parametrize(("order", "epoch"), [("unsorted", 0), ("equal", 8)])
@@ -236,7 +235,7 @@ def test_gaussian_clouded(settings: dict[str, float], order: str) -> None:
     exact = exact_copies(data)
     loss = build("loss", "gaussian_clouded", class_counts=COUNTS[order], **settings)
     loss.set_progress(3, 10, step=7)
-    noise = loss.noise(data[0]).double()
+    noise = loss.noise(data[0], BatchContext(epoch=3, max_epochs=10, step=7)).double()
     loss.set_progress(3, 10, step=7)
     delta = table_5_4(settings.get("cloud", "logarithm"), n)
     k, m, s = settings.get("amplitude", 0.5), settings.get("margin", 0.0), settings.get("scale", 30.0)
@@ -251,7 +250,7 @@ def test_gaussian_clouded(settings: dict[str, float], order: str) -> None:
 def test_gaussian_clouded_noise_is_a_clamped_half_normal() -> None:
     """Against the half-normal of scale 1/3: mean, second moment, the share at the bound 1, no correlation."""
     loss = GaussianClouded(COUNTS["sorted"])
-    noise = loss.noise(torch.empty(100_000, 10)).double()
+    noise = loss.noise(torch.empty(100_000, 10), BatchContext()).double()
     assert noise.min() >= 0
     assert noise.max() == 1
     assert noise.mean().item() == pytest.approx(math.sqrt(2 / math.pi) / 3, rel=0.005)
@@ -282,10 +281,8 @@ def test_gaussian_clouded_with_a_margin_alone_is_cosface() -> None:
 
 
 def drawn(seed: int, epoch: int, step: int, calls: int) -> Tensor:
-    loss = GaussianClouded(COUNTS["sorted"])
-    loss.seed = seed
-    loss.set_progress(epoch, 10, step)
-    return [loss.noise(torch.empty(4, 10)) for _ in range(calls)][-1]
+    context = BatchContext(seed, epoch, 10, step, call=calls - 1)
+    return GaussianClouded(COUNTS["sorted"]).noise(torch.empty(4, 10), context)
 
 
 def test_gaussian_clouded_draws_are_keyed() -> None:
@@ -300,8 +297,7 @@ def test_gaussian_clouded_draws_are_keyed() -> None:
 def test_gaussian_clouded_draws_anew_for_the_partner_labels() -> None:
     cosines, _, y = batch(8, 10)
     loss = GaussianClouded(COUNTS["sorted"])
-    loss.set_progress(0, 10, 5)
-    mixed = Mixture(y, y, 0.5).objective(loss, ModelOutput(logits=cosines))
+    mixed = Mixture(y, y, 0.5).objective(loss, ModelOutput(logits=cosines), BatchContext(max_epochs=10, step=5))
     loss.set_progress(0, 10, 5)
     one, other = (loss(ModelOutput(logits=cosines), y) for _ in range(2))
     assert one != other
@@ -312,8 +308,7 @@ def rows_of_noise(total: int) -> Tensor:
     """This process's rows of the noise of a global batch of `total` rows."""
     rows = len(range(rank(), total, world_size()))
     loss = GaussianClouded(COUNTS["sorted"])
-    loss.share = rows * world_size() / total
-    return loss.noise(torch.empty(max(rows, 1), 10))[:rows]
+    return loss.noise(torch.empty(max(rows, 1), 10), BatchContext(share=rows * world_size() / total))[:rows]
 
 
 @pytest.mark.parametrize("total", [6, 5, 1])
@@ -409,34 +404,6 @@ def test_settings_of_the_papers(dataset: str) -> None:
     assert gcl["stage1"]["loss"]["margin"] == gcl["stage1"]["loss"]["focal"] == 0
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("conf/paper/*/*.yaml")), ids=str)
-def test_paper_settings_exist(path: Path) -> None:
-    """Every value belongs to a key of the method that it is for."""
-    from omegaconf import OmegaConf
-
-    large = path.stem in ("imagenet_lt", "places_lt", "inat18")
-    data = (f"dataset={path.stem}", "~paper") if large else ("dataset=cifar10_lt",)
-    settings = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(settings, dict)
-    settings.pop("defaults", None)  # another paper's settings, which have a test of their own
-    chosen = {
-        group: next(iter(name)) if isinstance(name, dict) else name
-        for group, name in settings.pop("choose", {}).items()
-    }
-    choices = [f"{group}={chosen.get(name, name)}" for group, name in chosen.items()]
-    base = composed(f"method={path.parent.name}", *data, *choices, small=False)
-
-    def leaves(node: dict, prefix: str = "") -> list[str]:
-        return [
-            name
-            for key, value in node.items()
-            for name in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
-        ]
-
-    for key in leaves(settings):
-        assert OmegaConf.select(OmegaConf.create(base), key, default="absent") != "absent", key
-
-
 def test_ablations_are_one_key() -> None:
     assert (
         composed("method=kps", "stage1.loss.gradient_adjustment=false")["stage1"]["loss"]["gradient_adjustment"]
@@ -462,15 +429,15 @@ def test_gcl_resumed_is_gcl_uninterrupted(
     """The noise of an epoch does not depend on whether the epochs before it ran in the same process."""
     settings = ("method=gcl", "stage1.epochs=3", "stage2.epochs=2", "stage_cache.enabled=false")
     run_here(tmp_path / "whole", *settings)
-    set_progress = GaussianClouded.set_progress
+    noise = GaussianClouded.noise
 
-    def dying(self: GaussianClouded, epoch: int, max_epochs: int, step: int = 0) -> None:
-        if (epoch, max_epochs, step) == (epochs - 1, epochs, 2):
+    def dying(self: GaussianClouded, logits: Tensor, context: BatchContext) -> Tensor:
+        if (context.epoch, context.max_epochs, context.step) == (epochs - 1, epochs, 2):
             raise Killed
-        set_progress(self, epoch, max_epochs, step)
+        return noise(self, logits, context)
 
     with monkeypatch.context() as context:
-        context.setattr(GaussianClouded, "set_progress", dying)
+        context.setattr(GaussianClouded, "noise", dying)
         with pytest.raises(Killed):
             run_here(tmp_path / "resumed", *settings)
     assert (tmp_path / "resumed" / stage / "resume.ckpt").exists()

@@ -10,13 +10,25 @@ from runs import composed, run_here
 from torch import Tensor
 
 from ltexp.config import to_config
+from ltexp.config.build import build
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.models.model import Model
 from ltexp.training import run_stage
 from ltexp.training.objective import Objective
+from ltexp.training.session import Session
+from ltexp.training.start import load_model, load_teacher
 from ltexp.training.teacher import Teacher
 
+COSINE = tuple(
+    f"{key}={value}"
+    for key, value in {
+        "classifier@stage1.classifier": "cosine",
+        "classifier@stage2.classifier": "cosine",
+        "stage1.loss.scale": 16,
+        "stage2.loss.scale": 16,
+    }.items()
+)
 TERM = "stage2.terms.distillation.loss"
 
 
@@ -133,10 +145,10 @@ def test_the_teacher_reads_the_mixed_batch_and_stays_bit_equal(
     last: list[Tensor] = [torch.empty(0)]
     forward = Model.forward
 
-    def spied(self: Model, inputs: Tensor, *arguments: Any) -> Any:
+    def spied(self: Model, inputs: Tensor, *arguments: Any, **keywords: Any) -> Any:
         if self.training:
             last[0] = inputs
-        return forward(self, inputs, *arguments)
+        return forward(self, inputs, *arguments, **keywords)
 
     monkeypatch.setattr(run_stage, "load_teacher", loaded)
     monkeypatch.setattr(Teacher, "__call__", called)
@@ -162,3 +174,37 @@ def test_a_teacher_that_is_no_stage_or_not_there_is_refused(tmp_path: Path) -> N
         with pytest.raises(CheckpointError, match=message):
             run_here(tmp_path / f"run_{name}", "method=kd", "stage1.epochs=1", f"stage2.teacher={tmp_path / name}")
         assert not (tmp_path / f"run_{name}" / "stage1" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=ride_bkd_2", "loss@stage2.terms.distillation.loss=distillation"),
+        (
+            "method=kd",
+            "classifier@stage1.classifier=cosine",
+            "classifier@stage2.classifier=cosine",
+            "stage1.loss.scale=16",
+            "stage2.loss.scale=16",
+        ),
+    ],
+)
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Plain cosines on both sides: the term scales the student's as the model's output says, as the teacher's are."""
+    config = run_here(tmp_path / "run", *overrides, "stage1.epochs=1")
+    assert config.stage2 is not None
+    session = Session(config, tmp_path / "run", build(config.dataset, root=config.paths.data), torch.device("cpu"))
+    model = session.fresh_model("stage2", config.stage2)
+    load_model(model, tmp_path / "run" / "stage1" / "checkpoint.pt")
+    teacher = load_teacher(session, config.stage2)
+    assert teacher is not None
+    inputs, labels = session.sample_inputs().expand(4, -1, -1, -1), torch.arange(4)
+    output = model.eval()(inputs, {"expert_logits"})
+    teacher(inputs, output)
+    term = Objective(config.stage2, session.class_counts).terms["distillation"]
+    assert output.logit_scale > 1
+    assert term(output, labels).item() == pytest.approx(0, abs=1e-4)
+    output.logit_scale = 1.0
+    assert term(output, labels).item() > 0.01  # the control: the wrong scale is seen

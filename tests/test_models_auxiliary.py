@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from choices import build, names
+from choices import load, names
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltexp.errors import ConfigError
 from ltexp.models.auxiliary import ComplexTwoWay, Path, SingleWay, TwoWay, WeightedSum
 from ltexp.models.cifar_resnet import CifarResNet
+from ltexp.models.module import build_module
 from ltexp.models.torchvision_resnet import TorchvisionResNet
 
-NETWORKS = [name for name in names("auxiliary") if name != "none"]
+NETWORKS = [name for name in names("module") if name.endswith("way")]
 BACKBONES = {
     "three blocks": (lambda: CifarResNet(8), 32),
     "four blocks": (lambda: TorchvisionResNet("resnet10"), 64),
@@ -28,7 +29,7 @@ def test_the_three_networks_of_the_paper_are_there() -> None:
 def test_shapes_and_gradients_over_a_backbone(name: str, backbone: str) -> None:
     make, side = BACKBONES[backbone]
     model = make()
-    network = build("auxiliary", name, map_channels=model.map_channels, num_classes=5)
+    network = build_module(load("module", name), map_channels=model.map_channels, num_classes=5)
     _, maps = model.forward_maps(torch.randn(2, 3, side, side))
     logits, fused = network(maps)
     assert logits.shape == (2, 5)
@@ -42,7 +43,7 @@ def test_shapes_and_gradients_over_a_backbone(name: str, backbone: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("sides", [[9], [9, 5], [7, 7, 4, 2], [16, 4, 2]])
 def test_blocks_may_have_any_number_and_odd_or_equal_sizes(name: str, sides: list[int]) -> None:
-    network = build("auxiliary", name, map_channels=[3] * len(sides), num_classes=4, width=1)
+    network = build_module(load("module", name), map_channels=[3] * len(sides), num_classes=4, width=1)
     logits, fused = network([torch.randn(2, 3, side, side) for side in sides])
     assert logits.shape == (2, 4)
     assert [m.shape[-1] for m in fused] == sides
@@ -126,5 +127,5 @@ def test_complex_two_way_adds_weights_alone_to_two_way() -> None:
 def test_what_cannot_be_built_has_one_line(kind: type) -> None:
     with pytest.raises(ConfigError, match="this backbone offers none"):
         kind([], 3)
-    with pytest.raises(ConfigError, match=r"auxiliary\.width must be a whole number from 1, got 0"):
+    with pytest.raises(ConfigError, match=r"auxiliary\.width must be a whole number of 1 or more, got 0"):
         kind([4, 8], 3, width=0)

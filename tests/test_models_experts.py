@@ -152,7 +152,7 @@ def test_ride_bkd_has_a_teacher_without_re_balancing_and_a_student_of_its_struct
         assert stage.reweighting["_target_"].endswith("NoReweighting")
         assert (stage.loss["max_margin"], stage.loss["rarity"]) == (0.0, 0.0)
     term = config.stage2.terms["distillation"]
-    assert (term.weight, term.loss["scale"], config.stage2.teacher) == (2, 30.0, "stage1")
+    assert (term.weight, term.loss["scale"], config.stage2.teacher) == (2, None, "stage1")
     teacher, student = (weights(tmp_path / "run", stage) for stage in ("stage1", "stage2"))
     assert {name: value.shape for name, value in teacher.items()} == {
         name: value.shape for name, value in student.items()

@@ -103,7 +103,7 @@ def test_mislas_on_a_frozen_trunk_trains_and_shifts_the_last_block_alone(file: P
     """As on Places-LT: image files, pretrained weights, a new last block; here with accumulated gradients as well."""
     write_tree(tmp_path / "tree", long_tail(4, 20))
     data = ("dataset=image_folder", f"dataset.source.folder={tmp_path / 'tree'}", "dataset.image_size=32")
-    model = ("backbone=resnet10", "+fine_tuning=new_last_block", f"backbone.weights={file}")
+    model = ("backbone=resnet10", "fine_tuning=new_last_block", f"backbone.weights={file}")
     short = ("stage1.epochs=1", "stage2.epochs=1", "stage1.batch_size=16", "stage2.batch_size=16")
     run_here(tmp_path / "run", "method=mislas", *data, *model, *short, "trainer.accumulate=2", "dataset.workers=0")
     one, two = (weights(tmp_path / "run", stage) for stage in ("stage1", "stage2"))

@@ -59,7 +59,11 @@ def test_mislas_on_the_large_sets_has_its_authors_smoothing_and_rates() -> None:
 
 def test_a_student_follows_its_teachers_schedule_unless_one_is_typed() -> None:
     large = ("method=bkd", "dataset=imagenet_lt")
-    assert of(*large)["stage2"]["schedule"] == {"_target_": "ltexp.training.schedules.Cosine", "warmup_epochs": 0}
+    assert of(*large)["stage2"]["schedule"] == {
+        "_target_": "ltexp.training.schedules.Cosine",
+        "warmup_epochs": 0,
+        "interval": "epoch",
+    }
     assert of(*large, "stage1.schedule.warmup_epochs=3")["stage1"]["schedule"]["warmup_epochs"] == 3
     typed = of(*large, "schedule@stage2.schedule=constant")["stage2"]
     assert typed["schedule"]["_target_"].endswith("Constant")
@@ -77,7 +81,7 @@ def test_each_way_of_fine_tuning_is_a_choice_on_any_dataset(choice: str) -> None
         "last_block": ("IMAGENET1K_V1", True, False),
         "whole": ("IMAGENET1K_V1", False, False),
     }[choice]
-    for overrides in (("dataset=places_lt", f"fine_tuning={choice}"), ("backbone=resnet18", f"+fine_tuning={choice}")):
+    for overrides in (("dataset=places_lt", f"fine_tuning={choice}"), ("backbone=resnet18", f"fine_tuning={choice}")):
         plain = of("method=gcl", *overrides)
         backbone = plain["backbone"]
         assert (backbone["weights"], backbone["frozen_trunk"], backbone["fresh_last_block"]) == expected

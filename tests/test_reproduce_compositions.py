@@ -1,4 +1,4 @@
-"""Every runnable cell composes, to what its rule says; the quick reading of conf/ agrees with Hydra."""
+"""Every runnable cell composes, to what its rule says."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -48,7 +48,7 @@ def test_the_curves_of_glags_table_5_stand_on_glags_own_stage_1() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("dasl/2/crt_mixup/cifar100_lt/100", ("paper=dasl/cifar100_lt",)),  # trained as the paper's own method
+        ("dasl/2/crt_mixup/cifar100_lt/100", ("paper=dasl",)),  # trained as the paper's own method
         ("dasl/4/dasl/inat18", ()),  # prints the 80 + 10 epochs together
         ("dasl/3/lws/imagenet_lt/resnet10", ()),  # no baseline of the paper's own
         ("mislas/6/mislas/imagenet_lt/resnet50", ()),  # prints the epochs that it has anyway
@@ -71,7 +71,6 @@ def test_a_stage_that_is_left_out_takes_no_settings() -> None:
 
 def check(jobs: Iterable[Job]) -> None:
     by_signature: dict[Any, Any] = {}
-    by_stage: dict[str, Any] = {}
     for job in jobs:
         plain = composed(*job.overrides, small=False)
         check_composition(without_idle_epochs(to_config(plain)))  # what a run checks before it trains
@@ -82,29 +81,16 @@ def check(jobs: Iterable[Job]) -> None:
             assert plain["dataset"]["imbalance_ratio"] == job.ratio
             assert plain["dataset"]["imbalance"] == job.imbalance
         stages = read_stages(job.overrides)
-        for name in ("stage1", "stage2"):
-            assert (name in stages) == (plain[name] is not None), job
-            if name in stages:
-                read, real = stages[name], plain[name]
-                assert read.epochs == real["epochs"], job
-                assert read.values["batch_size"] == real["batch_size"], job
-                assert read.trains_backbone == real["trainable"]["backbone"], job
-                for key, choice in read.choices.items():
-                    group, part = key.split(" ")
-                    assert plain["choices"][f"{group}@{name}.{part}"] == choice, (job, key)
-        # equal signatures compose to equal stages
+        assert set(stages) == {name for name in ("stage1", "stage2") if plain[name] is not None}, job
         data = (job.dataset, job.imbalance, job.ratio, job.backbone)
-        signature = (*data, stages["stage1"].signature)
-        assert by_signature.setdefault(signature, plain["stage1"]) == plain["stage1"], job
-        # and different ones to different stages: a plan does not count one training twice
-        assert by_stage.setdefault(repr((data, plain["stage1"])), signature) == signature, job
+        assert by_signature.setdefault((*data, stages["stage1"].signature), plain["stage1"]) == plain["stage1"], job
 
 
 @pytest.mark.slow
-def test_each_method_and_variant_composes_and_is_read_as_hydra_composes_it() -> None:
+def test_each_method_and_variant_composes_and_can_start() -> None:
     check(one_of_each())
 
 
 @pytest.mark.slow
-def test_every_runnable_cell_composes_and_is_read_as_hydra_composes_it() -> None:
+def test_every_runnable_cell_composes_and_can_start() -> None:
     check(runnable())

@@ -1,19 +1,43 @@
 """Learning-rate factors against the tables of the papers' code."""
 
 import math
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from ltexp.errors import ConfigError
-from ltexp.training.schedules import Constant, Cosine, MultiStep
+from ltexp.training.schedules import Constant, Cosine, MultiStep, Schedule, build_schedule
+
+
+def optimizer(lr: float = 1.0) -> SGD:
+    return SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def factors_of(kind: type[Schedule], epochs: int, *settings: Any, **named: Any) -> list[float]:
+    """Of each epoch."""
+    schedule = kind(optimizer(), epochs, 1, *settings, **named)
+    return [schedule.factor(epoch) for epoch in range(epochs)]
+
+
+def rates(scheduler: LRScheduler, opt: SGD, units: int) -> list[float]:
+    """The learning rates that the optimizer has in each unit."""
+    found = []
+    for _ in range(units):
+        found.append(opt.param_groups[0]["lr"])
+        opt.step()
+        scheduler.step()
+    return found
 
 
 @pytest.mark.parametrize(("decay", "after_160", "after_180"), [(0.1, 0.1, 0.01), (0.01, 0.01, 0.0001)])
 def test_cifar_schedule(decay: float, after_160: float, after_180: float) -> None:
     """Both families of decay: warm-up 0.2 to 1.0 over 5 epochs, drops already active in epochs 160 and 180."""
     for milestones in [(0.8, 0.9), (160, 180)]:
-        schedule = MultiStep(milestones, decay=decay)
-        factors = [schedule.factor(e, 200) for e in range(200)]
+        factors = factors_of(MultiStep, 200, milestones, decay)
         assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
         assert factors[5:160] == [1.0] * 155
         assert factors[160:180] == pytest.approx([after_160] * 20)
@@ -22,23 +46,65 @@ def test_cifar_schedule(decay: float, after_160: float, after_180: float) -> Non
 
 def test_a_fraction_is_reached_at_the_first_epoch_past_it() -> None:
     """For any number of epochs, compared in whole numbers, where no rounding can move a drop by an epoch."""
-    schedule = MultiStep((0.55, 0.9), warmup_epochs=0)
     for max_epochs in range(1, 201):
-        factors = [schedule.factor(epoch, max_epochs) for epoch in range(max_epochs)]
+        factors = factors_of(MultiStep, max_epochs, (0.55, 0.9), warmup_epochs=0)
         drops = [(100 * e >= 55 * max_epochs) + (10 * e >= 9 * max_epochs) for e in range(max_epochs)]
         assert factors == pytest.approx([0.1**d for d in drops])
 
 
 def test_cosine() -> None:
-    assert [Cosine().factor(e, 10) for e in (0, 5)] == pytest.approx([1.0, 0.5])
-    assert Cosine().factor(9, 10) == pytest.approx((1 + math.cos(0.9 * math.pi)) / 2)
-    assert Cosine(warmup_epochs=2).factor(0, 10) == pytest.approx(0.5)
-    assert Cosine(warmup_epochs=2).factor(1, 10) == Cosine().factor(1, 10)
+    plain, warm = factors_of(Cosine, 10), factors_of(Cosine, 10, warmup_epochs=2)
+    assert [plain[0], plain[5]] == pytest.approx([1.0, 0.5])
+    assert plain[9] == pytest.approx((1 + math.cos(0.9 * math.pi)) / 2)
+    assert warm[0] == pytest.approx(0.5)
+    assert warm[1:] == plain[1:]
 
 
 def test_constant() -> None:
-    assert [Constant().factor(e, 7) for e in range(7)] == [1.0] * 7
-    assert Constant(warmup_epochs=4).factor(0, 7) == 0.25
+    assert factors_of(Constant, 7) == [1.0] * 7
+    assert factors_of(Constant, 7, warmup_epochs=4)[0] == 0.25
+
+
+def test_multistep_with_warm_up_is_torchs_chain_of_linear_and_multistep() -> None:
+    ours, theirs = optimizer(0.1), optimizer(0.1)
+    chain = ChainedScheduler(
+        [LinearLR(theirs, start_factor=0.2, total_iters=4), MultiStepLR(theirs, [160, 180], gamma=0.1)], theirs
+    )
+    expected = rates(chain, theirs, 200)
+    assert rates(MultiStep(ours, 200), ours, 200) == pytest.approx(expected, rel=0, abs=1e-12)
+    assert expected[0] == pytest.approx(0.02)
+    assert expected[199] == pytest.approx(0.001)
+
+
+def test_cosine_is_torchs_cosine_annealing() -> None:
+    ours, theirs = optimizer(0.1), optimizer(0.1)
+    expected = rates(CosineAnnealingLR(theirs, T_max=30), theirs, 30)
+    assert rates(Cosine(ours, 30), ours, 30) == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Constant, Cosine, MultiStep])
+def test_by_step_a_schedule_is_the_one_by_epoch_of_as_many_epochs_as_steps(kind: type[Schedule]) -> None:
+    """6 epochs of 10 steps with 2 epochs of warm-up are 60 epochs with 20."""
+    by_step = kind(optimizer(), 6, 10, warmup_epochs=2, interval="step")
+    by_epoch = factors_of(kind, 60, warmup_epochs=20)
+    assert [by_step.factor(step) for step in range(60)] == by_epoch
+    assert len(set(by_epoch[:20])) == 20  # it moves within an epoch
+
+
+def test_whole_milestones_by_step_are_epochs() -> None:
+    schedule = MultiStep(optimizer(), 6, 10, milestones=[3], warmup_epochs=0, interval="step")
+    assert [schedule.factor(step) for step in (29, 30)] == pytest.approx([1.0, 0.1])
+
+
+def test_any_scheduler_of_torchs_is_told_what_it_asks_for() -> None:
+    """OneCycleLR asks for the epochs and the steps of each; it ends at its lowest rate after exactly so many steps."""
+    opt = optimizer(0.1)
+    node = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 1.0, "interval": "step"}
+    scheduler, interval, monitored = build_schedule(node, opt, epochs=4, steps_per_epoch=5)
+    assert (interval, monitored) == ("step", None)
+    found = rates(scheduler, opt, 19)
+    assert max(found) == pytest.approx(1.0, abs=0.05)
+    assert opt.param_groups[0]["lr"] == pytest.approx(1.0 / 25 / 1e4)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +117,9 @@ def test_constant() -> None:
         ({"decay": 10}, "got 10"),
         ({"warmup_epochs": -1}, "schedule.warmup_epochs"),
         ({"warmup_epochs": 2.5}, "got 2.5"),
+        ({"interval": "steps"}, "schedule.interval=steps"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        MultiStep(**settings)  # type: ignore[arg-type]
+        MultiStep(optimizer(), 200, **settings)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.record import read_record as record
 from ltexp.losses.base import Loss
+from ltexp.models.module import StageModule
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
 
@@ -35,8 +36,11 @@ class Match(Loss):
         return (output.logits - output.teacher_logits).square().mean(1)
 
 
-class Pooled(nn.Module):
+class Pooled(StageModule):
     """An auxiliary network: the classes from the means of the last map."""
+
+    reads = ("feature_maps",)
+    gives = ("auxiliary_logits", "auxiliary_maps")
 
     def __init__(self, map_channels: list[int], num_classes: int) -> None:
         super().__init__()
@@ -57,10 +61,13 @@ class AuxiliaryCrossEntropy(Loss):
 
 
 AUXILIARY = (
-    f"+stage1.auxiliary._target_={__name__}.Pooled",
+    f"+stage1.modules.auxiliary._target_={__name__}.Pooled",
     "+stage1.terms.auxiliary.weight=1.0",
     f"+stage1.terms.auxiliary.loss={{_target_: {__name__}.AuxiliaryCrossEntropy}}",
 )
+
+
+CONTINUED = "+stage2.modules.auxiliary.start=stage1"
 
 
 def test_the_teacher_answers_on_the_students_batch_without_gradient_and_stays_as_it_was(tmp_path: Path) -> None:
@@ -111,11 +118,15 @@ def test_a_teacher_of_other_classes_or_counts_is_refused_before_training(
         (("method=crt", "stage2.teacher=stage1"), r"stage2: no loss or term reads its teacher"),
         (("method=ce", "stage1.teacher=stage1"), r"invalid stage1.teacher=stage1"),
         ((*STUDENT, "stage2.teacher=nowhere"), r"no checkpoint at .*nowhere"),
-        (("method=ce", *AUXILIARY[1:]), r"stage1: term auxiliary needs an auxiliary network"),
-        (("method=ce", AUXILIARY[0]), r"stage1: no loss or term reads its auxiliary"),
+        (("method=ce", *AUXILIARY[1:]), r"stage1: term auxiliary needs auxiliary_logits, and no module gives it"),
+        (("method=ce", AUXILIARY[0]), r"stage1: nothing reads what its module auxiliary gives"),
         (
-            ("method=crt", *(text.replace("stage1", "stage2") for text in AUXILIARY), "stage2.init.auxiliary=stage1"),
-            r"stage2: its auxiliary network continues that of stage 1, which has none",
+            (
+                "method=crt",
+                *(text.replace("stage1", "stage2") for text in AUXILIARY),
+                "+stage2.modules.auxiliary.start=stage1",
+            ),
+            r"stage2: its module auxiliary continues that of stage 1, which has none",
         ),
     ],
 )
@@ -128,17 +139,18 @@ def test_what_has_no_teacher_or_no_use_for_one_is_refused(
 
 def test_an_auxiliary_network_learns_continues_in_stage_2_and_is_no_part_of_what_is_evaluated(tmp_path: Path) -> None:
     second = [text.replace("stage1", "stage2") for text in AUXILIARY]
-    run_here(tmp_path / "run", "method=crt", "stage2.epochs=1", *AUXILIARY, *second, "stage2.init.auxiliary=stage1")
+    run_here(
+        tmp_path / "run", "method=crt", "stage2.epochs=1", *AUXILIARY, *second, "+stage2.modules.auxiliary.start=stage1"
+    )
     states: list[dict[str, Any]] = []
     for stage in ("stage1", "stage2"):
         source = checkpoint.read(tmp_path / "run" / stage / "checkpoint.pt")
-        assert source.auxiliary is not None
         assert not any("auxiliary" in name for name in (*source.backbone, *source.classifier))
-        states.append(source.auxiliary)
+        states.append(source.modules["auxiliary"]["state"])
     assert not torch.equal(states[0]["linear.weight"], states[1]["linear.weight"])
 
 
 def test_a_checkpoint_without_auxiliary_network_cannot_stand_for_a_stage_with_one(tmp_path: Path) -> None:
     run_here(tmp_path / "plain", "method=ce", "stage1.epochs=1")
-    with pytest.raises(CheckpointError, match="has no auxiliary network"):
+    with pytest.raises(CheckpointError, match="has no module auxiliary"):
         run_here(tmp_path / "run", "method=ce", *AUXILIARY, f"stage1.checkpoint={tmp_path / 'plain'}")

@@ -1,5 +1,6 @@
 """What a stage's loss does to the logits of each class: pulls from the class's own samples, pushes from all others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
 from ltexp.run_folder import GRADIENTS, write_metrics
+from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
 from ltexp.training.stage import Stage, in_float32
 from ltexp.training.start import load_teacher
@@ -26,7 +28,7 @@ def write_gradients(restored: LoadedStage) -> Path:
     name = restored.stage
     stage = restored.session.config.stages[name]
     session = restored.session.for_stage(stage)
-    loader = session.train_loader(name, stage, restored.model)
+    loader = train_loader(session, name, stage, restored.model)
     teacher = load_teacher(session, stage)
     module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teacher, loader)
     objective = module.objective.to(session.device)
@@ -35,12 +37,11 @@ def write_gradients(restored: LoadedStage) -> Path:
     loader.set_epoch(last)
     sums = torch.zeros(2, session.data.num_classes, dtype=torch.float64, device=session.device)
     for batch in loader:
-        objective.set_progress(last, max(stage.epochs, 1), batch.step)
         with torch.no_grad(), autocast(session.config.trainer.precision, session.device):
-            output = module.answer(batch.inputs)
+            output = module.output_of(batch.inputs, batch.labels)
         output = in_float32(output)
         output.logits.requires_grad_()
-        loss = objective(output, batch.labels)
+        loss = objective(output, batch.labels, replace(module.context_of(batch), max_epochs=max(stage.epochs, 1)))
         (gradient,) = torch.autograd.grad(loss, output.logits, allow_unused=True) if loss.requires_grad else (None,)
         if gradient is None:
             raise ConfigError(f"{name}: its loss does not read the logits, so it has no gradient by class")

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.errors import ConfigError
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part
 from ltexp.models.cost import Cost, cost_of
 from ltexp.models.model import Model
+from ltexp.models.module import Wiring, present
 from ltexp.run_folder import CHECKPOINT, FEATURES
 from ltexp.training import checkpoint
 from ltexp.training.feature_stage import generated_examples
-from ltexp.training.objective import Objective
 from ltexp.training.predict import extract_features, predict
 from ltexp.training.session import Session, pick_device
+from ltexp.training.start import load_module
 
 
 @dataclass
@@ -29,19 +30,17 @@ class LoadedStage:
         session: of its run.
         stage: stage1 or stage2.
         model: on the device, in eval mode.
-        logit_scale: what turns its logits into those of the softmax.
     """
 
     session: Session
     stage: str
     model: Model
-    logit_scale: float
 
     def measure(self) -> dict[str, Any]:
         """Metrics on the test split, in percent."""
         loader = self.session.evaluation_loader(self.session.data.test)
         predictions = predict(self.model, loader, self.session.config.trainer.precision)
-        metrics, _ = self.session.measure(predictions.logits, predictions.labels, self.logit_scale)
+        metrics, _ = self.session.metrics(predictions.logits, predictions.labels, self.model.logit_scale)
         return metrics
 
     def cost(self) -> Cost:
@@ -66,8 +65,10 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     settings = config.stages[stage]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
-    model = session.fresh_model(stage, replace(settings, auxiliary={}), loads=True)  # that is for training alone
+    model = session.fresh_model(stage, replace(settings, modules=kept_modules(settings)), loads=True)
     load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")
+    for name in model.attached:
+        load_module(model, name, source, str(folder / stage))
     if classifier is None:
         load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
     else:
@@ -82,8 +83,14 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     session.fit_classifier(model)
     # a linear classifier over a cosine one has logits of its own, which the stage's loss never scaled
     kept = classifier is None or model.classifier.kind == "cosine"
-    scale = Objective(settings, session.class_counts).logit_scale if kept else 1.0
-    return LoadedStage(session, stage, model, scale)
+    if not kept:
+        model.logit_scale = 1.0
+    return LoadedStage(session, stage, model)
+
+
+def kept_modules(stage: StageConfig) -> dict[str, Any]:
+    """The nodes of those modules that are a part of the trained model; the others are for training alone."""
+    return {name: node for name, node in present(stage.modules).items() if Wiring.of(node).keep}
 
 
 def write_features(restored: LoadedStage) -> Path:

@@ -7,19 +7,21 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ltexp.config.require import require, within
+from ltexp.config.require import require, require_choice, within
 from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
     COMPILE_BACKENDS,
-    PARTS,
+    MODULE_KEYS,
     PRECISIONS,
     Config,
     StageConfig,
+    Stream,
 )
 from ltexp.config.signature import accepted_keywords, fits
 from ltexp.errors import ConfigError, UnknownKeyError
 
+MODULE = re.compile(r"stage\d+\.modules\.[^.]+")
 HOST_PORT = re.compile(r"[^\s:]+:\d+|\[[\da-fA-F:]+\]:\d+")  # a name or an address; IPv6 in brackets
 
 
@@ -31,8 +33,8 @@ def check_values(config: Config) -> None:
     """
     require(config.seed >= 0, "seed", config.seed, "a whole number of 0 or more")
     trainer = config.trainer
-    require(trainer.accelerator in ACCELERATORS, "trainer.accelerator", trainer.accelerator, " | ".join(ACCELERATORS))
-    require(trainer.precision in PRECISIONS, "trainer.precision", trainer.precision, " | ".join(PRECISIONS))
+    require_choice("trainer.accelerator", trainer.accelerator, ACCELERATORS)
+    require_choice("trainer.precision", trainer.precision, PRECISIONS)
     for name in ("devices", "num_nodes", "accumulate", "checkpoint_every", "log_every"):
         require(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
     require(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (never) or more")
@@ -46,8 +48,7 @@ def check_values(config: Config) -> None:
     require(not synchronised, "trainer.sync_batch_norm", True, "false: it needs several GPUs (trainer.devices)")
     half = trainer.precision == "16-mixed" and trainer.accelerator == "cpu"
     require(not half, "trainer.precision", "16-mixed", "bf16-mixed or 32-true: fp16 with loss scaling needs a GPU")
-    backends = " | ".join(COMPILE_BACKENDS)
-    require(trainer.compile_backend in COMPILE_BACKENDS, "trainer.compile_backend", trainer.compile_backend, backends)
+    require_choice("trainer.compile_backend", trainer.compile_backend, COMPILE_BACKENDS)
     _check_backbone(config)
     few, many = config.evaluation.few_shot_below, config.evaluation.many_shot_above
     require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
@@ -94,16 +95,47 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         )
     power = stage.feature_power
     require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
-    require(stage.batch_norm in BATCH_NORMS, f"{name}.batch_norm", stage.batch_norm, " | ".join(BATCH_NORMS))
-    for part in PARTS:
-        start = getattr(stage.init, part)
-        require(name != "stage1" or start != "stage1", f"{name}.init.{part}", start, "fresh or a path")
+    require_choice(f"{name}.batch_norm", stage.batch_norm, BATCH_NORMS)
+    for part, start in stage.starts.items():
+        key = f"{name}.{part}.start" if part.startswith("modules.") else f"{name}.init.{part}"
+        require(name != "stage1" or start != "stage1", key, start, "fresh or a path")
+    for stream_name, stream in stage.streams.items():
+        _check_stream(f"{name}.streams.{stream_name}", stream, world_size)
+    for module, node in stage.modules.items():
+        _check_module(f"{name}.modules.{module}", module, node)
     for term_name, term in stage.terms.items():
         key = f"{name}.terms.{term_name}.weight"
         require(0 <= term.weight < math.inf, key, term.weight, "a number of 0 or more")
+        known = " | ".join(["null", *stage.streams])
+        there = term.stream is None or term.stream in stage.streams
+        require(there, f"{name}.terms.{term_name}.stream", term.stream, f"{known} (of {name}.streams)")
     if name == "stage1":
         require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
+
+
+def _check_stream(key: str, stream: Stream, world_size: int) -> None:
+    if not stream.sampler.get("_target_"):
+        raise ConfigError(f"{key} has no sampler: choose it with +sampler@{key}.sampler=NAME")
+    size = stream.batch_size
+    whole = size is None or (size >= 1 and size % world_size == 0)
+    require(whole, f"{key}.batch_size", size, f"null (the stage's), or a multiple of the {world_size} devices")
+    each = stream.held_out.per_class if stream.held_out else 1
+    require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
+
+
+def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:
+    taken = name in ("backbone", "classifier") or not name.isidentifier()
+    require(not taken, f"{key.rpartition('.')[0]} name", name, "a name of letters, digits and _ of its own")
+    for own in ("reads", "gives"):
+        value = node.get(own) or []
+        names = isinstance(value, list) and all(isinstance(field, str) for field in value)
+        require(names, f"{key}.{own}", value, "a list of names, or null for the class's own")
+    for own in ("trainable", "detached", "keep"):
+        value = node.get(own)
+        require(value is None or isinstance(value, bool), f"{key}.{own}", value, "true or false")
+    start = node.get("start") or "fresh"
+    require(isinstance(start, str), f"{key}.start", start, "fresh, stage1 or a path")
 
 
 def check_keywords(node: Any, path: str = "") -> None:
@@ -117,8 +149,10 @@ def check_keywords(node: Any, path: str = "") -> None:
     target = node.get("_target_")
     accepted = accepted_keywords(target) if isinstance(target, str) else None
     if accepted is not None:
+        reserved = MODULE_KEYS if MODULE.fullmatch(path) else ()
         for key, value in node.items():
-            _check_keyword(str(key), value, accepted, path)
+            if key not in reserved:
+                _check_keyword(str(key), value, accepted, path)
     for key, child in node.items():
         check_keywords(child, f"{path}.{key}".lstrip("."))
 

@@ -5,12 +5,13 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ltexp.config import Config
+from ltexp.config import Config, StageConfig
+from ltexp.config.lightning import material_callbacks, material_lightning
 
 # what changes where or how a run is shown or kept, but not what it computes
 _IMMATERIAL = {
     "dataset": ("workers",),
-    "": ("resume", "paths", "stage_cache", "logger", "overrides", "choices"),
+    "": ("resume", "paths", "stage_cache", "logger", "callbacks", "overrides", "choices"),
     "evaluation": ("every", "figures"),
     "trainer": ("progress", "log_every", "checkpoint_every", "rendezvous"),
 }
@@ -24,15 +25,37 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
+def stage_identity(stage: StageConfig) -> dict[str, Any]:
+    """A stage's config for a hash, in the form of the first records wherever it says what those could say."""
+    plain = asdict(stage)
+    for key, usual in {"modules": {}, "streams": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
+        if plain[key] == usual:
+            del plain[key]
+    for term in plain["terms"].values():
+        if term["stream"] is None:
+            del term["stream"]
+    if plain["schedule"].get("interval") == "epoch":
+        del plain["schedule"]["interval"]
+    plain["auxiliary"] = {"_target_": None}  # now one of the modules
+    plain["init"]["auxiliary"] = "fresh"
+    plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}
+    return plain
+
+
 def material(config: Config) -> dict[str, Any]:
     """The parts of a config that change what it computes."""
-    plain = asdict(config)
+    plain = asdict(config) | {name: stage_identity(stage) for name, stage in config.stages.items()}
     for section, keys in _IMMATERIAL.items():
         for key in keys:
             (plain[section] if section else plain).pop(key, None)
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:
             del plain["trainer"][key]
+    del plain["trainer"]["lightning"]
+    plain["trainer"] |= material_lightning(config.trainer)
+    if callbacks := material_callbacks(config.callbacks):  # by the measurements they are shown, too
+        plain["callbacks"] = callbacks
+        plain["evaluation"]["every"] = config.evaluation.every
     return plain
 
 

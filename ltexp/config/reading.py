@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ltexp.config.checks import check_keywords, check_values
+from ltexp.config.lightning import check_lightning, own_callbacks, typed_trainer
+from ltexp.config.moved import in_todays_keys
 from ltexp.config.schema import Config, StageConfig
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -21,6 +23,9 @@ def to_config(container: dict[str, Any]) -> Config:
     """
     if container.get("stage1") is None:
         raise ConfigError("stage1 is null: a run has at least a stage 1; leave out `stage1=null`")
+    trainer = container.get("trainer") or {}
+    callbacks = container.get("callbacks", own_callbacks(trainer))
+    container = container | {"trainer": typed_trainer(trainer), "callbacks": callbacks or {}}
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), container)
         config = OmegaConf.to_object(merged)
@@ -31,6 +36,7 @@ def to_config(container: dict[str, Any]) -> Config:
     assert isinstance(config, Config)
     check_keywords(container)
     check_values(config)
+    check_lightning(config)
     return config
 
 
@@ -44,7 +50,7 @@ def load(path: Path) -> Config:
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """The content of a run's config.yaml, as it is.
+    """The content of a run's config.yaml, in today's keys.
 
     Raises:
         ConfigError: if the file is missing or damaged.
@@ -57,7 +63,7 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(container, dict):
         raise ConfigError(f"{path} is not the config of a run")
-    return {str(key): value for key, value in container.items()}
+    return in_todays_keys({str(key): value for key, value in container.items()})
 
 
 def _wrong_value(error: OmegaConfBaseException) -> str:

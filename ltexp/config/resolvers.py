@@ -1,10 +1,25 @@
-"""Interpolations that conf/ may use: settings that depend on the imbalance ratio, the backbone or the dataset."""
+"""Interpolations for conf/: what a recipe says, and settings that depend on the imbalance ratio or the backbone."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
+
+
+def recipe(key: str, otherwise: Any, *, _parent_: Container) -> Any:
+    """Resolver `${recipe:lr,0.1}`: what the recipe of the stage says of `lr`, else the run's, else 0.1.
+
+    A dataset's recipe, or a paper's settings, say in a stage's `recipe` what belongs to the data; a choice reads what
+    it knows of it, wherever in the stage it stands.
+    """
+    node: Any = _parent_
+    while node is not None:
+        said = node.get("recipe") if isinstance(node, DictConfig) else None
+        if isinstance(said, Mapping | DictConfig) and key in said:
+            return said[key]
+        node = node._get_parent()
+    return otherwise
 
 
 def by_imbalance_ratio(table: Mapping[int, Any], *, _root_: DictConfig) -> Any:
@@ -24,11 +39,6 @@ def by_backbone(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
     return table.get(str(OmegaConf.select(_root_, "choices.backbone")), table["other"])
 
 
-def by_dataset(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    """Resolver `${by_dataset:{inat18:0.2, other:1.0}}`: the entry of the chosen dataset, or of `other`."""
-    return table.get(str(OmegaConf.select(_root_, "choices.dataset")), table["other"])
-
-
+OmegaConf.register_new_resolver("recipe", recipe, replace=True)
 OmegaConf.register_new_resolver("by_imbalance_ratio", by_imbalance_ratio, replace=True)
 OmegaConf.register_new_resolver("by_backbone", by_backbone, replace=True)
-OmegaConf.register_new_resolver("by_dataset", by_dataset, replace=True)

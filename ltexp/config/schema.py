@@ -15,26 +15,24 @@ COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 ACCELERATORS = ("auto", "cpu", "gpu")
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
 FILES_OF_A_DATASET = ("leave_out", "cache")  # keys of a dataset that may name a file or folder
-PARTS = ("backbone", "classifier", "auxiliary")  # of a stage's model
+# of a module's node, beside its `_target_` and own keywords (ltexp.models.module.Wiring)
+MODULE_KEYS = ("reads", "gives", "start", "trainable", "detached", "keep")
 
 
 @dataclass
 class Init:
-    """Where a stage's parts start from: `fresh`, `stage1`, or the path of a run's folder or a checkpoint file."""
+    """Where backbone and classifier start from: `fresh`, `stage1`, or the path of a run's folder or checkpoint file."""
 
     backbone: str = "fresh"
     classifier: str = "fresh"
-    auxiliary: str = "fresh"
 
 
 @dataclass
 class Trainable:
-    """Which parts learn; `batch_norm` governs the batch norms apart from this."""
+    """Whether backbone and classifier learn; `batch_norm` governs the batch norms apart from this."""
 
     backbone: bool = True
     classifier: bool = True
-    auxiliary: bool = True
-    backbone_from_auxiliary: bool = True  # whether the auxiliary network's losses train the backbone as well
 
 
 @dataclass
@@ -43,6 +41,24 @@ class Term:
 
     weight: float = 1.0
     loss: dict[str, Any] = field(default_factory=dict)
+    stream: str | None = None  # the stream it is computed on; null: the stage's own batch
+
+
+@dataclass
+class HeldOut:
+    """Training images that only a stream shows: the last `per_class` of each class, whose order was drawn at random."""
+
+    per_class: int = MISSING
+
+
+@dataclass
+class Stream:
+    """Further batches of a stage, beside its own."""
+
+    sampler: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)  # empty: the stage's
+    batch_size: int | None = None  # null: the stage's
+    held_out: HeldOut | None = None  # null: it shows the stage's own training set
 
 
 @dataclass
@@ -59,18 +75,26 @@ class StageConfig:
     features: dict[str, Any] = field(default_factory=dict)
     feature_power: float = 1.0
     classifier: dict[str, Any] = field(default_factory=dict)
-    auxiliary: dict[str, Any] = field(default_factory=dict)
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher: str | None = None
     loss: dict[str, Any] = field(default_factory=dict)
     loss_weight: float = 1.0
     terms: dict[str, Term] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
     reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
     sampler: dict[str, Any] = field(default_factory=dict)
     mixing: dict[str, Any] = field(default_factory=dict)
+    step: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.training.steps.Standard"})
     optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     lr_factors: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+
+    @property
+    def starts(self) -> dict[str, str]:
+        """Where each part of the stage's model starts from, by the part's key."""
+        modules = {f"modules.{name}": str(node.get("start") or "fresh") for name, node in self.modules.items()}
+        return {"backbone": self.init.backbone, "classifier": self.init.classifier, **modules}
 
 
 @dataclass
@@ -91,6 +115,7 @@ class TrainerConfig:
     checkpoint_every: int = 1
     log_every: int = 50
     progress: bool = True
+    lightning: dict[str, Any] = field(default_factory=dict)  # further keywords of Lightning's Trainer, unless as usual
 
     @property
     def world_size(self) -> int:
@@ -135,7 +160,8 @@ class Config:
     stage_cache: StageCacheConfig = field(default_factory=StageCacheConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)  # by name, or one alone
+    callbacks: dict[str, Any] = field(default_factory=dict)  # by name; null: switched off
     dataset: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
     stage1: StageConfig = field(default_factory=StageConfig)

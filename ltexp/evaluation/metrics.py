@@ -1,6 +1,7 @@
 """Accuracy overall, by shot and by class, calibration and confusion of a set of predictions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ _CHUNK = 4096  # rows at a time: float64 copies of 8142 classes would fill the m
 CONFUSION_LIMIT = 256  # classes; a larger matrix is left to predictions.npz
 
 
-def merge_predictions(parts: Sequence[tuple[Ints, Floats, Ints]], size: int | None = None) -> tuple[Ints, Floats, Ints]:
+def merge_predictions(
+    parts: Sequence[tuple[Ints, Floats, Ints]], size: int | None = None, whole: bool = True
+) -> tuple[Ints, Floats, Ints]:
     """(index, values, labels) of all processes in index order; a sample that came twice counts once.
 
     Args:
         parts: for each process index (n,) in the split, from 0, values (n, ...) and labels (n,).
         size: samples of the split, N; None: one more than the highest index.
+        whole: whether all samples of the split must be there.
 
     Raises:
         DataError: without any sample.
@@ -33,7 +37,7 @@ def merge_predictions(parts: Sequence[tuple[Ints, Floats, Ints]], size: int | No
     index, values, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     unique, first = np.unique(index, return_index=True)
     expected = np.arange(unique[-1] + 1 if size is None else size)
-    if not np.array_equal(unique, expected):
+    if whole and not np.array_equal(unique, expected):
         missing, foreign = np.setdiff1d(expected, unique), np.setdiff1d(unique, expected)
         which = f"missing {missing[:5].tolist()}" if len(missing) else f"not of the split {foreign[:5].tolist()}"
         raise RuntimeError(f"predictions for {len(unique)} of {len(expected)} samples; {which}")
@@ -111,3 +115,22 @@ def measure(
         "confusion": confusion_matrix(labels, predictions, len(counts)).tolist() if small else None,
     }
     return metrics, details
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """By which rules a run measures predictions.
+
+    Attributes:
+        class_counts: (C,), the training images of each class that tell many, medium and few shot.
+        rule: of the shot groups.
+        bins: of the calibration errors.
+    """
+
+    class_counts: Ints
+    rule: ShotRule
+    bins: int = 15
+
+    def __call__(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Metrics in percent and their details, see `measure`."""
+        return measure(logits, labels, self.class_counts, self.rule, self.bins, logit_scale)

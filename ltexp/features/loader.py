@@ -37,10 +37,11 @@ class FeatureLoader(Loader[Split]):
         model: whose backbone extracts, and whose classifier is scored.
         source: of the generated features, started.
         precision: as in `trainer.precision`.
-        logit_scale: what turns the classifier's logits into those of its softmax.
         class_names: for messages.
         settings: see `Loader`.
     """
+
+    feeds_classifier = True
 
     def __init__(
         self,
@@ -51,13 +52,12 @@ class FeatureLoader(Loader[Split]):
         model: Model,
         source: ExtractedFeatures,
         precision: str,
-        logit_scale: float,
         class_names: Sequence[str],
         **settings: Any,
     ) -> None:
         super().__init__(split, **settings)
         self._images, self._scored = images, scored
-        self._model, self._precision, self._logit_scale = model, precision, logit_scale
+        self._model, self._precision = model, precision
         self.source, self._class_names = source, class_names
         self._steps = max(1, CHUNK // (model.backbone.feature_dim * self.batch_size))
         self._bank: FeatureBank
@@ -74,7 +74,7 @@ class FeatureLoader(Loader[Split]):
         self._bank = FeatureBank(*extract(self._model, self._images, self._precision, self._class_names))
         self._generation = self.source.plan(self._bank, epoch, self._seed)
 
-    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
         return self._bank.features[self._bank.place[index]]
 
     def _batch_inputs(self, step: int, rows: slice) -> Tensor:
@@ -124,7 +124,7 @@ class FeatureLoader(Loader[Split]):
     def end_epoch(self, epoch: int) -> None:
         """Tells the source how each class does on the samples that keep the score."""
         if self._scored is not None:
-            score = class_scores(self._model, self._scored, self._precision, self._logit_scale)
+            score = class_scores(self._model, self._scored, self._precision)
             self.source.end_epoch(epoch, score)
 
     def state(self) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def _first(marked: Tensor, labels: Tensor, class_names: Sequence[str]) -> str:
     return name_class(int(labels[marked.nonzero()[0, 0]]), class_names)
 
 
-def class_scores(model: Model, loader: Loader[Any], precision: str, logit_scale: float) -> Tensor:
+def class_scores(model: Model, loader: Loader[Any], precision: str) -> Tensor:
     """(C,) float64 mean probability of the true class over the samples of each class, NaN for a class without any.
 
     Sums over all processes in float64, so that shares cannot be seen.
@@ -191,7 +191,8 @@ def class_scores(model: Model, loader: Loader[Any], precision: str, logit_scale:
     with evaluating(model), autocast(precision, loader.device):
         for batch in loader:
             if batch.share > 0:
-                logits = logit_scale * model(batch.inputs).logits.double()
+                output = model(batch.inputs)
+                logits = output.logit_scale * output.logits.double()
                 right = logits.softmax(1).gather(1, batch.labels[:, None]).squeeze(1)
                 sums[0].index_add_(0, batch.labels, right)
                 sums[1].index_add_(0, batch.labels, torch.ones_like(right))

@@ -1,18 +1,19 @@
 """Says in one line what was wrong with a command line, with the nearest name that exists."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config.path import conf_dir
-from ltexp.errors import LtexpError
+from ltexp.config.composer import compose
+from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 
 
@@ -30,6 +31,19 @@ def explain(error: Exception, arguments: list[str]) -> str:
     return _first_line(error)
 
 
+@contextmanager
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """Within the block whatever is wrong with `overrides` is raised in one line.
+
+    Raises:
+        ConfigError: in the place of Hydra's and OmegaConf's errors.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, list(overrides))) from None
+
+
 def _composition(error: ConfigCompositionException, arguments: list[str]) -> str:
     found = re.search(r"[Cc]ould not override '([^']+)'", str(error))
     if not found:
@@ -39,7 +53,7 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     if "@" in key or "/" in key:
         return unknown_name("choice", key, groups)
     if (none := _null_parent(config, key)) is not None:
-        return f"'{key}' cannot be set: {none} is null here (a method of one stage has no stage2)"
+        return f"'{key}' has no effect: {none} is null here (the method has no {none})"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and "not in" not in str(cause):
         return f"{key}: {_first_line(cause)}"
@@ -52,20 +66,27 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
 
 def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
     """The config that the readable choices among `arguments` compose to, and the names of its groups."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        plain = compose("config", return_hydra_config=True)
-        groups = [key for key in plain.hydra.runtime.choices if "hydra/" not in key]
-        readable = [text for text in arguments if "=" in text and not text.startswith("-")]
-        chosen = [
-            part.input_line or ""
-            for part in OverridesParser.create().parse_overrides(readable)
-            if not part.is_sweep_override() and part.get_key_element().lstrip("+") in groups
-        ]
-        try:
-            return compose("config", overrides=chosen), groups
-        except (HydraException, OmegaConfBaseException):
-            return plain, groups
+    further = config_dirs(arguments)
+    plain = compose([], further)
+    groups = [str(key) for key in plain.hydra.runtime.choices if "hydra/" not in str(key)]
+    readable = [text for text in arguments if "=" in text and not text.startswith("-")]
+    chosen = [
+        part.input_line or ""
+        for part in OverridesParser.create().parse_overrides(readable)
+        if not part.is_sweep_override() and part.get_key_element().lstrip("+") in groups
+    ]
+    try:
+        return compose(chosen, further), groups
+    except (LtexpError, HydraException, OmegaConfBaseException):
+        return plain, groups
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """The folders that `--config-dir` names among the arguments of a command line."""
+    flags = ("--config-dir", "-cd")
+    found = [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
+    found += [after for flag, after in pairwise(arguments) if flag in flags]
+    return [Path(name) for name in found]
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
@@ -18,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig
 from ltexp.config.build import build
+from ltexp.config.composer import LayeredLoader, products
+from ltexp.config.lightning import check_monitored, trainer_config
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
@@ -36,7 +36,7 @@ class ValidateAndFreeze(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
             frozen = freeze(config)
-            check_devices(TrainerConfig(**frozen["trainer"]))
+            check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -54,19 +54,29 @@ class ValidateAndFreeze(Callback):
             return  # a search chooses its next jobs by the results of the last; each is checked when it starts
         loader = GlobalHydra.instance().config_loader()
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
-        parsed = OverridesParser.create(loader).parse_overrides([*swept, *config.hydra.overrides.task])
-        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        jobs = products([*swept, *config.hydra.overrides.task])
         frozen: list[dict[str, Any]] = []
         for number, overrides in enumerate(jobs):
             try:
-                frozen.append(freeze(loader.load_sweep_config(config, list(overrides))))
+                _say_what_is_left_out(loader, number, overrides)
+                frozen.append(freeze(loader.load_sweep_config(config, overrides)))
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
-            except LtexpError as error:
-                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {error}") from None
-        _check_places([TrainerConfig(**job["trainer"]) for job in frozen], config.hydra.launcher._target_)
+            except (LtexpError, HydraException, OmegaConfBaseException) as error:
+                reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
+                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {reason}") from None
+        _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def _say_what_is_left_out(loader: Any, number: int, overrides: list[str]) -> None:
+    """One line for what a sweep sets on a stage that the method of one of its jobs does not have."""
+    assert isinstance(loader, LayeredLoader)
+    kept, left_out = loader.without_absent(overrides)
+    if left_out:
+        stages = " and ".join(sorted({stage for text in left_out if (stage := loader.stage_of(text))}))
+        print(f"job {number} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out", flush=True)
 
 
 def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
@@ -98,7 +108,11 @@ def check_data(frozen: dict[str, Any]) -> None:
     Raises:
         LtexpError: if the data is missing, damaged, or too little for what the config asks of it.
     """
-    require_present(build(frozen["dataset"], root=frozen["paths"]["data"], path="dataset"))
+    data = build(frozen["dataset"], root=frozen["paths"]["data"], path="dataset")
+    require_present(data)
+    stages = {name: frozen[name]["epochs"] for name in ("stage1", "stage2") if frozen.get(name)}
+    trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
+    check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class AuxiliarySoftLabels(Loss):
             Eq. 6 as printed has no such factor.
         detach_target: whether the auxiliary network is a target only. Default True (FRSKD); False: it also moves
             towards the classifier.
-        scale: see `Loss`; of the classifier's logits.
+        scale: of the classifier's logits. Default null: that of the model's output.
 
     Raises:
         ConfigError: a temperature that is not positive.
@@ -55,7 +55,7 @@ class AuxiliarySoftLabels(Loss):
         temperature: float = 4.0,
         squared_factor: bool = True,
         detach_target: bool = True,
-        scale: float = 1.0,
+        scale: float | None = None,
     ) -> None:
         super().__init__(class_counts, scale)
         require(temperature > 0, "temperature", temperature, "a number above 0")

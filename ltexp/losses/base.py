@@ -1,9 +1,10 @@
 """What every loss has in common: class counts, progress of training, scale, and the reduction over a batch.
 
-A new loss is usually one method, `per_sample`. A loss with a term that is not a sum over samples overrides `forward`.
+A new loss is usually one method, `per_sample`, or `per_sample_in_context` where it depends on the progress of training.
+A loss with a term that is not a sum over samples overrides `forward`.
 """
 
-from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,33 +12,34 @@ from torch import Tensor, nn
 
 from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
-from ltexp.distributed import active, rank, sum_over_ranks, world_size
+from ltexp.distributed import active, sum_over_ranks
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 
-class Loss(nn.Module, ABC):
+class Loss(nn.Module):
     """Base of the losses: `loss(output, target)` is a scalar, computed in float32 whatever comes in.
+
+    What else a loss may know of its batch is a third argument, a `BatchContext`. Without it a loss takes what it is
+    given for the whole batch, at the progress that `set_progress` told last.
 
     Args:
         class_counts: (C,) int64, training images of each class, in any order of size.
         scale: multiplies the logits before anything else. 1 for linear classifiers; for cosine classifiers, whose
-            logits lie in [-1, 1], the temperature that the field calls s (often 30 on CIFAR).
+            logits lie in [-1, 1], the temperature that the field calls s (often 30 on CIFAR). None: that of the
+            model's output (`ModelOutput.logit_scale`), for a term beside a loss that has one.
 
     Attributes:
         classifier: the kind of classifier the loss is defined for, "any" or "cosine" (plain cosines as logits).
-        needs: the fields of `ModelOutput` that the loss reads beside logits and features, such as "teacher_logits"; and
-            "features" if the loss takes one a sample, which experts do not have. A stage that cannot fill them
-            is refused before any data is read.
+        needs: what the loss reads of the model's output beside logits and features: fields of `ModelOutput` such as
+            "teacher_logits", or names in its `extra`; and "features" if the loss takes one a sample, which experts do
+            not have. A stage that cannot fill them is refused before any data is read.
+        streams: the stage's further batches that the loss reads (`BatchContext.streams`).
         reads_labels: whether the loss depends on the labels; False for a term that a mixed batch, whose loss is of two
             labels, need not compute twice.
-        takes_class_weights: whether a stage may set `class_weights` (deferred re-weighting); False for a loss whose
-            `forward` has no use for them.
+        takes_class_weights: whether a stage may weight it by class (deferred re-weighting); False for a loss whose
+            `forward` has no use for that.
         class_weights: (C,) float32 summing to C when the loss weights its samples by class, else None.
-        seed: of the loss's own random draws, if it makes any; a stage sets it to its own, which follows the run's.
-        share: what the current batch of this process counts for, its rows over the mean number of rows a process; set
-            by the stage when several processes train. None: every row that the loss is given counts.
-        part: which of this process's rows of the batch the current call holds; all of them unless gradients accumulate.
-        batch_labels: (n,) the labels of all of these rows, of which `target` is that part. None: `target` is all.
 
     Raises:
         ConfigError: unusable class counts, or a scale that is not positive.
@@ -45,24 +47,21 @@ class Loss(nn.Module, ABC):
 
     classifier: ClassVar[str] = "any"
     needs: ClassVar[frozenset[str]] = frozenset()
+    streams: ClassVar[frozenset[str]] = frozenset()
     reads_labels: ClassVar[bool] = True
     takes_class_weights: ClassVar[bool] = True
 
     class_counts: Tensor
     class_weights: Tensor | None
 
-    def __init__(self, class_counts: Tensor, scale: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, scale: float | None = 1.0) -> None:
         super().__init__()
-        require(scale > 0, "scale", scale, "a number above 0")
+        require(scale is None or scale > 0, "scale", scale, "a number above 0")
         # Not persistent: they follow from the data, so a checkpoint does not carry a second truth.
         self.register_buffer("class_counts", checked_class_counts(class_counts), persistent=False)
         self.register_buffer("class_weights", None, persistent=False)
-        self.scale = scale
-        self.share: float | None = None
-        self.part = slice(None)
-        self.batch_labels: Tensor | None = None
-        self.seed = 0
-        self.epoch, self.max_epochs, self.step = 0, 1, 0
+        self.scale, self.takes_scale_of_output = 1.0 if scale is None else scale, scale is None
+        self._progress = BatchContext()
 
     @property
     def num_classes(self) -> int:
@@ -74,15 +73,22 @@ class Loss(nn.Module, ABC):
         """Factor that turns the classifier's logits into those whose softmax is the prediction."""
         return self.scale
 
+    def check_epochs(self, epochs: int) -> None:
+        """Refuses settings that name a point of time which a stage of `epochs` epochs, 1 or more, does not reach.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+
     def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
-        """Tell where training is, for curricula, deferred schedules and keyed draws.
+        """Tell where training is, for curricula, deferred schedules and keyed draws of calls without a context.
 
         Args:
             epoch: the current epoch, from 0.
             max_epochs: epochs of the stage.
             step: the current step within the epoch, from 0.
         """
-        self.epoch, self.max_epochs, self.step = epoch, max_epochs, step
+        self._progress = BatchContext(epoch=epoch, max_epochs=max_epochs, step=step)
 
     def end_epoch(self) -> None:
         """Called after the last step of every epoch, on every process, for a loss that learns from one to the next."""
@@ -90,34 +96,40 @@ class Loss(nn.Module, ABC):
     def logits(self, output: ModelOutput) -> Tensor:
         """(B, C) float32 logits of `output`, scaled."""
         logits = output.logits.float()
-        return logits if self.scale == 1.0 else self.scale * logits
+        scale = output.logit_scale if self.takes_scale_of_output else self.scale
+        return logits if scale == 1.0 else scale * logits
 
-    @abstractmethod
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
-        """(B,) float32 loss of each sample, without class weights; `target` is (B,) int64."""
+        """(B,) float32 loss of each sample, without weights; `target` is (B,) int64."""
+        raise NotImplementedError
 
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
-        """The scalar loss of a batch: the mean over samples, weighted if the loss has class weights."""
-        losses = self.per_sample(output, target)
-        if self.class_weights is None:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
+        """`per_sample` of a loss that also depends on the progress of training, or makes draws."""
+        return self.per_sample(output, target)
+
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
+        """The scalar loss of a batch: the mean over samples, weighted if there are weights of classes or samples."""
+        context = self.known(context)
+        return self.reduce(self.per_sample_in_context(output, target, context), target, context)
+
+    def known(self, context: BatchContext | None) -> BatchContext:
+        """The context of a call: the one given, or one of the last progress told, calls since then counted."""
+        if context is None:
+            context = self._progress
+            self._progress = replace(context, call=context.call + 1)
+        return context
+
+    def weights_by_class(self, context: BatchContext) -> Tensor | None:
+        """(C,) weights that hold: the stage's, or the loss's own, or None."""
+        return self.class_weights if context.class_weights is None else context.class_weights
+
+    def reduce(self, losses: Tensor, target: Tensor, context: BatchContext) -> Tensor:
+        """The mean of (B,) losses times sample weights, weighted by class over the mean weight of the global batch."""
+        losses, weights = context.weighted(losses), self.weights_by_class(context)
+        if weights is None:
             return losses.mean()
-        return self.class_weighted_mean(losses, target)
-
-    def class_weighted_mean(self, losses: Tensor, target: Tensor) -> Tensor:
-        """The mean of (B,) losses weighted by class, over the mean weight of the whole global batch."""
-        assert self.class_weights is not None
-        whole = None if self.batch_labels is None else self.class_weights[self.batch_labels]
-        return weighted_mean(losses, self.class_weights[target], self.share, whole)
-
-    def drawn_size(self, rows: int) -> int:
-        """How many rows a draw for the global batch has, of which the current call holds `rows`."""
-        own = rows if self.batch_labels is None else len(self.batch_labels)
-        # share = own * processes / size (see `Batch`); it is 0 for a stand-in row, whose draws do not matter
-        return round(own * world_size() / self.share) if self.share else own * world_size()
-
-    def drawn_here(self, drawn: Tensor) -> Tensor:
-        """Of what was drawn for the global batch (`drawn_size`, ...) the rows that the current call holds."""
-        return drawn[rank() :: world_size()][self.part]
+        whole = None if context.labels is None else weights[context.labels]
+        return weighted_mean(losses, weights[target], context.share, whole)
 
 
 def weighted_mean(
@@ -132,7 +144,7 @@ def weighted_mean(
     Args:
         per_sample: (n,) losses of this process's rows.
         weight: (n,) non-negative weights of the same rows.
-        share: as `Loss.share`; it must be given where a process without rows holds a stand-in row (share 0).
+        share: as `BatchContext.share`; it must be given where a process without rows holds a stand-in row (share 0).
         whole: the weights of all of this process's rows, of which the rows here are a part. None: they are all.
     """
     whole = weight if whole is None else whole

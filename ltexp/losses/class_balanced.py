@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from ltexp.config.require import require, require_choice
+from ltexp.losses.context import BatchContext
 from ltexp.losses.focal import Focal, Form, Probability
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -74,8 +75,9 @@ class ClassBalanced(ClassBalancedFocal):
         require_choice("divide_by", divide_by, DIVISIONS)
         self.divide_by = "batch" if form == "sigmoid" else divide_by
 
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The weighted mean of the batch."""
+        context = self.known(context)
         if self.divide_by == "batch":
-            return super().forward(output, target)
-        return self.class_weighted_mean(self.per_sample(output, target), target)
+            return super().forward(output, target, context)
+        return self.reduce(self.per_sample(output, target), target, context)

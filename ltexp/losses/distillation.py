@@ -11,6 +11,7 @@ from ltexp.config.require import require, require_choice
 from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import inverse_frequency_weights
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -46,7 +47,8 @@ class TeacherDivergence(Loss):
     Args:
         class_counts: (C,) int64.
         temperature: T > 0.
-        scale: of the student's logits z; as its classification loss's. The teacher's come scaled.
+        scale: of the student's logits z. Default null: that of its output, so that a student equal to its teacher has
+            nothing to learn. The teacher's come scaled.
 
     Raises:
         ConfigError: T or the scale not positive.
@@ -55,19 +57,19 @@ class TeacherDivergence(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_logits"})
     reads_labels = False
 
-    def __init__(self, class_counts: Tensor, temperature: float, scale: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, temperature: float, scale: float | None = None) -> None:
         super().__init__(class_counts, scale)
         require(temperature > 0, "temperature", temperature, "a number above 0")
         self.temperature = temperature
 
     @abstractmethod
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """(B, C) log q of the teacher's logits (B, C), float32 and without gradient."""
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) divergences; the labels do not matter."""
         assert output.teacher_logits is not None, "distillation needs a teacher: set stageN.teacher"
-        log_target = self.log_target(output.teacher_logits.detach().float())
+        log_target = self.log_target(output.teacher_logits.detach().float(), context)
         log_prediction = F.log_softmax(self.logits(output) / self.temperature, dim=1)
         return self.temperature**2 * divergence(log_target, log_prediction)
 
@@ -81,10 +83,10 @@ class Distillation(TeacherDivergence):
         scale: see `TeacherDivergence`.
     """
 
-    def __init__(self, class_counts: Tensor, temperature: float = 2.0, scale: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, temperature: float = 2.0, scale: float | None = None) -> None:
         super().__init__(class_counts, temperature, scale)
 
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """log softmax(z / T)."""
         return F.log_softmax(teacher_logits / self.temperature, dim=1)
 
@@ -115,7 +117,7 @@ class BalancedDistillation(TeacherDivergence):
         weighting: Weighting = "effective_number",
         beta: float = 0.9999,
         start: float = 0.0,
-        scale: float = 1.0,
+        scale: float | None = None,
     ) -> None:
         super().__init__(class_counts, temperature, scale)
         require_choice("weighting", weighting, WEIGHTINGS)
@@ -126,9 +128,13 @@ class BalancedDistillation(TeacherDivergence):
         self.register_buffer("weights", weights, persistent=False)
         self.start = start
 
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def check_epochs(self, epochs: int) -> None:
+        """See `Loss`: balancing starts within the stage."""
+        has_started("start", self.start, 0, epochs)
+
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """log of the normalised w softmax(z / T); w = 1 before the start."""
-        started = has_started("start", self.start, self.epoch, self.max_epochs)
+        started = has_started("start", self.start, context.epoch, context.max_epochs)
         weights = self.weights if started else torch.ones_like(self.weights)
         return balanced_log_target(teacher_logits, self.temperature, weights)
 
@@ -149,12 +155,14 @@ class VirtualExamples(TeacherDivergence):
         ConfigError: a power out of range, and as `TeacherDivergence`.
     """
 
-    def __init__(self, class_counts: Tensor, temperature: float = 2.0, power: float = 0.5, scale: float = 1.0) -> None:
+    def __init__(
+        self, class_counts: Tensor, temperature: float = 2.0, power: float = 0.5, scale: float | None = None
+    ) -> None:
         super().__init__(class_counts, temperature, scale)
         require(0 < power <= 1, "power", power, "a number above 0, at most 1")
         self.power = power
 
-    def log_target(self, teacher_logits: Tensor) -> Tensor:
+    def log_target(self, teacher_logits: Tensor, context: BatchContext) -> Tensor:
         """log of the normalised softmax(z / T)^power, which is softmax(power z / T)."""
         return F.log_softmax(teacher_logits * (self.power / self.temperature), dim=1)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ltexp.config.require import require
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import generator
 
@@ -50,29 +51,22 @@ class Equalization(Loss):
         # of the 2^16 values of an int16, all up to `cut` are a share of γ, to 8e-6
         self.cut = round(gamma * 2**16) - 1 - 2**15
         self.draws_anything = self.cut >= -(2**15) and bool(rare.any())
-        self.calls = 0
 
-    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
-        """As `Loss.set_progress`; the calls of the new step count from 0."""
-        super().set_progress(epoch, max_epochs, step)
-        self.calls = 0
-
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
         logits = self.logits(output)
         if self.draws_anything:
-            dropped = self.draws(logits).logical_and_(self.rare).scatter_(1, target[:, None], False)
+            dropped = self.draws(logits, context).logical_and_(self.rare).scatter_(1, target[:, None], False)
             # added, not filled in: what is far below the rest has softmax and gradient 0 already
             logits = dropped.to(logits.dtype).mul_(FAR).add_(logits)
-        self.calls += 1
         return F.cross_entropy(logits, target, reduction="none")
 
-    def draws(self, logits: Tensor) -> Tensor:
+    def draws(self, logits: Tensor, context: BatchContext) -> Tensor:
         """(B, C) bool, True with probability γ: this process's rows of the global batch's."""
-        size = self.drawn_size(len(logits))
-        key = ("equalization", self.seed, self.epoch, self.step, self.calls)
+        size = context.drawn_size(len(logits))
+        key = ("equalization", context.seed, context.epoch, context.step, context.call)
         # 16 random bits an entry, four from each draw: half the time of a uniform number each
         count = size * logits.shape[1]
         bits = torch.empty(-(-count // 4), dtype=torch.int64, device=logits.device)
         bits.random_(-(2**63), None, generator=generator(*key, device=logits.device))
-        return self.drawn_here((bits.view(torch.int16)[:count] <= self.cut).view(size, -1))
+        return context.drawn_here((bits.view(torch.int16)[:count] <= self.cut).view(size, -1))

@@ -10,6 +10,7 @@ from torch import Tensor
 from ltexp.config.require import require, require_choice
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 Growth = Literal["parabolic", "linear", "sine", "cosine", "linear_decrease"]
@@ -85,7 +86,7 @@ class FeatureBalanced(Loss):
         super().__init__(class_counts, scale)
         require(strength >= 0, "strength", strength, "a number of 0 or more")
         require_choice("growth", growth, GROWTHS)
-        require(0 < reach <= 1, "reach", reach, "a fraction of the stage above 0, at most 1")
+        require(0 < reach <= 1, "reach", reach, "a number above 0, at most 1")
         self.strength, self.growth, self.reach = strength, growth, reach
         self.register_buffer("rarity", log_rarity(class_counts).float(), persistent=False)
 
@@ -95,14 +96,14 @@ class FeatureBalanced(Loss):
             raise ConfigError(f"loss feature_balanced grows over the epochs of its stage, and there are {max_epochs}")
         super().set_progress(epoch, max_epochs, step)
 
-    @property
-    def alpha(self) -> float:
-        """α(t) in the current epoch."""
-        return self.strength * growth_curve(self.growth, self.epoch / (self.reach * self.max_epochs))
+    def alpha(self, epoch: int, max_epochs: int) -> float:
+        """α(t) in `epoch` (from 0) of `max_epochs`."""
+        return self.strength * growth_curve(self.growth, epoch / (self.reach * max_epochs))
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
         if output.features is None:
             raise ConfigError("loss feature_balanced reads the features, and this model hands over logits only")
-        logits = feature_balanced_logits(self.logits(output), output.features.float(), self.rarity, self.alpha)
+        alpha = self.alpha(context.epoch, context.max_epochs)
+        logits = feature_balanced_logits(self.logits(output), output.features.float(), self.rarity, alpha)
         return F.cross_entropy(logits, target, reduction="none")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ltexp.config.require import require, require_choice
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 Form = Literal["softmax", "sigmoid"]
@@ -118,12 +119,15 @@ class Focal(Loss):
             return sigmoid_focal(logits, target, self.gamma, self.bias)
         return focal_modulated(F.cross_entropy(logits, target, reduction="none"), self.gamma)
 
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The mean over the batch of weight times loss: the weights do not divide it."""
-        if self.class_weights is None:
-            return self.per_sample(output, target).mean()
-        weight = self.class_weights[target]
-        if self.probability == "weighted":
-            losses = weight * F.cross_entropy(self.logits(output), target, reduction="none")
-            return focal_modulated(losses, self.gamma).mean()
-        return (weight * self.per_sample(output, target)).mean()
+        context = self.known(context)
+        weights = self.weights_by_class(context)
+        if weights is None:
+            losses = self.per_sample(output, target)
+        elif self.probability == "weighted":
+            plain = F.cross_entropy(self.logits(output), target, reduction="none")
+            losses = focal_modulated(weights[target] * plain, self.gamma)
+        else:
+            losses = weights[target] * self.per_sample(output, target)
+        return context.weighted(losses).mean()

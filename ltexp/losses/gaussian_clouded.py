@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ltexp.config.require import require, require_choice
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.losses.margin_softmax import require_margin, subtract_at_target_
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import generator
@@ -104,23 +105,17 @@ class GaussianClouded(Loss):
         self.margin, self.focal = margin, focal
         self.register_buffer("clouds", amplitude * cloud_sizes(class_counts, cloud), persistent=False)
         self.register_buffer("quantiles", noise_quantiles(), persistent=False)
-        self.calls = 0
 
-    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
-        """As `Loss`; the calls that follow are counted from 0."""
-        super().set_progress(epoch, max_epochs, step)
-        self.calls = 0
-
-    def noise(self, logits: Tensor) -> Tensor:
+    def noise(self, logits: Tensor, context: BatchContext) -> Tensor:
         """|ε| for these (B, C) logits: this process's rows of the global batch's draw, another one at each call."""
-        draws = generator("gaussian_clouded", self.seed, self.epoch, self.step, self.calls, device=logits.device)
-        self.calls += 1
-        return self.drawn_here(cloud_noise(self.drawn_size(len(logits)), logits.shape[1], self.quantiles, draws))
+        key = ("gaussian_clouded", context.seed, context.epoch, context.step, context.call)
+        size, draws = context.drawn_size(len(logits)), generator(*key, device=logits.device)
+        return context.drawn_here(cloud_noise(size, logits.shape[1], self.quantiles, draws))
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
         cosines = output.logits.float()
-        logits = self.noise(cosines).mul_(-self.scale * self.clouds).add_(cosines, alpha=self.scale)
+        logits = self.noise(cosines, context).mul_(-self.scale * self.clouds).add_(cosines, alpha=self.scale)
         if self.margin > 0:
             logits = subtract_at_target_(logits, target, logits.new_full(target.shape, self.scale * self.margin))
         losses = F.cross_entropy(logits, target, reduction="none")

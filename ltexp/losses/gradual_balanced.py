@@ -6,6 +6,7 @@ from torch import Tensor
 from ltexp.counts import checked_class_counts
 from ltexp.epochs import gradual_weight, require_gradual_weight
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 
@@ -35,11 +36,11 @@ class GradualBalanced(Loss):
         n = checked_class_counts(class_counts).double()
         self.register_buffer("log_prior", (n / n.sum()).log().float(), persistent=False)
 
-    @property
-    def alpha(self) -> float:
-        """α(t) in the current epoch."""
-        return gradual_weight(self.epoch / self.max_epochs, self.c, self.s)
+    def alpha(self, epoch: int, max_epochs: int) -> float:
+        """α(t) in `epoch` (from 0) of `max_epochs`."""
+        return gradual_weight(epoch / max_epochs, self.c, self.s)
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
-        return F.cross_entropy(self.logits(output) + self.alpha * self.log_prior, target, reduction="none")
+        alpha = self.alpha(context.epoch, context.max_epochs)
+        return F.cross_entropy(self.logits(output) + alpha * self.log_prior, target, reduction="none")

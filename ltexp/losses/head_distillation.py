@@ -9,6 +9,7 @@ from ltexp.config.require import require
 from ltexp.epochs import gradual_weight, require_gradual_weight
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 
@@ -24,7 +25,7 @@ class HeadDistillation(Loss):
         head_above: classes with more training images than this are head classes. Default 100, the bound of many-shot.
         temperature: T. Default 2.
         c, s: of α(t), see `GradualBalanced`. Default 2 and null (the paper: the same as in stage 1).
-        scale: see `Loss`; the teacher's logits come scaled.
+        scale: of the model's logits. Default null: that of its output; the teacher's come scaled.
 
     Raises:
         ConfigError: a setting out of range, or an output without teacher.
@@ -41,7 +42,7 @@ class HeadDistillation(Loss):
         temperature: float = 2.0,
         c: float = 2.0,
         s: float | None = None,
-        scale: float = 1.0,
+        scale: float | None = None,
     ) -> None:
         super().__init__(class_counts, scale)
         require(temperature > 0, "temperature", temperature, "a number above 0")
@@ -50,16 +51,16 @@ class HeadDistillation(Loss):
         self.temperature, self.c, self.s = temperature, c, s
         self.register_buffer("is_head", class_counts > head_above, persistent=False)
 
-    @property
-    def alpha(self) -> float:
-        """α(t) in the current epoch."""
-        return gradual_weight(self.epoch / self.max_epochs, self.c, self.s)
+    def alpha(self, epoch: int, max_epochs: int) -> float:
+        """α(t) in `epoch` (from 0) of `max_epochs`."""
+        return gradual_weight(epoch / max_epochs, self.c, self.s)
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses; 0 for a sample of no head class."""
         if output.teacher_logits is None:
             raise ConfigError("loss head_distillation reads a teacher's logits: set the stage's teacher")
         ours = F.log_softmax(self.logits(output) / self.temperature, dim=1)
         theirs = F.log_softmax(output.teacher_logits.float() / self.temperature, dim=1)
         divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
-        return self.alpha * self.temperature**2 * self.is_head[target] * divergence
+        alpha = self.alpha(context.epoch, context.max_epochs)
+        return alpha * self.temperature**2 * self.is_head[target] * divergence

@@ -8,6 +8,7 @@ from torch import Tensor
 from ltexp.config.require import require
 from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.losses.margin_softmax import require_margin, subtract_at_target_
 from ltexp.outputs import ModelOutput
 
@@ -73,16 +74,19 @@ class KeyPoint(Loss):
         self.register_buffer("margins", margins.float(), persistent=False)
         self.register_buffer("scales", (scale * reversed_radii).clamp(scale, max_scale).float(), persistent=False)
 
-    @property
-    def adjusts_gradients(self) -> bool:
-        """Whether GA is on in the current epoch."""
-        return self.gradient_adjustment and has_started("start", self.start, self.epoch, self.max_epochs)
+    def check_epochs(self, epochs: int) -> None:
+        """See `Loss`: gradient adjustment, if it is on, starts within the stage."""
+        self.adjusts_gradients(0, epochs)
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def adjusts_gradients(self, epoch: int, max_epochs: int) -> bool:
+        """Whether GA is on in `epoch` (from 0) of `max_epochs`."""
+        return self.gradient_adjustment and has_started("start", self.start, epoch, max_epochs)
+
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
         logits = output.logits.float() * (self.scale * self.radii)
         margin = self.scale * self.margins[target]
-        if self.adjusts_gradients:
+        if self.adjusts_gradients(context.epoch, context.max_epochs):
             relative = self.scales[target] / self.scale
             logits, margin = logits.mul_(relative[:, None]), margin * relative
         return F.cross_entropy(subtract_at_target_(logits, target, margin), target, reduction="none")

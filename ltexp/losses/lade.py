@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ltexp.config.require import require
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 
@@ -96,10 +97,11 @@ class LADE(Loss):
         """(B,) losses of the balanced softmax."""
         return F.cross_entropy(self.logits(output) + self.log_prior, target, reduction="none")
 
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The mean of the balanced softmax plus α times the batch's regulariser."""
-        fit = super().forward(output, target)
+        context = self.known(context)
+        fit = super().forward(output, target, context)
         if self.alpha == 0:
             return fit
-        logits = self.logits(output)
-        return fit + self.alpha * density_ratio_regularizer(logits, target, self.log_ratio, self.prior, self.penalty)
+        logits, factor = self.logits(output), self.alpha * context.mean_sample_weight
+        return fit + factor * density_ratio_regularizer(logits, target, self.log_ratio, self.prior, self.penalty)

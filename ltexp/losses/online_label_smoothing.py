@@ -9,6 +9,7 @@ from torch import Tensor
 from ltexp.config.require import require, require_choice
 from ltexp.distributed import sum_over_ranks
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 Start = Literal["uniform", "zero"]
@@ -51,10 +52,10 @@ class OnlineLabelSmoothing(Loss):
         self._sums: Tensor | None = None
         self._hits: Tensor | None = None
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
         log_p = F.log_softmax(self.logits(output), dim=1)
-        if self.training:
+        if self.training and context.share != 0 and not context.again:  # share 0: a row that only stands in
             self._count(log_p.detach(), target)
         hard = F.nll_loss(log_p, target, reduction="none")
         soft = -(self.soft_labels[target] * log_p).sum(dim=1)
@@ -64,8 +65,6 @@ class OnlineLabelSmoothing(Loss):
         if self._sums is None or self._hits is None:
             self._sums, self._hits = torch.zeros_like(self.soft_labels), torch.zeros_like(self.soft_labels[0])
         correct = (log_p.argmax(dim=1) == target).to(log_p.dtype)
-        if self.share == 0:  # a stand-in row of a process without a share
-            return
         self._sums.index_add_(0, target, log_p.exp() * correct[:, None])
         self._hits.index_add_(0, target, correct)
 

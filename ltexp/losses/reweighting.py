@@ -71,10 +71,10 @@ class DeferredReweighting(Reweighting):
 
 
 class Reweighted(nn.Module):
-    """Holds a re-weighting's weights beside a loss and hands them to it while they hold.
+    """Holds a re-weighting's weights for a loss.
 
     Args:
-        loss: its `class_weights` are set, or set back to None, by `set_progress`.
+        loss: which the weights are for.
         reweighting: when and with what.
 
     Raises:
@@ -96,7 +96,8 @@ class Reweighted(nn.Module):
         if not loss.takes_class_weights:
             raise ConfigError(f"{name} cannot take class weights: choose reweighting none, or another loss")
 
-    def set_progress(self, loss: Loss, epoch: int, max_epochs: int) -> None:
-        """Gives `loss` the weights of this epoch."""
-        if self.class_weights is not None:
-            loss.class_weights = self.class_weights if self.reweighting.holds(epoch, max_epochs) else None
+    def weights_in(self, epoch: int, max_epochs: int) -> Tensor | None:
+        """(C,) the weights that hold in `epoch` (from 0) of `max_epochs`, or None."""
+        if self.class_weights is None or not self.reweighting.holds(epoch, max_epochs):
+            return None
+        return self.class_weights

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltexp.config.require import require
 from ltexp.epochs import A_POINT, has_started, is_point
+from ltexp.losses.context import BatchContext
 from ltexp.losses.distillation import divergence
 from ltexp.losses.margin_softmax import LDAM, subtract_at_target_
 from ltexp.outputs import ModelOutput
@@ -72,18 +73,23 @@ class Ride(LDAM):
         self.register_buffer("temperatures", temperatures, persistent=False)
         self.diversity, self.temperature, self.rarity_start = diversity, temperature, rarity_start
 
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
-        """The scalar loss of a batch."""
-        experts = self._experts(output)
-        losses = self._classification(experts, target)
-        total = losses.mean() if self.class_weights is None else self.class_weighted_mean(losses, target)
-        return total - self.diversity * self._divergences(experts).mean() if self.diversity else total
+    def check_epochs(self, epochs: int) -> None:
+        """See `Loss`: the rarity's part starts within the stage."""
+        has_started("rarity_start", self.rarity_start, 0, epochs)
 
-    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
+        """The scalar loss of a batch; weights of classes are LDAM's alone."""
+        context, experts = self.known(context), self._experts(output)
+        total = self.reduce(self._classification(experts, target), target, context)
+        if not self.diversity:
+            return total
+        return total - self.diversity * context.weighted(self._divergences(experts, context)).mean()
+
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
         experts = self._experts(output)
         losses = self._classification(experts, target)
-        return losses - self.diversity * self._divergences(experts) if self.diversity else losses
+        return losses - self.diversity * self._divergences(experts, context) if self.diversity else losses
 
     def _experts(self, output: ModelOutput) -> Tensor:
         """(E, B, C) scaled logits."""
@@ -98,9 +104,9 @@ class Ride(LDAM):
         subtract_at_target_(logits, targets, self.scale * self.margins[targets])
         return F.cross_entropy(logits, targets, reduction="none").view(number, rows).sum(0)
 
-    def _divergences(self, experts: Tensor) -> Tensor:
+    def _divergences(self, experts: Tensor, context: BatchContext) -> Tensor:
         """(B,) the sum over experts of mean(τ)² KL(mean || expert)."""
-        started = has_started("rarity_start", self.rarity_start, self.epoch, self.max_epochs)
+        started = has_started("rarity_start", self.rarity_start, context.epoch, context.max_epochs)
         temperatures = self.temperatures if started else torch.full_like(self.temperatures, self.temperature)
         mean = F.log_softmax(experts.detach().mean(0) / temperatures, dim=1)
         each = [divergence(mean, F.log_softmax(expert / temperatures, dim=1)) for expert in experts]

@@ -7,7 +7,7 @@ open follows FRSKD (Ji et al., CVPR 2021), whose auxiliary network is the closes
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from ltexp.config.require import require
 from ltexp.errors import ConfigError
+from ltexp.models.module import StageModule
 
 
-class AuxiliaryNetwork(nn.Module):
+class AuxiliaryNetwork(StageModule):
     """The maps of B blocks to logits and to B maps of the same sizes. A subclass says how levels are fused.
 
     Every level b is `width` * c_b channels wide. `laterals` (the paper's Conv_L1) bring the blocks' maps there.
@@ -31,6 +32,9 @@ class AuxiliaryNetwork(nn.Module):
         ConfigError: no maps, or a width below 1.
     """
 
+    reads = ("feature_maps",)
+    gives = ("auxiliary_logits", "auxiliary_maps")
+
     def __init__(self, map_channels: Sequence[int], num_classes: int, width: int = 2) -> None:
         super().__init__()
         if not map_channels:
@@ -39,6 +43,16 @@ class AuxiliaryNetwork(nn.Module):
         self.widths = [width * channels for channels in map_channels]
         self.laterals = nn.ModuleList(pointwise(c, w) for c, w in zip(map_channels, self.widths, strict=True))
         self.head = nn.Linear(self.widths[-1], num_classes)
+
+    def check(self, *inputs: Any) -> None:
+        """Refuses maps of a single place: there is nothing to attend to."""
+        (maps,) = inputs
+        sizes = ["x".join(str(side) for side in m.shape[2:]) for m in maps]
+        if any(m.ndim != 4 or m[0, 0].numel() == 1 for m in maps):
+            raise ConfigError(
+                "an auxiliary network attends to places in a map, and the backbone's maps of this dataset are "
+                f"{', '.join(sizes)}: choose a backbone with larger maps"
+            )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, C) and fused maps (B, width * c_b, h_b, w_b) of the blocks' maps (B, c_b, h_b, w_b)."""

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ltexp.config.require import require, require_choice
 from ltexp.errors import CheckpointError, ConfigError
+from ltexp.outputs import ModelOutput
 
 INITS = ("kaiming", "default")
 
@@ -50,6 +51,10 @@ class Classifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
         raise NotImplementedError
+
+    def output(self, features: Tensor) -> ModelOutput:
+        """What a model hands on of features (B, D): they and their logits, computed in float32."""
+        return ModelOutput(logits=self(features.float()), features=features)
 
     def linear_form(self) -> tuple[Tensor, Tensor | None]:
         """Weight (C, D) and bias (C,) of the linear map that the classifier equals, detached copies.

@@ -1,6 +1,7 @@
 """What a model's parts cost: parameters, and floating-point operations of one sample."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ Cost = dict[str, dict[str, int]]
 
 
 def cost_of(model: Model, inputs: Tensor) -> Cost:
-    """`parameters` and `flops` of each part that the model has, by name.
+    """`parameters` and `flops` of each part that the model has: backbone, classifier, and its modules by name.
 
     Operations are those of a forward pass of convolutions and matrix products as torch counts them, two for each
     multiply-add; norms and activations are not counted.
@@ -37,9 +38,12 @@ def cost_of(model: Model, inputs: Tensor) -> Cost:
 
     features: Tensor = count("backbone", model.backbone, lambda: model.backbone(inputs))
     count("classifier", model.classifier, lambda: model.classify(features))
-    if (auxiliary := model.auxiliary) is not None:
+    if model.attached:
+        given = {field for wired in model.wiring.values() for field in wired.gives}
+        batch = {"inputs": inputs, "labels": torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)}
         with torch.no_grad():
-            _, maps = model.backbone.forward_maps(inputs)
-        count("auxiliary", auxiliary, lambda: auxiliary(maps))
+            output = model(inputs, given, labels=batch["labels"])
+        for name, module in model.attached.items():
+            count(name, module, partial(model.run, name, output, batch))
     model.train(training)
     return costs

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ltexp.config.require import require
 from ltexp.errors import SettingError
 from ltexp.models.classifier import Classifier
+from ltexp.outputs import ModelOutput
 
 
 def expert_branches(experts: int, blocks: Callable[[], list[nn.Module]]) -> nn.ModuleList:
@@ -65,6 +66,11 @@ class ExpertCosine(Classifier):
     def forward(self, features: Tensor) -> Tensor:
         """The mean (B, C) of the experts' cosines, float32, of features (B, E, D)."""
         return self.expert_logits(features).mean(0)
+
+    def output(self, features: Tensor) -> ModelOutput:
+        """The experts' logits beside their mean, of features (B, E, D)."""
+        experts = self.expert_logits(features.float())
+        return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
 
     def expert_logits(self, features: Tensor) -> Tensor:
         """Cosines (E, B, C) in [-1, 1], float32, of features (B, E, D)."""

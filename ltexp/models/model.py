@@ -1,7 +1,7 @@
-"""The model of a stage: a backbone and a classifier, and which parts of them learn."""
+"""The model of a stage: a backbone, a classifier and the stage's modules, and which parts of them learn."""
 
-from collections.abc import Collection
-from typing import Self, cast
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,59 +11,121 @@ from ltexp.config import BATCH_NORMS
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
-from ltexp.models.experts import ExpertCosine
+from ltexp.models.module import Wiring, detach
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
 
-AUXILIARY = frozenset({"auxiliary_logits", "auxiliary_maps"})
-
 
 class Model(nn.Module):
-    """Images to `ModelOutput`. Parameters are named `backbone.*`, `classifier.*` and `auxiliary.*`; all learn at first.
+    """Images to `ModelOutput`: a backbone, a classifier, and the modules that a stage has beside them.
 
     Args:
         backbone: images (B, 3, H, W), or what else it reads, to features (B, D).
         classifier: features (B, D) to logits (B, C).
-        auxiliary: a network that only training uses: the backbone's maps to (logits (B, C), a map for each of them).
+        modules: by name, in the order in which they may read what others give.
+        wiring: of each module.
         feature_power: what the backbone's features are raised to before anything reads them (Tukey's ladder of powers);
             other than 1 it wants features of 0 or more, as after a ReLU.
+
+    Attributes:
+        attached: the modules. All parts learn at first.
+        logit_scale: what turns the classifier's logits into those of its softmax; the stage's loss says it.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         classifier: Classifier,
-        auxiliary: nn.Module | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
+        wiring: Mapping[str, Wiring] | None = None,
         feature_power: float = 1.0,
     ) -> None:
         super().__init__()
-        self.feature_power = feature_power
+        self.feature_power, self.logit_scale = feature_power, 1.0
         self.backbone = backbone
         self.classifier = classifier
-        self.auxiliary = auxiliary
-        self._backbone_trains = self._auxiliary_trains = self._backbone_from_auxiliary = True
+        self.attached = nn.ModuleDict(modules or {})
+        self.wiring = dict(wiring or {})
+        self._kept = frozenset(field for wired in self.wiring.values() if wired.keep for field in wired.gives)
+        self._backbone_trains = True
         self._backbone_learns = any(parameter.requires_grad for parameter in backbone.parameters())
         self._batch_norm = "train"
+        self._plans: dict[frozenset[str], tuple[list[str], frozenset[str]]] = {}
 
-    def forward(self, inputs: Tensor, needs: Collection[str] = ()) -> ModelOutput:
+    def forward(
+        self, inputs: Tensor, needs: Collection[str] = (), views: int = 1, labels: Tensor | None = None
+    ) -> ModelOutput:
         """Logits and features of what the backbone reads, images (B, 3, H, W), and the further fields in `needs`.
 
-        `feature_maps` are the maps of the backbone's blocks; the auxiliary network runs only where `needs` names one of
-        its fields. A backbone without anything to learn runs without a graph.
+        A module runs only where `needs` names what it gives, or it is kept. A backbone without anything to learn runs
+        without a graph.
+
+        Args:
+            inputs: (B, ...); of several views (V * B, ...), view by view, of which the first is classified.
+            needs: fields of the output, or names in its `extra`.
+            views: V.
+            labels: int64 (B,), for modules that read them.
         """
-        feature_maps = None
-        auxiliary = self.auxiliary if not AUXILIARY.isdisjoint(needs) else None
+        running, read = self.plan(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
-            if auxiliary is not None or "feature_maps" in needs:
+            if "feature_maps" in read:
                 features, feature_maps = self.backbone.forward_maps(inputs)
             else:
-                features = cast(Tensor, self.backbone(inputs))
-        output = self.classify(self.transform(features))
-        output.feature_maps = feature_maps
-        if auxiliary is not None:
-            read = feature_maps if self._backbone_from_auxiliary else [m.detach() for m in feature_maps or ()]
-            output.auxiliary_logits, output.auxiliary_maps = auxiliary(read)
+                features, feature_maps = cast(Tensor, self.backbone(inputs)), None
+        features, rows = self.transform(features), len(inputs) // views
+        output = self._classified(features[:rows] if views > 1 else features)
+        if feature_maps is not None:
+            output.feature_maps = [m[:rows] for m in feature_maps] if views > 1 else feature_maps
+        if "view_features" in read:
+            output.extra["view_features"] = features.view(views, rows, *features.shape[1:])
+        self._attach(output, running, {"inputs": inputs[:rows] if views > 1 else inputs, "labels": labels})
         return output
+
+    def classify(self, features: Tensor, needs: Collection[str] = (), labels: Tensor | None = None) -> ModelOutput:
+        """The output of features (B, D), transformed already, or of (B, E, D) of E experts; see `forward`."""
+        output = self._classified(features)
+        self._attach(output, self.plan(needs)[0], {"labels": labels})
+        return output
+
+    def plan(self, needs: Collection[str]) -> tuple[list[str], frozenset[str]]:
+        """(the modules that run, in order, every field that they or `needs` read): kept modules always run."""
+        key = frozenset(needs)
+        if key not in self._plans:
+            read, running = set(key | self._kept), []
+            for name in reversed(list(self.attached)):
+                if not read.isdisjoint(self.wiring[name].gives):
+                    running.append(name)
+                    read |= set(self.wiring[name].reads)
+            self._plans[key] = running[::-1], frozenset(read)
+        return self._plans[key]
+
+    def _classified(self, features: Tensor) -> ModelOutput:
+        # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
+        with torch.autocast(features.device.type, enabled=False):
+            output = self.classifier.output(features)
+        output.logit_scale = self.logit_scale
+        return output
+
+    def _attach(self, output: ModelOutput, running: Iterable[str], batch: Mapping[str, Any]) -> None:
+        for name in running:
+            given, wired = self.run(name, output, batch), self.wiring[name]
+            for field, value in zip(wired.gives, given if len(wired.gives) > 1 else (given,), strict=True):
+                output.give(field, value)
+
+    def run(self, name: str, output: ModelOutput, batch: Mapping[str, Any]) -> Any:
+        """What the module `name` gives for an output that holds what it reads, and for `inputs` and `labels`."""
+        return self.attached[name](*self.read_by(name, output, batch))
+
+    def read_by(self, name: str, output: ModelOutput, batch: Mapping[str, Any]) -> list[Any]:
+        """What the module `name` reads; see `run`."""
+        wired = self.wiring[name]
+        read = [batch[field] if field in batch else output.read(field) for field in wired.reads]
+        return [detach(value) for value in read] if wired.detached else read
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Every part by the name that the config has for it: backbone, classifier, modules.NAME."""
+        modules = {f"modules.{name}": module for name, module in self.attached.items()}
+        return {"backbone": self.backbone, "classifier": self.classifier, **modules}
 
     def compile_backbone(self, backend: str) -> None:
         """Runs the backbone through torch.compile from its next call on; its state keeps its names.
@@ -83,24 +145,8 @@ class Model(nn.Module):
         """Features (B, D) as the classifier reads them."""
         return self.transform(cast(Tensor, self.backbone(inputs)))
 
-    def classify(self, features: Tensor) -> ModelOutput:
-        """Logits of features (B, D), transformed already, or of (B, E, D) of E experts, with those of each expert."""
-        # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
-        with torch.autocast(features.device.type, enabled=False):
-            if isinstance(self.classifier, ExpertCosine):
-                experts = self.classifier.expert_logits(features.float())
-                return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
-            return ModelOutput(logits=self.classifier(features.float()), features=features)
-
-    def set_trainable(
-        self,
-        backbone: bool = True,
-        classifier: bool = True,
-        batch_norm: str = "train",
-        auxiliary: bool = True,
-        backbone_from_auxiliary: bool = True,
-    ) -> None:
-        """Says what learns, at once and after every later `train()`.
+    def set_trainable(self, backbone: bool = True, classifier: bool = True, batch_norm: str = "train") -> None:
+        """Says what learns, at once and after every later `train()`; of the modules, those that are `trainable` do.
 
         Args:
             backbone: whether the backbone's parameters learn, its batch norms aside; one that does not is in eval mode.
@@ -109,9 +155,6 @@ class Model(nn.Module):
                 `frozen_parts` stay frozen. "train": they normalise by the batch, their running statistics move and
                 their affine parameters learn. "statistics": the same with the affine parameters fixed (MiSLAS, Sec.
                 3.3). "frozen": they normalise by their running statistics, and nothing moves.
-            auxiliary: whether the auxiliary network's parameters learn.
-            backbone_from_auxiliary: whether the backbone learns from losses of the auxiliary network; False: that reads
-                detached maps.
 
         Raises:
             ConfigError: for another `batch_norm`.
@@ -120,11 +163,11 @@ class Model(nn.Module):
             raise ConfigError(unknown_name("batch_norm", batch_norm, BATCH_NORMS))
         self.backbone.requires_grad_(backbone)
         self.classifier.requires_grad_(classifier)
-        if self.auxiliary is not None:
-            self.auxiliary.requires_grad_(auxiliary)
-        self._auxiliary_trains, self._backbone_from_auxiliary = auxiliary, backbone_from_auxiliary
-        for module in self._batch_norms():
-            module.requires_grad_(batch_norm == "train")
+        for name, module in self.attached.items():
+            if not self.wiring[name].trainable:
+                module.requires_grad_(False)
+        for norm in self._batch_norms():
+            norm.requires_grad_(batch_norm == "train")
         for part in self.backbone.frozen_parts():
             part.requires_grad_(False)
         self._backbone_trains = backbone
@@ -136,10 +179,10 @@ class Model(nn.Module):
         """Training mode (or eval mode) for all parts but those that `set_trainable` keeps in eval mode."""
         super().train(mode)
         self.backbone.train(mode and self._backbone_trains)
-        if self.auxiliary is not None:
-            self.auxiliary.train(mode and self._auxiliary_trains)
-        for module in self._batch_norms():
-            module.train(mode and self._batch_norm != "frozen")
+        for name, module in self.attached.items():
+            module.train(mode and self.wiring[name].trainable)
+        for norm in self._batch_norms():
+            norm.train(mode and self._batch_norm != "frozen")
         for part in self.backbone.frozen_parts():
             part.eval()
         return self

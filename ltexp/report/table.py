@@ -61,12 +61,12 @@ def _cells(stage: dict[str, Any]) -> list[str]:
 
 
 def networks_text(record: dict[str, Any]) -> str:
-    """What the parts of the trained model cost, and the auxiliary network of any stage, which is no part of it."""
-    parts = dict(record["stages"][-1].get("networks") or {})
-    helpers = [stage["networks"]["auxiliary"] for stage in record["stages"] if "auxiliary" in stage.get("networks", {})]
-    lines = [f"{name}: {cost_text(cost)}" for name, cost in parts.items() if name != "auxiliary"]
-    lines += [f"auxiliary network, of training only: {cost_text(cost)}" for cost in helpers[:1]]
-    return "\n".join(lines)
+    """What backbone and classifier of the last stage cost, and the modules of any stage, which stand beside them."""
+    costs = [stage.get("networks") or {} for stage in record["stages"]]
+    model = ("backbone", "classifier")
+    modules = {name: cost for networks in reversed(costs) for name, cost in networks.items() if name not in model}
+    lines = [f"{name}: {cost_text(costs[-1][name])}" for name in model if name in costs[-1]]
+    return "\n".join([*lines, *(f"module {name}: {cost_text(cost)}" for name, cost in modules.items())])
 
 
 def cost_text(cost: dict[str, int]) -> str:

@@ -55,20 +55,13 @@ def compose_job(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: in one line, for whatever is wrong with an override.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from ltexp.config.path import conf_dir
-    from ltexp.launching.explain import explain
+    from ltexp.config.composer import compose
+    from ltexp.launching.explain import explained
     from ltexp.launching.freeze import freeze
 
     words = [text for text in job.overrides if not _is_hydras(text)]
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return freeze(compose("config", words, return_hydra_config=True))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, words)) from None
+    with explained(words):
+        return freeze(compose(words))
 
 
 def run_plan(plan: Plan) -> None:

@@ -19,8 +19,8 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT
 
-SCHEMA = 2
-OLDER = (1,)  # which had neither an auxiliary network nor class counts and scale
+SCHEMA = 3
+OLDER = (1, 2)  # of which 1 had neither class counts nor scale, and both knew of one module, "auxiliary"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Checkpoint:
         class_counts: (C,) of the training set; None in an older file.
         logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
         feature_power: what features are raised to before the classifier.
-        auxiliary, auxiliary_config: of the network that only training uses; None and {} without one.
+        modules: by name, `state` and the `config` node of each module of the stage.
     """
 
     backbone: dict[str, Tensor]
@@ -47,8 +47,7 @@ class Checkpoint:
     class_counts: list[int] | None = None
     logit_scale: float = 1.0
     feature_power: float = 1.0
-    auxiliary: dict[str, Tensor] | None = None
-    auxiliary_config: dict[str, Any] = field(default_factory=dict)
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def build_classifier(self) -> Classifier:
         """The checkpoint's classifier, built and loaded."""
@@ -65,14 +64,13 @@ def save(
     backbone_config: dict[str, Any],
     stage: StageConfig,
     class_counts: Sequence[int],
-    logit_scale: float,
 ) -> None:
     """Writes the model's stage checkpoint in one step.
 
     Args:
         path: of the file.
         model: trained as `stage` says, on a backbone that `backbone_config` builds.
-        class_counts, logit_scale: see `Checkpoint`.
+        class_counts: see `Checkpoint`.
 
     Raises:
         LtexpError: if the disk is full or the folder cannot be written.
@@ -86,10 +84,11 @@ def save(
         "num_classes": model.classifier.num_classes,
         "feature_dim": model.backbone.feature_dim,
         "class_counts": list(class_counts),
-        "logit_scale": logit_scale,
+        "logit_scale": model.logit_scale,
         "feature_power": model.feature_power,
-        "auxiliary": None if model.auxiliary is None else _on_cpu(model.auxiliary),
-        "auxiliary_config": stage.auxiliary if model.auxiliary is not None else {},
+        "modules": {
+            name: {"state": _on_cpu(module), "config": stage.modules[name]} for name, module in model.attached.items()
+        },
     }
     # torch reports a full disk in words of its own; a plain write says what happened
     buffer = io.BytesIO()
@@ -113,6 +112,9 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, *OLDER):
         raise CheckpointError(f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA})")
     content.pop("schema")
+    auxiliary, node = content.pop("auxiliary", None), content.pop("auxiliary_config", {})
+    if auxiliary is not None:
+        content["modules"] = {"auxiliary": {"state": auxiliary, "config": node}}
     return Checkpoint(**content)
 
 

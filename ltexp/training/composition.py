@@ -1,22 +1,30 @@
 """Which parts of a run cannot work together, found out before any data is read."""
 
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Set
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from hydra.utils import get_class
+from torch import nn
 
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
+from ltexp.config.require import within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.models.classifier import Classifier
+from ltexp.models.module import OF_THE_MODEL, Wiring, present
 from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
+from ltexp.training.batch_checks import check_batches
 from ltexp.training.objective import Objective, flat_factors
+from ltexp.training.schedules import build_schedule
+
+OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
 
 
 def without_idle_epochs(config: Config) -> Config:
@@ -26,8 +34,8 @@ def without_idle_epochs(config: Config) -> Config:
     """
     stages = config.stages
     for name, stage in config.stages.items():
-        other = stage.batch_norm != "frozen" or stage.auxiliary.get("_target_")
-        if stage.epochs > 0 and not other and not _learns(stage, _toy_classifier(stage.classifier)):
+        other = stage.batch_norm != "frozen" or present(stage.modules)
+        if stage.epochs > 0 and not other and not _learns(stage, _toy_classifier(stage.classifier, name)):
             stages[name] = replace(stage, epochs=0)
             if rank() == 0:
                 what = config.choices.get(f"classifier@{name}.classifier", "its classifier")
@@ -35,10 +43,10 @@ def without_idle_epochs(config: Config) -> Config:
     return replace(config, stage1=stages["stage1"], stage2=stages.get("stage2"))
 
 
-def _toy_classifier(node: dict[str, Any]) -> Classifier:
-    """The classifier of `node` in a size of no matter: only how it fits is tried."""
+def _toy_classifier(node: dict[str, Any], stage: str) -> Classifier:
+    """A small classifier of a stage's `node`, to try what it fits."""
     with default_generator("check"):
-        classifier: Classifier = build(node, feature_dim=4, num_classes=3)
+        classifier: Classifier = build(node, feature_dim=4, num_classes=3, path=f"{stage}.classifier")
     return classifier
 
 
@@ -58,11 +66,12 @@ def check_composition(config: Config) -> None:
     previous: Classifier | None = None
     previous_stage: StageConfig | None = None
     for name, stage in config.stages.items():
-        classifier = _toy_classifier(stage.classifier)
-        before = previous_stage.auxiliary if previous_stage else {}
-        _check_auxiliary(name, stage, before)
-        objective = _check_settings(stage)
+        classifier = _toy_classifier(stage.classifier, name)
+        _check_modules(name, stage, previous_stage)
+        with within(name):
+            objective = _check_settings(stage)
         _check_needs(name, stage, objective)
+        check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
         _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)
@@ -86,7 +95,7 @@ def _continue(stage: StageConfig, classifier: Classifier, previous: Classifier |
         classifier.start_from(previous)
     elif where not in ("fresh", "stage1"):
         found = checkpoint.read(checkpoint.locate(where))
-        source = _toy_classifier(found.classifier_config)
+        source = _toy_classifier(found.classifier_config, where)
         source.kind = found.build_classifier().kind
         classifier.start_from(source)
 
@@ -95,27 +104,59 @@ def _check_settings(stage: StageConfig) -> Objective:
     """Builds the stage's losses and sampler over a few made-up images: settings out of range raise here."""
     counts = torch.tensor([3, 2, 1])
     objective = Objective(stage, counts)
-    sampler: Sampler = build(stage.sampler, labels=torch.arange(3).repeat_interleave(counts), class_counts=counts)
-    if stage.epochs > 0:  # a schedule may refuse the number of epochs
-        objective.set_progress(0, stage.epochs)
-        sampler.class_probabilities(0, stage.epochs)
+    labels = torch.arange(3).repeat_interleave(counts)
+    sampler: Sampler = build(stage.sampler, labels=labels, class_counts=counts, path="sampler")
+    if stage.features.get("_target_"):
+        build(stage.features, path="features")
+    parameters = [nn.Parameter(torch.zeros(1))]
+    optimizer: torch.optim.Optimizer = build(stage.optimizer, parameters, path="optimizer")
+    build_schedule(stage.schedule, optimizer, max(stage.epochs, 1), steps_per_epoch=1)
+    if stage.epochs > 0:  # a start may lie behind the stage's end
+        with within("reweighting"):
+            objective.reweighting.weights_in(0, stage.epochs)
+        with within("sampler"):
+            sampler.class_probabilities(0, stage.epochs)
+        objective.check_epochs(stage.epochs)
     return objective
 
 
 def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
-    """What the losses read is there, and what is there is read."""
-    parts = {"its loss": objective.loss.needs}
-    parts |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
-    sources = {"teacher": stage.teacher is not None, "auxiliary": bool(stage.auxiliary.get("_target_"))}
-    for source, present in sources.items():
-        readers = [part for part, needs in parts.items() if any(field.startswith(source) for field in needs)]
-        hint = f"set {name}.teacher" if source == "teacher" else f"add auxiliary@{name}.auxiliary=NAME"
-        what = "a teacher" if source == "teacher" else "an auxiliary network"
-        if readers and not present:
-            raise ConfigError(f"{name}: {readers[0]} needs {what}: {hint}")
-        if present and not readers and stage.epochs > 0:
-            without = f"{name}.teacher=null" if source == "teacher" else f"auxiliary@{name}.auxiliary=none"
-            raise ConfigError(f"{name}: no loss or term reads its {source}: add one that does, or set {without}")
+    """What the losses and modules read is there, and what is there is read."""
+    readers = {"its loss": objective.loss.needs}
+    readers |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
+    wirings = {module: Wiring.of(node) for module, node in present(stage.modules).items()}
+    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set())
+    for module, wired in wirings.items():
+        _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER)
+        if wired.keep and "labels" in wired.reads:
+            raise ConfigError(f"{name}: module {module} reads labels, which evaluation has not: set its keep=false")
+        given |= set(wired.gives)
+    for reader, needs in readers.items():
+        _check_given(name, reader, needs, given)
+    if stage.epochs == 0:
+        return
+    read = frozenset[str]().union(*readers.values())
+    if stage.teacher is not None and read.isdisjoint(OF_A_TEACHER):
+        raise ConfigError(f"{name}: no loss or term reads its teacher: add one that does, or set {name}.teacher=null")
+    for module, wired in reversed(wirings.items()):
+        if not wired.keep and read.isdisjoint(wired.gives):
+            raise ConfigError(
+                f"{name}: nothing reads what its module {module} gives ({', '.join(wired.gives) or 'nothing'}): add a "
+                f"loss or term that does, or leave it out with ~module@{name}.modules.{module}"
+            )
+        read |= set(wired.reads)
+
+
+def _check_given(name: str, reader: str, needs: Iterable[str], given: Set[str]) -> None:
+    missing = sorted(set(needs) - given)
+    if not missing:
+        return
+    if missing[0] in OF_A_TEACHER:
+        raise ConfigError(f"{name}: {reader} needs a teacher: set {name}.teacher")
+    raise ConfigError(
+        f"{name}: {reader} needs {missing[0]}, and no module gives it: add one that does with "
+        f"+module@{name}.modules.NAME=CHOICE, before what reads it"
+    )
 
 
 def _check_experts(name: str, experts: int | None, classifier: Classifier, needs: frozenset[str]) -> None:
@@ -139,7 +180,6 @@ def _check_features(name: str, stage: StageConfig, classifier: Classifier, objec
     """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
     if not stage.features.get("_target_"):
         return
-    build(stage.features)  # settings out of range
     if stage.trainable.backbone or stage.batch_norm != "frozen":
         raise ConfigError(
             f"{name}: it trains on features, so its backbone cannot change: set {name}.trainable.backbone=false and "
@@ -151,29 +191,41 @@ def _check_features(name: str, stage: StageConfig, classifier: Classifier, objec
         raise ConfigError(
             f"{name}: features are extracted of a network of one expert: set features@{name}.features=none"
         )
-    if missing := objective.needs - {"teacher_logits", "teacher_features", "features"}:
+    wirings = [Wiring.of(node) for node in present(stage.modules).values()]
+    read = objective.needs.union(*(wired.reads for wired in wirings))
+    made = {"labels", "logits", "features", *OF_A_TEACHER}.union(*(wired.gives for wired in wirings))
+    if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 
-def _check_auxiliary(name: str, stage: StageConfig, before: dict[str, Any]) -> None:
-    if stage.auxiliary.get("_target_") and stage.init.auxiliary == "stage1" and not before.get("_target_"):
-        raise ConfigError(
-            f"{name}: its auxiliary network continues that of stage 1, which has none: add "
-            f"auxiliary@stage1.auxiliary=NAME, or set {name}.init.auxiliary=fresh"
-        )
+def _check_modules(name: str, stage: StageConfig, before: StageConfig | None) -> None:
+    """A module that continues that of stage 1 finds it there."""
+    for module, node in present(stage.modules).items():
+        if node.get("start") == "stage1" and (before is None or module not in present(before.modules)):
+            raise ConfigError(
+                f"{name}: its module {module} continues that of stage 1, which has none: add "
+                f"+module@stage1.modules.{module}=CHOICE, or set {name}.modules.{module}.start=fresh"
+            )
 
 
 def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
     own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
-    known = {"backbone", "classifier", *own, *(f"classifier.{key}" for key, _ in classifier.named_parameters())}
+    modules = [f"modules.{module}" for module in present(stage.modules)]
+    known = {
+        "backbone",
+        "classifier",
+        *modules,
+        *own,
+        *(f"classifier.{key}" for key, _ in classifier.named_parameters()),
+    }
     for prefix in flat_factors(stage.lr_factors):
-        if prefix not in known and not prefix.startswith("backbone."):
+        if prefix not in known and not prefix.startswith(("backbone.", *(f"{module}." for module in modules))):
             raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))
 
 
 def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
     """What the stage starts from is there, and something in it learns or needs no learning."""
-    for where in (*asdict(stage.init).values(), stage.teacher):
+    for where in (*stage.starts.values(), stage.teacher):
         if where not in (None, "fresh", "stage1"):
             checkpoint.locate(where)
     if stage.checkpoint is not None:

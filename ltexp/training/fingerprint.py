@@ -7,7 +7,8 @@ from typing import Any
 import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig
 from ltexp.config.build import target_sources
-from ltexp.config.identity import digest
+from ltexp.config.identity import digest, stage_identity
+from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.distributed import world_size
 from ltexp.training import checkpoint
 from ltexp.training.cache import checksum
@@ -27,14 +28,15 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
     """
     trainer = session.config.trainer
     data = session.data
+    lightning, callbacks = material_lightning(trainer), material_callbacks(session.config.callbacks)
     return digest(
         {
             "schema": FINGERPRINT_SCHEMA,
             "version": ltexp.__version__,
             "name": name,
-            "stage": asdict(stage),
+            "stage": stage_identity(stage),
             "backbone": session.config.backbone,
-            "sources": target_sources([asdict(stage), session.config.backbone]),
+            "sources": target_sources([asdict(stage), session.config.backbone, callbacks, lightning]),
             "seed": session.config.seed,
             "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],
             "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
@@ -42,6 +44,8 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             # only where they are set: fingerprints of before they existed stay valid
             **({"accumulate": trainer.accumulate} if trainer.accumulate > 1 else {}),
             **({"compile": trainer.compile_backend} if trainer.compile else {}),
+            **({"lightning": lightning} if lightning else {}),
+            **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
             "files": _files_started_from(stage, name, session.config.backbone),
             "previous": previous if "stage1" in _sources(stage) else None,
         }
@@ -50,7 +54,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
 
 def _sources(stage: StageConfig) -> list[str | None]:
     """What the stage starts from and learns from: `fresh`, `stage1`, a path, or None."""
-    return [*asdict(stage.init).values(), stage.teacher]
+    return [*stage.starts.values(), stage.teacher]
 
 
 def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:

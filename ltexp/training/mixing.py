@@ -1,17 +1,25 @@
 """Mixing: a batch becomes a mixed batch, and any loss the matching convex combination of two losses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from hydra.utils import get_class
 from torch import Tensor
 
+from ltexp.config import StageConfig
 from ltexp.config.require import require
+from ltexp.counts import checked_class_counts
+from ltexp.data.loader import Batch
 from ltexp.distributed import gather_batch, rank, world_size
+from ltexp.losses.context import WHOLE_BATCH, BatchContext
 from ltexp.outputs import ModelOutput
-from ltexp.randomness import generator, key_to_seed
+from ltexp.randomness import key_to_seed
+
+LossInContext = Callable[[ModelOutput, Tensor, BatchContext], Tensor]
 
 
 class Mixture(NamedTuple):
@@ -20,19 +28,48 @@ class Mixture(NamedTuple):
     Attributes:
         labels: (n,) int64 labels of the batch's own images.
         partner_labels: (n,) int64 labels of the images mixed in.
-        weight: λ, what the own images and labels count for; 1 when nothing is mixed in.
+        weight: what the own label counts for, usually the λ that the images were mixed with; 1 when nothing is mixed
+            in. A number, or one a row (n,).
+        partner_weight: what the other label counts for; None: 1 - weight.
+        sample_weights: (n,) what each row counts for in the mean; None: all the same.
     """
 
     labels: Tensor
     partner_labels: Tensor
-    weight: float
+    weight: float | Tensor
+    partner_weight: float | Tensor | None = None
+    sample_weights: Tensor | None = None
 
-    def objective(self, loss: Callable[[ModelOutput, Tensor], Tensor], output: ModelOutput) -> Tensor:
-        """λ loss(output, labels) + (1 - λ) loss(output, partner_labels), a scalar, on one forward pass."""
-        own = loss(output, self.labels)
-        if self.weight == 1.0:
+    def objective(self, loss: LossInContext, output: ModelOutput, context: BatchContext = WHOLE_BATCH) -> Tensor:
+        """weight * loss with the own labels + partner_weight * loss with the others', a scalar, on one forward pass.
+
+        Args:
+            loss: called with an output, the labels of its rows, and their context, in which calls are counted.
+            output: of the rows `context.part`.
+            context: of the batch.
+        """
+        if self.sample_weights is not None:
+            context = replace(context, sample_weights=_times(context, self.sample_weights))
+        own = _side(loss, output, self.labels, self.weight, context)
+        if isinstance(self.weight, float) and self.weight == 1.0 and self.partner_weight is None:
             return own
-        return self.weight * own + (1.0 - self.weight) * loss(output, self.partner_labels)
+        other = 1.0 - self.weight if self.partner_weight is None else self.partner_weight
+        return own + _side(loss, output, self.partner_labels, other, replace(context, call=context.call + 1))
+
+
+def _side(
+    loss: LossInContext, output: ModelOutput, labels: Tensor, weight: float | Tensor, context: BatchContext
+) -> Tensor:
+    """The loss with one of the two labels of each row, times the weight of that side."""
+    if isinstance(weight, Tensor):
+        context, weight = replace(context, sample_weights=_times(context, weight)), 1.0
+    value = loss(output, labels[context.part], replace(context, labels=labels))
+    return value if weight == 1.0 else weight * value
+
+
+def _times(context: BatchContext, weights: Tensor) -> Tensor:
+    """The sample weights of the call's rows, times `weights` (n,) of all of this process's rows."""
+    return context.weighted(weights[context.part])
 
 
 class Mixed(NamedTuple):
@@ -45,23 +82,28 @@ class Mixed(NamedTuple):
 class Mixing(ABC):
     """Base of the mixings.
 
+    Args:
+        class_counts: int64 (C,), the training images of each class.
+
     Attributes:
-        blends: whether it makes new inputs out of several, which images allow and word numbers do not.
+        blends: whether it makes new inputs out of several, which images allow and word numbers do not. The loader
+            then puts each batch into a random order, for `partners_of`.
+        streams: the stage's further batches that it reads (`Batch.streams`).
     """
 
     blends: ClassVar[bool] = True
+    streams: Collection[str] = ()
+
+    def __init__(self, class_counts: Tensor) -> None:
+        self.class_counts = checked_class_counts(class_counts)
 
     @abstractmethod
-    def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
+    def __call__(self, batch: Batch, seed: int) -> Mixed:
         """Mix this process's rows of a global batch.
 
         Args:
-            inputs: (n, ...) float32, of images (n, 3, H, W), rows rank, rank + world size, ... of the global batch.
-            labels: (n,) int64 of the same rows.
-            size: rows of the global batch.
-            seed: with `epoch` and `step` the key of the draws; equal on every process.
-            epoch: from 0.
-            step: from 0 within the epoch.
+            batch: rows rank, rank + world size, ... of the global batch.
+            seed: with the batch's epoch and step the key of the draws; equal on every process.
         """
 
 
@@ -70,40 +112,63 @@ class NoMixing(Mixing):
 
     blends = False
 
-    def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
+    def __call__(self, batch: Batch, seed: int) -> Mixed:
         """The batch with λ = 1."""
-        return Mixed(inputs, Mixture(labels, labels, 1.0))
+        return Mixed(batch.inputs, Mixture(batch.labels, batch.labels, 1.0))
 
 
 class Mixup(Mixing):
     """mixup (Zhang et al., ICLR 2018): one λ ~ Beta(α, α) a batch; each image is mixed with one of the same batch.
 
-    The partners are a random permutation of the global batch, so that a batch is mixed in the same way on one process
-    and on several, at the price of gathering the batch on each.
+    A batch is mixed in the same way on any number of processes, see `partners_of`.
 
     Args:
+        class_counts: without effect.
         alpha: α. Default 1.0 (the field's CIFAR setting; 0.2 is usual on the large datasets).
 
     Raises:
         ConfigError: α not positive. To switch mixup off choose mixing `none`.
     """
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        require(alpha > 0, "alpha", alpha, "a number above 0; mixing none switches mixup off")
+    def __init__(self, class_counts: Tensor, alpha: float = 1.0) -> None:
+        super().__init__(class_counts)
+        require(alpha > 0, "alpha", alpha, "a number above 0; mixing none switches it off")
         self.alpha = alpha
 
-    def __call__(self, inputs: Tensor, labels: Tensor, *, size: int, seed: int, epoch: int, step: int) -> Mixed:
+    def __call__(self, batch: Batch, seed: int) -> Mixed:
         """The mixed batch: λ image + (1 - λ) partner."""
-        weight = self.draw_weight(seed, epoch, step)
-        permutation = torch.randperm(size, generator=generator("mixing", seed, epoch, step))
-        # A process without rows holds the batch's last row as a stand-in; its partner does not matter.
-        mine = permutation[rank() :: world_size()] if rank() < size else permutation[-1:]
-        mine = mine.to(inputs.device, non_blocking=True)
-        partners = gather_batch(inputs, size)[mine]
-        partner_labels = gather_batch(labels, size)[mine]
-        return Mixed(inputs.lerp(partners, 1.0 - weight), Mixture(labels, partner_labels, weight))
+        weight = self.draw_weight(seed, batch.epoch, batch.step)
+        partners, partner_labels = partners_of(batch)
+        return Mixed(batch.inputs.lerp(partners, 1.0 - weight), Mixture(batch.labels, partner_labels, weight))
 
     def draw_weight(self, seed: int, epoch: int, step: int) -> float:
         """λ of one batch. NumPy draws it, because torch draws beta variates only from its global generator."""
         draws = np.random.Generator(np.random.PCG64(key_to_seed("mixing", seed, epoch, step)))
         return float(draws.beta(self.alpha, self.alpha))
+
+
+def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(inputs, labels) of the row that each of this process's rows is mixed with, row p of n with p + n // 2 mod n.
+
+    The loader has put the global batch into a random order (`Loader`, `shuffle_within`), so partners are random. Of W
+    processes, each holds its rows' partners where n / 2 is a multiple of W; elsewhere the batch is gathered on each.
+    """
+    size, world = batch.size, world_size()
+    if size % (2 * world) == 0 or world == 1:
+        shift = size // 2 // world
+        return half_turned(batch.inputs, shift), half_turned(batch.labels, shift)
+    # A process without rows holds the batch's last row as a stand-in; its partner does not matter.
+    own = torch.arange(rank() if rank() < size else size - 1, size, world)
+    mine = ((own + size // 2) % size).to(batch.labels.device, non_blocking=True)
+    return gather_batch(batch.inputs, size)[mine], gather_batch(batch.labels, size)[mine]
+
+
+def half_turned(rows: Tensor, shift: int) -> Tensor:
+    """The rows from number `shift` on, then those before it; unlike `Tensor.roll` it keeps the strides of images."""
+    return torch.cat([rows[shift:], rows[:shift]])
+
+
+def blends(stage: StageConfig) -> bool:
+    """Whether the stage's mixing makes new inputs out of several; see `Mixing`."""
+    chosen: type[Mixing] = get_class(stage.mixing["_target_"])
+    return chosen.blends

@@ -1,13 +1,18 @@
 """A stage's objective: its loss and the weighted terms beside it."""
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
+from ltexp.config.require import within
 from ltexp.losses.base import Loss
+from ltexp.losses.context import WHOLE_BATCH, BatchContext
 from ltexp.losses.reweighting import Reweighted
+from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.mixing import Mixture
 
@@ -31,72 +36,84 @@ class Objective(nn.Module):
             {k: build(v.loss, class_counts=class_counts, path=f"terms.{k}.loss") for k, v in stage.terms.items()}
         )
         self.loss_weight = stage.loss_weight
-        self.rows = slice(None)
         self.weights = {name: term.weight for name, term in stage.terms.items()}
+        self.stream_of = {name: term.stream for name, term in stage.terms.items()}
+        of_terms = {stream for stream in self.stream_of.values() if stream is not None}
+        self.streams = sorted(of_terms.union(*(part.streams for part in self._parts)))
 
     @property
-    def _parts(self) -> list[Any]:
-        return [self.loss, *self.terms.values()]
+    def _parts(self) -> list[Loss]:
+        return [self.loss, *cast(Iterable[Loss], self.terms.values())]
 
     @property
     def logit_scale(self) -> float:
-        """What evaluation multiplies logits by before the softmax (the scale of a cosine loss)."""
+        """What turns the model's logits into those of its softmax (the scale of a cosine loss)."""
         return float(self.loss.logit_scale)
 
     @property
     def needs(self) -> frozenset[str]:
-        """The fields of `ModelOutput` that some part reads beside logits and features."""
+        """What some part reads of the model's output beside logits and features."""
         return frozenset().union(*(part.needs for part in self._parts))
 
-    def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:
-        """Tells every part how far training is; epoch and step count from 0."""
-        for part in self._parts:
-            part.set_progress(epoch, max_epochs, step)
-        self.reweighting.set_progress(self.loss, epoch, max_epochs)
+    def needs_of(self, stream: str | None) -> frozenset[str]:
+        """The same of one stream alone, or of the stage's own batch (None)."""
+        terms = [cast(Loss, term) for name, term in self.terms.items() if self.stream_of[name] == stream]
+        readers = [part for part in self._parts if stream in part.streams] if stream else [self.loss]
+        return frozenset().union(*(part.needs for part in (*terms, *readers)))
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuses settings of losses that a stage of `epochs` epochs has no use for; see `Loss.check_epochs`.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        parts = {"loss": self.loss} | {f"terms.{name}.loss": cast(Loss, term) for name, term in self.terms.items()}
+        for path, part in parts.items():
+            with within(path):
+                part.check_epochs(epochs)
 
     def end_epoch(self) -> None:
         """Tells every part that an epoch has ended."""
         for part in self._parts:
             part.end_epoch()
 
-    def set_seed(self, seed: int) -> None:
-        """Tells every part the seed of its random draws."""
-        for part in self._parts:
-            part.seed = seed
+    def forward(self, output: ModelOutput, target: Tensor, context: BatchContext = WHOLE_BATCH) -> Tensor:
+        """The scalar objective of a batch with the labels `target` (n,); `output` is of the rows `context.part`."""
+        return self.of_mixture(output, Mixture(target, target, 1.0), context)
 
-    def set_share(self, share: float | None) -> None:
-        """Tells every part what this process's rows of the batch count for (`Batch.share`)."""
-        for part in self._parts:
-            part.share = share
-
-    def set_part(self, rows: slice) -> None:
-        """Tells every part which of this process's rows of the batch the outputs that follow are of."""
-        self.rows = rows
-        for part in self._parts:
-            part.part = rows
-
-    def forward(self, output: ModelOutput, target: Tensor) -> Tensor:
-        """The scalar objective of a batch with the labels `target` (B,); `output` is of the rows of `set_part`."""
-        return self.of_mixture(output, Mixture(target, target, 1.0))
-
-    def of_mixture(self, output: ModelOutput, targets: Mixture) -> Tensor:
+    def of_mixture(self, output: ModelOutput, targets: Mixture, context: BatchContext = WHOLE_BATCH) -> Tensor:
         """The scalar objective of a batch that may be mixed; a term that reads no labels is computed once."""
-        total = targets.objective(self._of_labels, output)
+        class_weights = self.reweighting.weights_in(context.epoch, context.max_epochs)
+
+        def of_labels(output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
+            weighted = context if class_weights is None else replace(context, class_weights=class_weights)
+            total: Tensor = self.loss(output, target, weighted)
+            if self.loss_weight != 1.0:
+                total = self.loss_weight * total
+            for name, term in self.terms.items():
+                if term.reads_labels and self.stream_of[name] is None:
+                    total = total + self.weights[name] * term(output, target, context)
+            return total
+
+        total = targets.objective(of_labels, output, context)
+        if targets.sample_weights is not None:
+            context = replace(context, sample_weights=context.weighted(targets.sample_weights[context.part]))
         for name, term in self.terms.items():
-            if not term.reads_labels:
-                total = total + self.weights[name] * term(output, targets.labels[self.rows])
+            if not term.reads_labels and self.stream_of[name] is None:
+                total = total + self.weights[name] * term(output, targets.labels[context.part], context)
         return total
 
-    def _of_labels(self, output: ModelOutput, target: Tensor) -> Tensor:
-        for part in self._parts:
-            part.batch_labels = target
-        target = target[self.rows]
-        total: Tensor = self.loss(output, target)
-        if self.loss_weight != 1.0:
-            total = self.loss_weight * total
+    def of_stream(self, stream: str, context: BatchContext) -> Tensor | None:
+        """The weighted sum of the terms of a stream, a scalar; None if it has none.
+
+        Args:
+            context: of the stream's batch, with that in its `streams`.
+        """
+        batch, total = context.streams[stream], None
         for name, term in self.terms.items():
-            if term.reads_labels:
-                total = total + self.weights[name] * term(output, target)
+            if self.stream_of[name] == stream:
+                value = self.weights[name] * term(batch.output, batch.labels, context)
+                total = value if total is None else total + value
         return total
 
 
@@ -110,17 +127,23 @@ def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def parameter_groups(model: nn.Module, lr: float, factors: dict[str, float]) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, lr: float, factors: dict[str, float]) -> list[dict[str, Any]]:
     """Optimizer groups of the learnable parameters, one for each factor on the learning rate.
 
     Args:
         model: its parameters that require a gradient are grouped.
         lr: base learning rate.
-        factors: by prefix of a parameter's dotted name; the longest prefix that fits counts.
+        factors: by prefix of a parameter's dotted name, which begins with its part's (`Model.parts`); the longest
+            prefix that fits counts.
     """
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+    seen: set[nn.Parameter] = set()  # one that two parts share learns once
+    for part, module in model.parts().items():
+        for own, parameter in module.named_parameters():
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            name = f"{part}.{own}"
             fitting = [prefix for prefix in factors if name == prefix or name.startswith(prefix + ".")]
             factor = factors[max(fitting, key=len)] if fitting else 1.0
             groups.setdefault(factor, []).append(parameter)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ltexp.data.loader import Loader
+from ltexp.data.loader import Batch, Loader
 from ltexp.distributed import gather_objects
 from ltexp.evaluation.metrics import merge_predictions
 from ltexp.models.model import Model
@@ -54,26 +55,58 @@ def evaluating(model: Model) -> Iterator[None]:
         model.train(training)
 
 
-def predict(model: Model, loader: Loader[Any], precision: str) -> Predictions:
+class Collector:
+    """Gathers what a model says of the samples of a split, batch by batch, over all processes.
+
+    Args:
+        rows: samples of the split.
+        whole: whether all of them will come.
+    """
+
+    def __init__(self, rows: int, whole: bool = True) -> None:
+        self.rows, self.whole = rows, whole
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, batch: Batch, values: Tensor) -> None:
+        """Keeps this process's rows (b, ...) of a batch; stand-ins of an empty share never count."""
+        if batch.share > 0:
+            self.parts.append((batch.index, values.float(), batch.labels))
+
+    def merged(self) -> Arrays:
+        """(index, values, labels) of all processes' samples, in index order."""
+        columns: list[Any] = [torch.cat(column).cpu().numpy() for column in zip(*self.parts, strict=True)]
+        empty = [np.empty(0, np.int64), np.empty((0, 0), np.float32), np.empty(0, np.int64)]
+        own: Arrays = tuple(columns or empty)
+        parts = [part for part in gather_objects(own) if len(part[0])]
+        merged: Arrays = merge_predictions(parts, self.rows, self.whole)
+        return merged
+
+    def predictions(self) -> Predictions:
+        """The same as predictions, where the values are those of `logits_and_norm`."""
+        index, values, labels = self.merged()
+        return Predictions(index, np.ascontiguousarray(values[:, :-1]), labels, values[:, -1])
+
+
+def predict(model: Model, loader: Loader[Any], precision: str, batches: int | None = None) -> Predictions:
     """The predictions for every sample of the loader's split, on every process.
 
     Args:
         model: evaluated in eval mode.
         loader: without sampler; each process holds its share.
         precision: as in `trainer.precision`; logits come back in float32.
+        batches: only so many; None: all.
 
     Stand-in rows of an empty share never count.
     """
-    index, values, labels = _collect(model, loader, precision, lambda images: _logits_and_norm(model(images)))
-    return Predictions(index, np.ascontiguousarray(values[:, :-1]), labels, values[:, -1])
+    return _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches).predictions()
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:
     """(index, features (N, D) as the classifier reads them, labels) of every sample, as `predict` gives logits."""
-    return _collect(model, loader, precision, model.features)
+    return _collect(model, loader, precision, model.features).merged()
 
 
-def _logits_and_norm(output: ModelOutput) -> Tensor:
+def logits_and_norm(output: ModelOutput) -> Tensor:
     """(B, C + 1): the norm of the feature as a further column, so that both take one way to the other processes."""
     logits, features = output.logits.float(), output.features
     if features is None or features.ndim != 2:
@@ -83,20 +116,22 @@ def _logits_and_norm(output: ModelOutput) -> Tensor:
     return torch.cat([logits, norm[:, None]], dim=1)
 
 
-def _collect(model: Model, loader: Loader[Any], precision: str, values_of: Callable[[Tensor], Tensor]) -> Arrays:
-    index, values, labels = [], [], []
+def _collect(
+    model: Model,
+    loader: Loader[Any],
+    precision: str,
+    values_of: Callable[[Tensor], Tensor],
+    batches: int | None = None,
+) -> Collector:
+    collector = Collector(loader.rows, whole=batches is None or batches >= len(loader))
     with evaluating(model), autocast(precision, loader.device):
-        for batch in loader:
-            if batch.share > 0:
-                index.append(batch.index)
-                values.append(values_of(batch.inputs).float())
-                labels.append(batch.labels)
-    width = values[0].shape[1] if values else 0
-    own = (
-        torch.cat(index).cpu().numpy() if index else np.empty(0, np.int64),
-        torch.cat(values).cpu().numpy() if values else np.empty((0, width), np.float32),
-        torch.cat(labels).cpu().numpy() if labels else np.empty(0, np.int64),
-    )
-    parts = [part for part in gather_objects(own) if len(part[0])]
-    merged: Arrays = merge_predictions(parts, loader.rows)
-    return merged
+        for batch in islice(loader, batches):
+            collector.add(batch, values_of(batch.inputs))
+    return collector
+
+
+def batches_of(loader: Loader[Any], limit: float | None) -> int | None:
+    """How many batches a limit of Lightning's lets through: a number, or a fraction of them; None: all."""
+    if limit is None or (isinstance(limit, float) and limit == 1.0):
+        return None
+    return max(1, int(limit * len(loader))) if isinstance(limit, float) else limit

@@ -6,23 +6,24 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class
-from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
+from ltexp.config.lightning import check_monitored, partial_settings
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
-from ltexp.models.backbone import Backbone
-from ltexp.randomness import default_generator
+from ltexp.models.module import present
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
+from ltexp.training.loggers import close_loggers, make_loggers
+from ltexp.training.mixing import blends
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -39,8 +40,8 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     check_composition(config)
     data = build(config.dataset, root=config.paths.data, path="dataset")
     identifier = records.run_id(folder)
-    logger = make_logger(config, folder, identifier)
-    session = Session(config, folder, data, device, logger)
+    loggers = make_loggers(config, folder, identifier)
+    session = Session(config, folder, data, device, loggers)
     check_against_data(session)
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
@@ -55,7 +56,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
             finish(session, base, outcomes)
         status = "success"
     finally:
-        close_logger(logger, status)
+        close_loggers(loggers, status)
 
 
 def check_against_data(session: Session) -> None:
@@ -63,7 +64,7 @@ def check_against_data(session: Session) -> None:
 
     Raises:
         LtexpError: a backbone, mixing or augmentation for another kind of data, a cache of other images, a teacher of
-            other classes, or an auxiliary network without maps that it can read.
+            other classes, or a module that finds nothing it can read.
     """
     config, data = session.config, session.data
     reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
@@ -73,10 +74,11 @@ def check_against_data(session: Session) -> None:
     for split in (data.validation, data.test):
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
-    if any(stage.auxiliary.get("_target_") for stage in config.stages.values()):
-        _check_maps(session)
+    trained = {name: stage.epochs for name, stage in config.stages.items() if stage.epochs and not stage.checkpoint}
+    check_monitored(config.callbacks, data.validation is not None, config.evaluation.every, trained)
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
+        _check_modules(own, name, stage)
         _check_mixing(config, name, stage, data.kind)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
@@ -84,38 +86,43 @@ def check_against_data(session: Session) -> None:
             load_teacher(own, stage)
 
 
-def _check_maps(session: Session) -> None:
-    """What an auxiliary network reads has places to attend to."""
-    name, data = session.config.choices.get("backbone"), session.data
-    if data.kind != "images":
-        raise ConfigError(
-            f"an auxiliary network reads feature maps of images, and dataset {data.name} holds {data.kind}: "
-            "set auxiliary@STAGE.auxiliary=none"
-        )
-    with default_generator("check"):
-        backbone: Backbone = build(session.config.backbone, **data.backbone_settings, path="backbone")
-    if not getattr(backbone, "map_channels", None):
-        raise ConfigError(f"backbone {name} offers no feature maps, which an auxiliary network reads: choose another")
+def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
+    """What the stage's modules read is there, and is such that they can work with it."""
+    if not present(stage.modules):
+        return
+    data = session.data
+    model = session.fresh_model(name, stage, loads=True).to(session.device).eval()
     inputs = session.sample_inputs()
+    batch = {"inputs": inputs, "labels": torch.zeros(1, dtype=torch.int64, device=inputs.device)}
+    for module, wired in model.wiring.items():
+        without = f"leave the module out with ~module@{name}.modules.{module}"
+        if "feature_maps" in wired.reads and data.kind != "images":
+            raise ConfigError(
+                f"{name}: module {module} reads feature maps of images, and dataset {data.name} holds {data.kind}: "
+                f"{without}"
+            )
+        if "feature_maps" in wired.reads and not getattr(model.backbone, "map_channels", None):
+            backbone = session.config.choices.get("backbone")
+            raise ConfigError(
+                f"{name}: backbone {backbone} offers no feature maps, which module {module} reads: choose another, or "
+                f"{without}"
+            )
     with torch.no_grad():
-        _, maps = backbone.to(inputs.device).eval().forward_maps(inputs)
-    sizes = ["x".join(str(side) for side in m.shape[2:]) for m in maps]
-    if any(m.ndim != 4 or m[0, 0].numel() == 1 for m in maps):
-        raise ConfigError(
-            f"an auxiliary network attends to places in a map, and those of backbone {name} on {data.name} are "
-            f"{', '.join(sizes)}: choose a backbone with larger maps, or auxiliary@STAGE.auxiliary=none"
-        )
+        output = model(inputs, {field for wired in model.wiring.values() for field in wired.reads})
+        for module, part in model.attached.items():
+            if check := getattr(part, "check", None):
+                check(*model.read_by(module, output, batch))
 
 
 def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> None:
-    if kind != "images" and get_class(stage.mixing["_target_"]).blends:  # type: ignore[attr-defined]
+    if kind != "images" and blends(stage):
         key = f"mixing@{name}.mixing"
         chosen = config.choices.get(key, stage.mixing["_target_"])
         raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
-    reads: str = get_class(stage.augmentation["_target_"]).reads  # type: ignore[attr-defined]
+    reads: str = build(stage.augmentation).reads
     holds: str = get_class(data.train.loader).samples  # type: ignore[attr-defined]
     if reads not in ("", holds):
         key = f"augmentation@{name}.augmentation"
@@ -150,6 +157,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "subset_hash": data.subset_hash,
         "data": data.facts,
         "config_hash": config_hash(config),
+        **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
         "choices": config.choices,
         "overrides": config.overrides,
         "environment": environment,
@@ -161,7 +169,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
     folder, final = session.folder, outcomes[-1]
     index, logits, labels, norms = final.predictions
-    records.write_predictions(folder / PREDICTIONS, logits * final.logit_scale, labels, index, norms)
+    records.write_predictions(folder / PREDICTIONS, logits * final.model.logit_scale, labels, index, norms)
     metrics = final.record["metrics"]
     record = base | {
         "selection": "last",
@@ -172,8 +180,8 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
         "status": "running",
     }
     records.write_record(folder, record)
-    if session.logger is not None:
-        session.logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
+    for logger in session.loggers:
+        logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
     # last: a run without its figures is not finished, and resume=true draws them
     records.write_record(folder, record | {"status": "finished"})
@@ -183,40 +191,6 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     console.print(
         f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True
     )
-
-
-def make_logger(config: Config, folder: Path, identifier: str) -> Logger | None:
-    """The chosen logger, on rank 0; one for the whole run, so that stages follow each other in it."""
-    settings = dict(config.logger)
-    if not settings.get("_target_") or rank() != 0:
-        return None
-    if settings["_target_"].endswith("WandbLogger"):
-        # jobs of a sweep never share a wandb run, and a resumed run continues its own
-        settings |= {"id": identifier, "name": f"{config.choices.get('method')}-{identifier}", "resume": "allow"}
-    elif settings["_target_"].endswith("CSVLogger"):
-        # it empties a folder that it finds, and a resumed run's first half lies there
-        while (folder / settings["name"] / settings["version"]).exists():
-            settings["version"] += "-resumed"
-    try:
-        logger: Logger = build(settings, save_dir=str(folder), path="logger")
-    except Exception as error:
-        if not isinstance(error, ModuleNotFoundError):
-            if type(error).__module__.startswith("wandb"):
-                raise ConfigError(f"wandb: {error}; logger.offline=true needs no account") from None
-            raise
-        raise ConfigError(
-            f"this logger needs a package that is not installed ({error.name}): pip install {error.name}"
-        ) from None
-    return logger
-
-
-def close_logger(logger: Logger | None, status: str) -> None:
-    """Ends the logger's run: the next job starts one of its own."""
-    if logger is not None:
-        logger.finalize(status)
-        finish_run = getattr(getattr(logger, "experiment", None), "finish", None)
-        if finish_run is not None:
-            finish_run()
 
 
 def now() -> str:

@@ -1,36 +1,32 @@
 """Runs one stage: starts its model, takes it from the cache or trains it, and evaluates the result."""
 
 import pickle
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ltexp.config import StageConfig
-from ltexp.data.loader import Loader
-from ltexp.data.types import Split
-from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
-from ltexp.errors import CheckpointError, TrainingError
+from ltexp.config.lightning import test_limit
+from ltexp.distributed import broadcast_object, rank, wait_for_all
+from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, FEATURE_NORMS, METRICS, RESUME, read_metrics, write_metrics
+from ltexp.run_folder import CHECKPOINT, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
-from ltexp.training.batch_norm import AgreeOnStatistics
+from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
+from ltexp.training.datamodule import StageData
 from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
-from ltexp.training.monitor import Monitor, ResumeCheckpoint
-from ltexp.training.norms import append_norms, weight_norms
-from ltexp.training.objective import Objective
-from ltexp.training.predict import Predictions, predict
+from ltexp.training.norms import weight_norms
+from ltexp.training.predict import Predictions, batches_of, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 from ltexp.training.start import load_model, load_teacher, make_trainable, start_model
+from ltexp.training.trainer import make_trainer, one_line
 
 
 @dataclass
@@ -43,7 +39,6 @@ class StageResult:
         record: the stage's entry of the run's record, its metrics included.
         details: the reliability bins and the confusion matrix behind them.
         predictions: on the test split.
-        logit_scale: what turns its logits into those of the softmax.
     """
 
     model: Model
@@ -51,7 +46,6 @@ class StageResult:
     record: dict[str, Any]
     details: dict[str, Any]
     predictions: Predictions
-    logit_scale: float
 
 
 def run_stage(session: Session, name: str, stage: StageConfig, previous: StageResult | None) -> StageResult:
@@ -61,11 +55,11 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
     fingerprint = fingerprint_of(session, name, stage, previous.fingerprint if previous else None)
     model = session.place(start_model(session, name, stage))
     make_trainable(model, stage)
-    objective = Objective(stage, session.class_counts)
     cached = _obtain(session, name, stage, model, fingerprint)
     loader = session.evaluation_loader(session.data.test)
-    predictions = predict(model, loader, session.config.trainer.precision)
-    metrics, details = session.measure(predictions.logits, predictions.labels, objective.logit_scale)
+    limit = batches_of(loader, test_limit(session.config.trainer))
+    predictions = predict(model, loader, session.config.trainer.precision, limit)
+    metrics, details = session.metrics(predictions.logits, predictions.labels, model.logit_scale)
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
@@ -76,9 +70,9 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
         "fingerprint": fingerprint,
         "networks": cost_of(model, session.sample_inputs()),
         **describe_features(session, stage),
-        **_training_summary(read_metrics(folder / METRICS)),
+        **_training_summary(read_metrics(folder / METRICS), stage.epochs),
     }
-    return StageResult(model.eval(), fingerprint, record, details, predictions, objective.logit_scale)
+    return StageResult(model.eval(), fingerprint, record, details, predictions)
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:
@@ -126,36 +120,31 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         folder: of the stage: metrics by epoch and the checkpoint to resume from, where training goes on if it is there.
 
     Raises:
+        ConfigError: for what Lightning refuses.
         TrainingError: if the loss is no longer finite.
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
-    loader = session.train_loader(name, stage, model)
-    seed, teacher = session.stage_seed(name), load_teacher(session, stage)
+    trainer = make_trainer(session, name, stage)
+    loader = train_loader(session, name, stage, model)
     settings = session.config.trainer
     module = Stage(
-        model, stage, session.class_counts, seed, teacher, loader, settings.accumulate, settings.gradient_clip_val
+        model,
+        stage,
+        session.class_counts,
+        session.stage_seed(name),
+        load_teacher(session, stage),
+        loader,
+        settings.accumulate,
+        settings.gradient_clip_val,
+        settings.lightning.get("gradient_clip_algorithm") or "norm",
+        session.metrics,
     )
     if settings.compile:
         model.compile_backbone(settings.compile_backend)
-    monitor = Monitor(
-        folder,
-        name,
-        images_per_epoch=loader.rows,
-        steps_per_epoch=len(loader),
-        evaluate=lambda epoch: _evaluate_splits(session, model, module.objective.logit_scale, folder, epoch),
-        evaluate_every=session.config.evaluation.every,
-        check_every=settings.log_every,
-        shown=settings.progress and rank() == 0,
-    )
-    callbacks = [AgreeOnStatistics(), monitor, ResumeCheckpoint(folder, settings.checkpoint_every)]
-    resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
+    data = StageData(loader, session.evaluated(), settings.lightning.get("overfit_batches", 0))
     module.train()
     try:
-        _trainer(session, stage, callbacks).fit(module, loader, ckpt_path=resume, weights_only=True)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        if resume is not None and ("PytorchStreamReader" in str(error) or not isinstance(error, RuntimeError)):
-            raise CheckpointError(f"{resume} is damaged: delete it to train {name} from its start") from None
-        raise
+        _fit(trainer, module, data, folder)
     finally:
         loader.close()
     write_history(loader, folder)
@@ -163,33 +152,18 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         (folder / RESUME).unlink(missing_ok=True)
 
 
-def _trainer(session: Session, stage: StageConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    settings = session.config.trainer
-    return pl.Trainer(
-        accelerator="gpu" if session.device.type == "cuda" else "cpu",
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        # said outright: inside a job of SLURM, Lightning would take that for the launcher
-        plugins=[TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
-        strategy=_strategy(session) if world_size() > 1 else "auto",
-        precision=settings.precision,  # type: ignore[arg-type]
-        max_epochs=stage.epochs,
-        sync_batchnorm=settings.sync_batch_norm,
-        callbacks=callbacks,
-        logger=session.logger or False,
-        log_every_n_steps=1,
-        default_root_dir=session.folder,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def _strategy(session: Session) -> DDPStrategy:
-    backend = "nccl" if session.device.type == "cuda" else "gloo"
-    # each process's batch norms keep the statistics of its own shares, until `AgreeOnStatistics` takes their mean
-    return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, gradient_as_bucket_view=True)
+def _fit(trainer: pl.Trainer, module: Stage, data: StageData, folder: Path) -> None:
+    resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise ConfigError(f"{folder.name}: {one_line(error)}") from error
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        if str(error).startswith("Early stopping conditioned on metric"):
+            raise ConfigError(f"{folder.name}: {one_line(error)}") from error
+        if resume is not None and ("PytorchStreamReader" in str(error) or not isinstance(error, RuntimeError)):
+            raise CheckpointError(f"{resume} is damaged: delete it to train {folder.name} from its start") from None
+        raise
 
 
 def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> None:
@@ -198,30 +172,12 @@ def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> N
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
-        scale = Objective(stage, session.class_counts).logit_scale
         counts = session.data.class_counts.tolist()
-        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts, scale)
+        checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts)
 
 
-def _evaluate_splits(
-    session: Session, model: Model, scale: float, folder: Path, epoch: int
-) -> Mapping[str, float | None]:
-    """Columns such as `test_all` and `validation_few`, in percent; the test features' norms go to a file beside."""
-    columns: dict[str, float | None] = {}
-    splits: dict[str, Split | None] = {"validation": session.data.validation, "test": session.data.test}
-    for split_name, split in splits.items():
-        if split is not None:
-            loader: Loader[Any] = session.evaluation_loader(split)
-            predictions = predict(model, loader, session.config.trainer.precision)
-            metrics, _ = session.measure(predictions.logits, predictions.labels, scale)
-            columns |= {f"{split_name}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
-            if split_name == "test" and rank() == 0:
-                append_norms(folder / FEATURE_NORMS, epoch, predictions, session.data.num_classes)
-    return columns
-
-
-def _training_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds, throughput and the best evaluated epochs, from a stage's metrics by epoch."""
+def _training_summary(rows: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
+    """Seconds, throughput and the best evaluated epochs, from a stage's metrics by epoch; and an early stop."""
     seconds = sum(float(row["seconds"]) for row in rows)
     images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in rows)
     summary: dict[str, Any] = {
@@ -229,6 +185,8 @@ def _training_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "images_per_second": images / seconds if seconds else None,
         "train_loss": float(rows[-1]["train_loss"]) if rows else None,
     }
+    if 0 < len(rows) < epochs:
+        summary["stopped_after"] = len(rows)  # epochs: a callback, or fast_dev_run, ended it there
     for split in ("test", "validation"):
         found = [(float(row[f"{split}_all"]), int(row["epoch"])) for row in rows if row.get(f"{split}_all")]
         best = max(found, default=None)

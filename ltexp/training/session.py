@@ -11,21 +11,24 @@ import numpy as np
 import torch
 from hydra.utils import get_class
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
 from ltexp.data.loader import Loader
+from ltexp.data.tail.profile import name_class
+from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
-from ltexp.evaluation.metrics import Floats, Ints, measure
+from ltexp.evaluation.metrics import Ints, Metrics
 from ltexp.evaluation.shots import ShotRule
+from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
+from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
-from ltexp.training.feature_stage import feature_loader
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -40,16 +43,18 @@ class Session:
         folder: the run's.
         data: the long-tailed data of this run.
         device: where this process computes.
-        logger: of the run, or None.
+        loggers: of the run, on the first process.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
+        held_out: training images that only the stream of that name shows.
     """
 
     config: Config
     folder: Path
     data: LongTailedData
     device: torch.device
-    logger: Logger | None = None
+    loggers: list[Logger] = field(default_factory=list)
     shot_counts: Ints | None = None
+    held_out: dict[str, Split] = field(default_factory=dict)
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
@@ -58,12 +63,35 @@ class Session:
         Raises:
             LtexpError: if the dataset cannot give that training set.
         """
+        return self._on_training_set(stage)._without_held_out(stage)
+
+    def _on_training_set(self, stage: StageConfig) -> "Session":
         if not stage.training_set:
             return self
         data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data, path="training_set")
         if data.num_classes != self.data.num_classes:
             raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
         return replace(self, data=data, shot_counts=self.data.class_counts)
+
+    def _without_held_out(self, stage: StageConfig) -> "Session":
+        """Takes the images that streams hold out away from the stage's own training set."""
+        wanted = {name: stream.held_out.per_class for name, stream in stage.streams.items() if stream.held_out}
+        if not wanted:
+            return self
+        data, each = self.data, sum(wanted.values())
+        smallest = int(data.class_counts.argmin())
+        if data.class_counts[smallest] <= each:
+            raise ConfigError(
+                f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
+                f"{data.class_counts[smallest]}: lower held_out.per_class of {', '.join(wanted)}"
+            )
+        held, rest = {}, data.train
+        for name, count in wanted.items():
+            last = last_of_class(rest.labels, np.full(data.num_classes, count))
+            held[name], rest = rest.take(last), rest.take(~last)
+        kept = replace(data, train=rest, class_counts=data.class_counts - each)
+        shots = data.class_counts if self.shot_counts is None else self.shot_counts
+        return replace(self, data=kept, shot_counts=shots, held_out=held)
 
     @property
     def class_counts(self) -> Tensor:
@@ -79,26 +107,17 @@ class Session:
         """The seed of a stage's draws; stages of one run draw apart."""
         return key_to_seed("stage", self.config.seed, stage)
 
-    def train_loader(self, name: str, stage: StageConfig, model: Model) -> Loader[Any]:
-        """Augmented batches of the training split, or of the features `model` makes of it, in the sampler's order."""
-        if stage.features.get("_target_"):
-            return feature_loader(self, name, stage, model)
-        labels = torch.as_tensor(self.data.train.labels)
-        return self.loader(
-            self.data.train,
-            batch_size=stage.batch_size,
-            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts, path="sampler"),
-            augmentation=build(stage.augmentation, path="augmentation"),
-            seed=self.stage_seed(name),
-            max_epochs=stage.epochs,
-        )
-
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
         if id(split) not in self._evaluation_loaders:
             loader = self.loader(split, batch_size=EVALUATION_BATCH * world_size())
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
+
+    def evaluated(self) -> dict[str, Loader[Any]]:
+        """The splits that are evaluated while a stage trains; made when first asked for."""
+        splits = {"validation": self.data.validation, "test": self.data.test}
+        return {name: self.evaluation_loader(split) for name, split in splits.items() if split is not None}
 
     def sample_inputs(self) -> Tensor:
         """(1, ...), one sample of what the backbone reads."""
@@ -129,16 +148,27 @@ class Session:
                 path=f"{name}.classifier",
             )
         classifier.set_class_counts(self.class_counts)
-        auxiliary = None
-        if stage.auxiliary.get("_target_"):
-            with default_generator("init", self.config.seed, name, "auxiliary"):
-                auxiliary = build(
-                    stage.auxiliary,
-                    map_channels=backbone.map_channels,
-                    num_classes=self.data.num_classes,
-                    path=f"{name}.auxiliary",
-                )
-        return Model(backbone, classifier, auxiliary, stage.feature_power)
+        model = Model(backbone, classifier, *self._modules(name, stage, backbone), stage.feature_power)
+        loss: Loss = build(stage.loss, class_counts=self.class_counts, path=f"{name}.loss")
+        model.logit_scale = float(loss.logit_scale)
+        return model
+
+    def _modules(
+        self, name: str, stage: StageConfig, backbone: Backbone
+    ) -> tuple[dict[str, nn.Module], dict[str, Wiring]]:
+        """The stage's modules, fresh, and how they are wired."""
+        nodes = present(stage.modules)
+        facts = {
+            "feature_dim": backbone.feature_dim,
+            "map_channels": getattr(backbone, "map_channels", []),
+            "num_classes": self.data.num_classes,
+            "class_counts": self.class_counts,
+        }
+        modules = {}
+        for module, node in nodes.items():
+            with default_generator("init", self.config.seed, name, module):
+                modules[module] = build_module(node, path=f"{name}.modules.{module}", **facts)
+        return modules, {module: Wiring.of(node) for module, node in nodes.items()}
 
     def place(self, model: Model) -> Model:
         """The model on this process's device, in the memory format that convolutions like best."""
@@ -153,11 +183,11 @@ class Session:
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)
             model.classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
 
-    def measure(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Metrics in percent and their details (see `evaluation.metrics.measure`) by this run's rules."""
-        bins = self.config.evaluation.calibration_bins
+    @property
+    def metrics(self) -> Metrics:
+        """The rules by which this run measures predictions."""
         counts = self.data.class_counts if self.shot_counts is None else self.shot_counts
-        return measure(logits, labels, counts, self.shot_rule, bins, logit_scale)
+        return Metrics(counts, self.shot_rule, self.config.evaluation.calibration_bins)
 
 
 def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:

@@ -1,26 +1,33 @@
 """The one training loop: a Lightning module that any stage of any method runs in."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Batch, Loader
-from ltexp.distributed import world_size
-from ltexp.errors import ConfigError
-from ltexp.features.loader import FeatureLoader
+from ltexp.data.loader import Batch, Loader, stream_seed
+from ltexp.distributed import sum_over_ranks, world_size
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.evaluation.metrics import Metrics
+from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
-from ltexp.outputs import ModelOutput
-from ltexp.training.mixing import Mixed
+from ltexp.outputs import FIELDS, ModelOutput
+from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
+from ltexp.training.predict import Collector, Predictions, logits_and_norm
+from ltexp.training.schedules import build_schedule
+from ltexp.training.steps import Step
 from ltexp.training.teacher import Teacher
 
 
@@ -28,16 +35,23 @@ class Stage(pl.LightningModule):
     """Trains a model on a stage's objective; it never asks which method it serves.
 
     Args:
-        model: already started as the stage says (`init`), with its trainable parts set.
+        model: already started as the stage says, with its trainable parts set.
         config: the stage.
         class_counts: int64 (C,), the training images of each class.
         seed: of this stage's random draws.
         teacher: whose logits the objective may read.
-        loader: of the batches, which may learn from one epoch to the next; one of features feeds the classifier alone.
+        loader: of the batches; one of features feeds the classifier alone.
         accumulate: parts that each process takes its rows of a batch in, one after the other, before the step. The step
             is the whole batch's: so are mixing, draws and weights by class. Batch norm in training normalises by part,
             and its running statistics move with each; LADE's regulariser is of a part.
-        gradient_clip: the largest norm of the gradient; None: any.
+        gradient_clip: the largest norm, or value, of the gradient; None: any.
+        gradient_clip_by: `norm` or `value`.
+        metrics: the rules of evaluations while training; None where there are none.
+
+    Attributes:
+        measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
+            without classes is None.
+        predictions: of that evaluation, by split.
     """
 
     def __init__(
@@ -50,71 +64,145 @@ class Stage(pl.LightningModule):
         loader: Loader[Any] | None = None,
         accumulate: int = 1,
         gradient_clip: float | None = None,
+        gradient_clip_by: str = "norm",
+        metrics: Metrics | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the gradients of a batch may come in parts
-        self.accumulate, self.gradient_clip = accumulate, gradient_clip
+        self.accumulate, self.gradient_clip, self.gradient_clip_by = accumulate, gradient_clip, gradient_clip_by
+        self.metrics = metrics
+        self.measured: dict[str, float | None] = {}
+        self.predictions: dict[str, Predictions] = {}
+        self._collectors: dict[str, Collector] = {}
+        self._stepping: list[str | None] = ["epoch", None]  # how often the schedule steps, and what it watches
+        self._epoch_loss: float | None = None
         self.model = model
         self.config = config
         self.seed = seed
         self.objective = Objective(config, class_counts)
-        self.needs = self.objective.needs
-        self.objective.set_seed(seed)
-        self.mixing = build(config.mixing, path="mixing")
-        self.schedule = build(config.schedule, path="schedule")
+        self.needs = {stream: self.objective.needs_of(stream) for stream in (None, *self.objective.streams)}
+        self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
+        self.mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
+        self.step: Step = build(config.step, path="step")
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
-        self.loader = loader
-        self.reads_features = isinstance(loader, FeatureLoader)
+        self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
+        self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The stage's optimizer and learning-rate schedule."""
         settings = dict(self.config.optimizer)
         factors = flat_factors(self.config.lr_factors)
         groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
         if not groups:
             raise ConfigError("nothing to train: set epochs=0, or make a part trainable (stageN.trainable)")
         optimizer: torch.optim.Optimizer = build(settings, groups, path="optimizer")
-        return optimizer
+        self.trainer.fit_loop.setup_data()  # steps of an epoch are known from then on
+        steps = int(self.trainer.num_training_batches)
+        scheduler, *self._stepping = build_schedule(self.config.schedule, optimizer, self.config.epochs, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def on_train_epoch_start(self) -> None:
-        # The learning rate is a function of the epoch alone, so a resumed run needs no scheduler state.
-        factor = self.schedule.factor(self.current_epoch, self.config.epochs)
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
-            group["lr"] = group["base_lr"] * factor
         self.loss_sum = torch.zeros((), device=self.device)
+        self.measured, self.predictions, self._epoch_loss = {}, {}, None
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One step of the optimizer."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        optimizer.zero_grad()
-        mixed = self.mixing(
-            batch.inputs, batch.labels, size=batch.size, seed=self.seed, epoch=batch.epoch, step=batch.step
-        )
-        *before, last = parts_of(len(batch.labels), batch.size // world_size(), self.accumulate)
-        with self._unsynchronised():
-            for part in before:
-                self.manual_backward(self.loss_of(batch, mixed, part))
-        self.manual_backward(self.loss_of(batch, mixed, last))
-        optimizer.step()
+        mixed = self.mixing(batch, self.seed)
+        self.loss_sum += self.step(self, optimizer, batch, partial(self.backward_pass, batch, mixed))
+        for hook in self.after_step:
+            hook(self.model)
 
-    def loss_of(self, batch: Batch, mixed: Mixed, part: slice = slice(None)) -> Tensor:
-        """What the rows `part` of this process's batch add to the objective of the global batch."""
-        self.objective.set_progress(batch.epoch, self.config.epochs, batch.step)
-        self.objective.set_share(batch.share)
-        self.objective.set_part(part)
-        for dropout in self.dropouts:
-            dropout.set_step(self.seed, batch.epoch, batch.step, batch.size, part)
-        inputs = mixed.inputs[part]
-        output = self.answer(inputs)
+    def backward_pass(
+        self, batch: Batch, mixed: Mixed, sample_weights: Tensor | None = None, again: bool = False
+    ) -> Tensor:
+        """See `Closure`: forward and backward passes over all parts of a batch."""
+        context = self.context_of(batch, again)
+        fewest = min(each.size // world_size() for each in (batch, *batch.streams.values()))
+        parts = max(1, min(self.accumulate, fewest))
+        total: Tensor | None = None
+        for number in range(parts):
+            with nullcontext() if number == parts - 1 else self._unsynchronised():
+                loss = self.loss_of(batch, mixed, (number, parts), context, sample_weights)
+                self.manual_backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def context_of(self, batch: Batch, again: bool = False) -> BatchContext:
+        """What losses may know of a batch."""
+        return BatchContext(
+            seed=self.seed,
+            epoch=batch.epoch,
+            max_epochs=self.config.epochs,
+            step=batch.step,
+            share=batch.share,
+            size=batch.size,
+            again=again,
+        )
+
+    def loss_of(
+        self,
+        batch: Batch,
+        mixed: Mixed,
+        part: tuple[int, int] = (0, 1),
+        context: BatchContext | None = None,
+        sample_weights: Tensor | None = None,
+    ) -> Tensor:
+        """What a part of this process's batch adds to the objective of the global batch.
+
+        Args:
+            part: its number, from 0, and of how many.
+            context: of the batch; None: `context_of` it.
+            sample_weights: (n,), see `Closure`.
+        """
+        rows = rows_of(len(batch.labels), *part)
+        context = replace(context or self.context_of(batch), part=rows)
+        if sample_weights is not None:
+            context = replace(context, sample_weights=sample_weights[rows])
+        output = self._forward(batch, rows, None, mixed.inputs)
+        if self.stream_seeds:
+            context = replace(context, streams={name: self._of_stream(batch, name, part) for name in self.stream_seeds})
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = self.objective.of_mixture(in_float32(output), mixed.targets)
-        loss = loss * (batch.share * len(inputs) / len(mixed.inputs))
-        self.loss_sum += loss.detach()
+            loss = self.objective.of_mixture(output, mixed.targets, context)
+            loss = loss * (batch.share * len(output.logits) / len(mixed.inputs))
+            for name, seed in self.stream_seeds.items():
+                own, own_rows = batch.streams[name], rows_of(len(batch.streams[name].labels), *part)
+                there = replace(
+                    context,
+                    seed=seed,
+                    share=own.share,
+                    size=own.size,
+                    part=own_rows,
+                    labels=own.labels,
+                    sample_weights=None,
+                )
+                value = self.objective.of_stream(name, there)
+                if value is not None:
+                    loss = loss + value * (own.share * len(own.labels[own_rows]) / len(own.labels))
         return loss
+
+    def _of_stream(self, batch: Batch, name: str, part: tuple[int, int]) -> StreamBatch:
+        """A part of this process's batch of a stream, through the model."""
+        own = batch.streams[name]
+        rows = rows_of(len(own.labels), *part)
+        return StreamBatch(self._forward(own, rows, name, own.inputs), own.labels[rows])
+
+    def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor) -> ModelOutput:
+        """The model's output, in float32, of some rows of a batch whose inputs may be mixed."""
+        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows)
+        views = 1 if batch.views is None else len(batch.views)
+        given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
+        return in_float32(self.output_of(given, batch.labels[rows], views, stream))
+
+    def _key_dropouts(self, seed: int, batch: Batch, rows: slice) -> None:
+        for dropout in self.dropouts:
+            dropout.set_step(seed, batch.epoch, batch.step, batch.size, rows)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         """Within the block gradients stay on their process; the last part's backward pass sums up all."""
@@ -123,37 +211,80 @@ class Stage(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.gradient_clip is not None:  # by now fp16's scaling is undone
-            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+            self.clip_gradients(optimizer, self.gradient_clip, self.gradient_clip_by)
 
-    def answer(self, inputs: Tensor) -> ModelOutput:
-        """What the objective reads of a batch."""
-        output: ModelOutput = self.model.classify(inputs) if self.reads_features else self.model(inputs, self.needs)
-        if self.teacher is not None:
-            answer = self.teacher.classify if self.reads_features else self.teacher
-            answer(inputs, output)
+    def output_of(self, inputs: Tensor, labels: Tensor, views: int = 1, stream: str | None = None) -> ModelOutput:
+        """What the objective reads of a batch; of several views the inputs are given view by view."""
+        needs, teacher = self.needs[stream], self.teacher
+        if self.feeds_classifier:
+            output = self.model.classify(inputs, needs, labels)
+        else:
+            output = self.model(inputs, needs, views, labels)
+        if teacher is not None:
+            (teacher.classify if self.feeds_classifier else teacher)(inputs[: len(labels)], output)
         return output
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._step_schedule("step")
 
     def on_train_epoch_end(self) -> None:
         self.objective.end_epoch()
-        if self.loader is not None:
-            self.loader.end_epoch(self.current_epoch)
+        self.trainer.datamodule.end_epoch(self.current_epoch)  # type: ignore[attr-defined]
+        self.log("train_loss", self.epoch_loss(), logger=False)  # for callbacks; loggers get it from Monitor
+        self._step_schedule("epoch")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.loader is not None:
-            checkpoint["loader"] = self.loader.state()
+    def _step_schedule(self, now: str) -> None:
+        """With manual optimisation Lightning leaves it to us."""
+        interval, monitored = self._stepping
+        scheduler = self.lr_schedulers()
+        if interval != now or not isinstance(scheduler, LRScheduler):
+            return
+        if isinstance(scheduler, ReduceLROnPlateau):
+            metrics = self.trainer.callback_metrics
+            if monitored in metrics:  # from the first evaluation on
+                scheduler.step(metrics[monitored])
+        else:
+            scheduler.step()
+
+    def epoch_loss(self) -> float:
+        """The mean loss of this epoch's steps, over all processes."""
+        if self._epoch_loss is None:
+            total = sum_over_ranks(self.loss_sum).item()
+            self._epoch_loss = total / (world_size() * int(self.trainer.num_training_batches))
+        return self._epoch_loss
+
+    def on_validation_epoch_start(self) -> None:
+        loaders = self.trainer.datamodule.evaluated  # type: ignore[attr-defined]
+        limits = self.trainer.num_val_batches
+        self._collectors = {
+            name: Collector(loader.rows, whole=limit >= len(loader))
+            for (name, loader), limit in zip(loaders.items(), limits, strict=True)
+        }
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keeps what the model says of a batch of the split number `dataloader_idx`."""
+        collector = list(self._collectors.values())[dataloader_idx]
+        collector.add(batch, logits_and_norm(self.model(batch.inputs)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Measures the predictions on each split; callbacks see them as `test_all`, `validation_few`, ..."""
+        assert self.metrics is not None
+        for split, collector in self._collectors.items():
+            found = self.predictions[split] = collector.predictions()
+            metrics, _ = self.metrics(found.logits, found.labels, self.model.logit_scale)
+            self.measured |= {f"{split}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
+        self._collectors = {}
+        known = {key: value for key, value in self.measured.items() if value is not None}
+        self.log_dict(known, logger=False, sync_dist=True)  # equal on all processes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.loader is not None and checkpoint.get("loader"):
-            self.loader.load_state(checkpoint["loader"])
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # the loader makes batches where they are needed
+        if not checkpoint.get("lr_schedulers"):
+            raise CheckpointError("resume.ckpt was written by an earlier version: delete it to train from the start")
 
 
-def parts_of(rows: int, fewest: int, most: int) -> list[slice]:
-    """`rows` cut into parts of about the same size, as many on each process as the one with the fewest rows allows."""
-    count = max(1, min(most, fewest))
-    return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
+def rows_of(rows: int, number: int, parts: int) -> slice:
+    """The part `number`, from 0, of `rows` rows cut into as many of about the same size."""
+    return slice(rows * number // parts, rows * (number + 1) // parts)
 
 
 def in_float32(output: ModelOutput) -> ModelOutput:
@@ -163,6 +294,7 @@ def in_float32(output: ModelOutput) -> ModelOutput:
     """
 
     def lift(value: Any) -> Any:
-        return value.float() if isinstance(value, Tensor) else value
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    return replace(output, **{field.name: lift(getattr(output, field.name)) for field in fields(output)})
+    extra = {name: lift(value) for name, value in output.extra.items()}
+    return replace(output, extra=extra, **{name: lift(getattr(output, name)) for name in FIELDS})

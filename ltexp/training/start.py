@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ltexp.config import PARTS, StageConfig
+from ltexp.config import StageConfig
 from ltexp.errors import CheckpointError
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
@@ -20,9 +20,8 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     """
     loads = stage.init.backbone != "fresh" or stage.checkpoint is not None
     model = session.fresh_model(name, stage, loads)
-    for part in PARTS:
-        where = getattr(stage.init, part)
-        if where == "fresh" or getattr(model, part) is None:
+    for part, where in stage.starts.items():
+        if where == "fresh" or part not in model.parts():
             continue
         if where == "stage1":
             source = checkpoint.read(session.folder / "stage1" / CHECKPOINT)
@@ -33,16 +32,19 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
         elif part == "classifier":
             model.classifier.start_from(source.build_classifier())
         else:
-            _load_auxiliary(model, source, f"the stage that {name} starts from")
+            load_module(model, part.removeprefix("modules."), source, f"the stage that {name} starts from")
     return model
 
 
-def _load_auxiliary(model: Model, source: checkpoint.Checkpoint, where: str) -> None:
-    if model.auxiliary is None:
-        return
-    if source.auxiliary is None:
-        raise CheckpointError(f"{where} has no auxiliary network: train it with one, or start a fresh one")
-    load_part(model.auxiliary, source.auxiliary, f"the auxiliary network in {where}")
+def load_module(model: Model, name: str, source: checkpoint.Checkpoint, where: str) -> None:
+    """Loads the module `name` from a checkpoint.
+
+    Raises:
+        CheckpointError: if that has no such module, or another one; `where` says which checkpoint.
+    """
+    if name not in source.modules:
+        raise CheckpointError(f"{where} has no module {name}: train it with one, or start a fresh one")
+    load_part(model.attached[name], source.modules[name]["state"], f"the module {name} in {where}")
 
 
 def load_teacher(session: Session, stage: StageConfig) -> Teacher | None:
@@ -68,12 +70,10 @@ def load_model(model: Model, path: Path) -> None:
     source = checkpoint.read(path)
     load_part(model.backbone, source.backbone, f"the backbone in {path}")
     load_part(model.classifier, source.classifier, f"the classifier in {path}")
-    _load_auxiliary(model, source, str(path))
+    for name in model.attached:
+        load_module(model, name, source, str(path))
 
 
 def make_trainable(model: Model, stage: StageConfig) -> None:
     """Lets those parts of `model` learn that the stage trains."""
-    parts = stage.trainable
-    model.set_trainable(
-        parts.backbone, parts.classifier, stage.batch_norm, parts.auxiliary, parts.backbone_from_auxiliary
-    )
+    model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)

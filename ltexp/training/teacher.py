@@ -20,24 +20,23 @@ class Teacher:
 
     Args:
         model: trained, on the student's device.
-        logit_scale: what turns its logits into those of its softmax.
     """
 
-    def __init__(self, model: Model, logit_scale: float = 1.0) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.logit_scale = logit_scale
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, output: ModelOutput) -> None:
         """Puts its scaled logits (B, C) and its features (B, D) into the student's `output` for the same inputs."""
-        own: ModelOutput = self.model(inputs)
-        output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
+        self._put(self.model(inputs), output)
 
     @torch.no_grad()
     def classify(self, features: Tensor, output: ModelOutput) -> None:
         """The same of features (B, D) that are inputs themselves: its classifier's answer alone."""
-        own = self.model.classify(features)
-        output.teacher_logits, output.teacher_features = self.logit_scale * own.logits, own.features
+        self._put(self.model.classify(features), output)
+
+    def _put(self, own: ModelOutput, output: ModelOutput) -> None:
+        output.teacher_logits, output.teacher_features = own.logit_scale * own.logits, own.features
 
 
 def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
@@ -61,10 +60,11 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
             f"the teacher in {path} was trained on other class counts ({_counts(source.class_counts)}) than this run's "
             f"({_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset for both"
         )
-    backbone: Backbone = build(without_files(source.backbone_config), **backbone_settings)
+    backbone: Backbone = build(without_files(source.backbone_config), path="backbone", **backbone_settings)
     load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
     model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
-    return Teacher(model, source.logit_scale)
+    model.logit_scale = source.logit_scale
+    return Teacher(model)
 
 
 def _counts(counts: list[int]) -> str:

@@ -1,0 +1,142 @@
+"""How a step of the optimizer is made: the choices of conf/step/.
+
+A step gets the stage, its optimizer, the batch and a closure that runs forward and backward passes over the whole
+batch. It may call the closure more than once, or look ahead with a copy of the weights (`torch.func.functional_call`),
+and calls the optimizer once.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Protocol
+
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ltexp.config.require import require
+from ltexp.data.loader import Batch
+from ltexp.models.model import Model
+from ltexp.training.objective import Objective
+
+
+class SteppedStage(Protocol):
+    """What a step may use of its stage.
+
+    Attributes:
+        model: whose parameters the optimizer moves.
+        objective: of the model's output.
+    """
+
+    model: Model
+    objective: Objective
+
+
+class Closure(Protocol):
+    """Forward and backward passes over all parts of the batch, on all processes."""
+
+    def __call__(self, *, sample_weights: Tensor | None = None, again: bool = False) -> Tensor:
+        """Adds the gradient of the batch's objective to that of the parameters, and returns the objective detached.
+
+        Args:
+            sample_weights: (n,) of this process's rows, which multiply their losses before the mean. None: all 1.
+            again: whether this step has called it before, so that nothing is counted twice.
+        """
+
+
+class Step(ABC):
+    """Base of the steps.
+
+    Attributes:
+        streams: the stage's further batches that it reads.
+        scales: whether it works with fp16, whose gradients come scaled.
+    """
+
+    streams: Collection[str] = ()
+    scales: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+        """Makes one step.
+
+        Args:
+            stage: with `model`, `objective`, and what else a look-ahead may need.
+            optimizer: of the stage's learnable parameters; its gradients are whatever is left from the last step.
+            batch: this process's rows, with `streams` beside them.
+            closure: see `Closure`.
+
+        Returns:
+            The batch's objective, detached.
+        """
+
+
+class Standard(Step):
+    """One forward and backward pass, then the optimizer's step."""
+
+    scales = True
+
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+        optimizer.zero_grad()
+        loss = closure()
+        optimizer.step()
+        return loss
+
+
+class SharpnessAware(Step):
+    """Sharpness-aware minimisation (SAM; Foret et al., ICLR 2021): the gradient at w + rho g / ||g|| moves w.
+
+    g is the gradient of the whole batch, averaged over processes, and its norm that of all parameters together. Running
+    statistics of batch norms move in the first pass alone; draws of the batch are the same in both. Twice the work of
+    a standard step.
+
+    Args:
+        rho: the length of the look-ahead. Default 0.05 (the paper).
+
+    Raises:
+        ConfigError: a rho that is not positive.
+    """
+
+    def __init__(self, rho: float = 0.05) -> None:
+        require(rho > 0, "rho", rho, "a number above 0")
+        self.rho = rho
+
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+        optimizer.zero_grad()
+        loss = closure()
+        moved = self.perturb(optimizer)
+        optimizer.zero_grad()
+        with statistics_at_rest(stage.model):
+            closure(again=True)
+        with torch.no_grad():
+            for parameter, before in moved:
+                parameter.copy_(before)
+        optimizer.step()
+        return loss
+
+    @torch.no_grad()
+    def perturb(self, optimizer: LightningOptimizer) -> list[tuple[nn.Parameter, Tensor]]:
+        """Moves the parameters up their gradient; each with a copy of what it was."""
+        parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+        learning = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        if not learning:
+            return []
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for _, gradient in learning]))
+        factor = self.rho / (norm + 1e-12)
+        moved = [(parameter, parameter.detach().clone()) for parameter, _ in learning]
+        for parameter, gradient in learning:
+            parameter.add_(gradient * factor)
+        return moved
+
+
+@contextmanager
+def statistics_at_rest(model: nn.Module) -> Iterator[None]:
+    """Within the block batch norms in training normalise by the batch, and their running statistics stay."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
