@@ -33,6 +33,11 @@ def checked_class_counts(class_counts: Tensor) -> Tensor:
     return class_counts
 
 
+def class_shares(class_counts: Tensor) -> Tensor:
+    """(C,) float64 π, each class's share of the training images."""
+    return class_counts.double() / class_counts.sum()
+
+
 def inverse_effective_number(class_counts: Tensor, beta: float | Tensor) -> Tensor:
     """(C,) float64 (1 - β) / (1 - β^n), one over the effective number of samples (Cui et al., CVPR 2019)."""
     beta = torch.as_tensor(beta, dtype=torch.float64)

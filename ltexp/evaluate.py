@@ -16,6 +16,7 @@ trained; 32-true | bf16-mixed | 16-mixed), data (data root).
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.path import conf_dir
-from ltexp.errors import ConfigError, LtexpError
+from ltexp.config.words import parse_value, read_flag, split_words, status_of
+from ltexp.errors import ConfigError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report.table import cost_text
@@ -33,40 +35,41 @@ from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
 KEYS = ("classifier", "stage", "features", "gradients", "accelerator", "precision", "data")
 
 
-def parse(arguments: list[str]) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
+def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
     """(run folder, options, classifier node or None) of a command line.
 
     Raises:
         ConfigError: for an unknown key or classifier, or without a run.
     """
-    folders = [text for text in arguments if "=" not in text]
+    node = _classifier(words)
+    own = [key for key in node or {} if key != "_target_"]
+    folders, typed = split_words(words, [*KEYS, *own])
     if len(folders) != 1:
         raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
-    typed = dict(text.split("=", 1) for text in arguments if "=" in text)
-    options: dict[str, Any] = {key: typed.pop(key) for key in KEYS if key in typed}
-    node = None
-    if "classifier" in options:
-        choices = {path.stem: path for path in (conf_dir() / "classifier").glob("*.yaml")}
-        if options["classifier"] not in choices:
-            raise ConfigError(unknown_name("classifier", options["classifier"], choices))
-        loaded = OmegaConf.to_container(OmegaConf.load(choices[options["classifier"]]))
-        assert isinstance(loaded, dict)
-        node = {str(key): value for key, value in loaded.items()}
-    for flag in ("features", "gradients"):
-        if options.get(flag, "false") not in ("true", "false"):
-            raise ConfigError(f"invalid {flag}={options[flag]}: expected true | false")
-    if node is not None and options.get("gradients") == "true":
+    options = {key: text for key, text in typed.items() if key in KEYS}
+    read_flag(options, "features")
+    if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
-    known = set(node or {}) - {"_target_"}
-    for key, text in typed.items():
-        if node is None or key not in known:
-            raise ConfigError(unknown_name("key", key, [*KEYS, *known]))
-        node[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
-    check_keywords(node, "classifier")
+    if node is not None:
+        node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
+        check_keywords(node, "classifier")
     return Path(folders[0]), options, node
 
 
-def chosen(folder: Path, options: dict[str, Any], node: dict[str, Any] | None) -> tuple[Config, str]:
+def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
+    """The node of the classifier that is asked for, as its file has it; None if none is."""
+    name = dict(word.split("=", 1) for word in words if "=" in word).get("classifier")
+    if name is None:
+        return None
+    choices = {path.stem: path for path in (conf_dir() / "classifier").glob("*.yaml")}
+    if name not in choices:
+        raise ConfigError(unknown_name("classifier", name, choices))
+    loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
+
+
+def chosen(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> tuple[Config, str]:
     """The run's config with the options applied, and the stage to evaluate.
 
     Raises:
@@ -90,36 +93,37 @@ def chosen(folder: Path, options: dict[str, Any], node: dict[str, Any] | None) -
     return replaced, stage
 
 
-def main() -> None:
-    """The command; a user's mistake ends it with one line and status 1."""
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
+def main() -> int:
+    """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
         print(__doc__)
-        return
-    try:
-        folder, options, node = parse(arguments)
-        config, stage = chosen(folder, options, node)
+        return 0
+    return status_of("ltexp evaluate", lambda: evaluate(*parse(words)))
 
-        # imports torch: only once the command line is sound
-        from ltexp.analysis.gradients import write_gradients
-        from ltexp.analysis.restored import restore, write_features
 
-        restored = restore(config, folder, stage, node)
-        if options.get("features") == "true":
-            print(f"features kept in {write_features(restored)}")
-        if options.get("gradients") == "true":
-            print(f"gradients kept in {write_gradients(restored)}")
-        metrics, networks = restored.measure(), restored.cost()
-        name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
-        content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
-        path = folder / "evaluations" / f"{name}.json"
-        write_text(path, json.dumps(content, indent=1))
-        show(folder, name, metrics)
-        print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
-        print(f"kept in {path}")
-    except LtexpError as error:
-        print(f"ltexp: {error}", file=sys.stderr)
-        sys.exit(1)
+def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:
+    """Does what the command line says; 0, the exit status."""
+    config, stage = chosen(folder, options, node)
+
+    # imports torch: only once the command line is sound
+    from ltexp.analysis.gradients import write_gradients
+    from ltexp.analysis.restored import restore, write_features
+
+    restored = restore(config, folder, stage, node)
+    if read_flag(options, "features"):
+        print(f"features kept in {write_features(restored)}")
+    if read_flag(options, "gradients"):
+        print(f"gradients kept in {write_gradients(restored)}")
+    metrics, networks = restored.measure(), restored.cost()
+    name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
+    content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
+    path = folder / "evaluations" / f"{name}.json"
+    write_text(path, json.dumps(content, indent=1))
+    show(folder, name, metrics)
+    print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
+    print(f"kept in {path}")
+    return 0
 
 
 def _settings(node: dict[str, Any]) -> list[str]:
@@ -138,4 +142,4 @@ def show(folder: Path, name: str, metrics: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,15 +6,24 @@ from dataclasses import asdict
 from typing import Any
 
 from ltexp.config import Config, StageConfig
+from ltexp.config.lightning import IMMATERIAL as OF_LIGHTNING
 from ltexp.config.lightning import material_callbacks, material_lightning
 
-# what changes where or how a run is shown or kept, but not what it computes
-_IMMATERIAL = {
-    "dataset": ("workers",),
-    "": ("resume", "paths", "stage_cache", "logger", "callbacks", "overrides", "choices"),
-    "evaluation": ("every", "figures"),
-    "trainer": ("progress", "log_every", "checkpoint_every", "rendezvous"),
-}
+# what changes where or how a run is shown or kept, but not what it computes; the last two are of Hydra's alone
+IMMATERIAL = (
+    "resume",
+    "paths",
+    "stage_cache",
+    "logger",
+    "overrides",
+    "choices",
+    "dataset.workers",
+    "evaluation.every",
+    "evaluation.figures",
+    *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every", "rendezvous", *OF_LIGHTNING)),
+    "launcher",
+    "hydra",
+)
 # keys younger than the first records: at their usual value they leave the hashes of those alone
 _LATER = {"num_nodes": 1, "accumulate": 1, "compile": False, "compile_backend": "inductor"}
 
@@ -45,9 +54,10 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
 def material(config: Config) -> dict[str, Any]:
     """The parts of a config that change what it computes."""
     plain = asdict(config) | {name: stage_identity(stage) for name, stage in config.stages.items()}
-    for section, keys in _IMMATERIAL.items():
-        for key in keys:
-            (plain[section] if section else plain).pop(key, None)
+    for key in IMMATERIAL:
+        section, _, name = key.rpartition(".")
+        (plain[section] if section else plain).pop(name, None)
+    del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:
             del plain["trainer"][key]
@@ -57,6 +67,11 @@ def material(config: Config) -> dict[str, Any]:
         plain["callbacks"] = callbacks
         plain["evaluation"]["every"] = config.evaluation.every
     return plain
+
+
+def is_material(key: str) -> bool:
+    """Whether a key, dotted or a group's as a user types it, may change what a run computes."""
+    return not any(key == own or key.startswith((f"{own}.", f"{own}/", f"{own}@")) for own in IMMATERIAL)
 
 
 def run_identity(config: Config) -> str:

@@ -1,18 +1,18 @@
 """`python -m ltexp.data prepare | check | show | cache`; `--help` after each says more."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltexp.config.require import is_whole, require
+from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.data.commands.catalog import as_path, build_source, dataset_config, datasets, resolve
-from ltexp.data.commands.options import parse_flag, parse_value, split_words
 from ltexp.data.images.arrays import default_root
-from ltexp.errors import ConfigError, LtexpError
+from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
+from ltexp.processes.cores import usable_cores
 
 # The functions import what they need themselves, so that each command starts at once; none imports torch except to
 # download.
@@ -107,7 +107,7 @@ def run_prepare(words: Sequence[str]) -> int:
     if names[0] not in known:
         raise ConfigError(unknown_name("dataset", names[0], known))
     source = as_path(options["source"]) if "source" in options else None
-    download = parse_flag("download", options["download"]) if "download" in options else None
+    download = read_flag(options, "download")
     if source is not None and download:
         raise ConfigError("source=PATH and download=true exclude each other")
     if names[0] in OFFICIAL:
@@ -125,7 +125,7 @@ def run_check(words: Sequence[str]) -> int:
     names = [word for word in words if "=" not in word]
     one = dataset_config(resolve(names)[names[0]]) if len(names) == 1 else {}
     config, options = _with_keys(one, words, ("root", "decode", "unreadable"))
-    decode = parse_flag("decode", options.get("decode", "false"))
+    decode = read_flag(options, "decode") or False
     listed = as_path(options["unreadable"]) if "unreadable" in options else None
     if listed is not None and not one:
         raise ConfigError("unreadable=FILE is of one dataset: name it")
@@ -160,7 +160,7 @@ def run_cache(words: Sequence[str]) -> int:
     from ltexp.data.files.split import FileSplit
 
     config, options = _configured("cache", words, ("root", "out", "workers"))
-    workers = parse_value("workers", options.get("workers", str(os.cpu_count() or 1)))
+    workers = parse_value("workers", options.get("workers", str(usable_cores())))
     require(is_whole(workers, 1), "workers", workers, "a whole number of 1 or more")
     data = build(config, root=_root(options), path="dataset")
     splits = [split for split in (data.train, data.validation, data.test) if isinstance(split, FileSplit)]
@@ -258,16 +258,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; the exit code: 0, or 1 after one line that says what is wrong."""
+    """Runs one verb; the exit status: 0; 1 for data that is missing or wrong; 2 for a wrong command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def action() -> int:
         if words and not words[0].startswith("-") and words[0] not in VERBS:
             raise ConfigError(unknown_name("verb", words[0], VERBS))
         parsed = _parser().parse_args(words)
         return VERBS[parsed.verb][0](parsed.words)
-    except LtexpError as error:
-        print(f"ltexp data: {error}", file=sys.stderr)
-        return 1
+
+    return status_of("ltexp data", action)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ class Augmentation(ABC):
     """A random change of images, in two parts: the draws, made for a whole epoch, and their use on a batch.
 
     Attributes:
-        reads: the `samples` of the loaders that it works with; "" for all.
+        samples: of the loaders that it works with (`Loader.samples`); "" for all.
         padding: pixels of zeros that the loader puts around every image beforehand.
     """
 
-    reads: str = "images in memory"
+    samples: str = "images in memory"
     padding: int = 0
 
     @property
@@ -48,7 +48,7 @@ class Augmentation(ABC):
 class NoAugmentation(Augmentation):
     """Images as they are; of files, the part that evaluation sees."""
 
-    reads = ""
+    samples = ""
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {}
@@ -72,12 +72,12 @@ class Views(Augmentation):
     def __init__(self, augmentations: Sequence[Augmentation] | Mapping[str, Augmentation]) -> None:
         parts = augmentations.values() if isinstance(augmentations, Mapping) else augmentations
         self._views = tuple(parts)
-        kinds = {view.reads for view in self._views} - {""}
+        kinds = {view.samples for view in self._views} - {""}
         if len(self._views) < 2 or any(len(view.views) > 1 for view in self._views):
             raise ConfigError("expected two or more augmentations, each of one view", "augmentations")
         if len(kinds) > 1:
             raise ConfigError(f"they are for {' and for '.join(sorted(kinds))}: choose those of one", "augmentations")
-        self.reads = kinds.pop() if kinds else ""
+        self.samples = kinds.pop() if kinds else ""
 
     @property
     def views(self) -> Sequence[Augmentation]:

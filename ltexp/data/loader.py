@@ -106,7 +106,7 @@ class Loader(ABC, Generic[AnySplit]):
         rank, world_size: this process's number and how many there are.
 
     Attributes:
-        samples: what the batches are made of, as an augmentation `reads` it.
+        samples: what the batches are made of, the same word as an augmentation's.
         streams: further loaders, of as many steps, whose batches come beside this one's.
         feeds_classifier: whether batches are features, which the classifier reads, and not what the backbone does.
     """

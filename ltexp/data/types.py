@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -169,7 +170,6 @@ class LongTailedData:
         validation: the dataset's own, or held out of the training images and sorted by class; None if there is none.
         test: in the source's order.
         class_names: C names.
-        class_counts: int64 (C,), the images of each class in `train`.
         subset_hash: of the positions of all chosen training images (held-out ones included) in the source.
         content_hash: of the samples and labels of `train`; of files, of their paths.
         preprocessing: keywords that the loaders of all splits take; of images: `channel_mean` and `channel_std`.
@@ -187,7 +187,6 @@ class LongTailedData:
     validation: Split | None
     test: Split
     class_names: tuple[str, ...]
-    class_counts: Ints
     subset_hash: str
     content_hash: str
     preprocessing: dict[str, Any]
@@ -200,6 +199,11 @@ class LongTailedData:
     def num_classes(self) -> int:
         """C."""
         return len(self.class_names)
+
+    @cached_property
+    def class_counts(self) -> Ints:
+        """int64 (C,), the images of each class in `train`."""
+        return np.bincount(self.train.labels, minlength=self.num_classes).astype(np.int64)
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+
 
 def to_numpy(values: Any) -> npt.NDArray[Any]:
     """`values` as an array: an array, a sequence, or a tensor of any device and dtype, with or without gradient."""

@@ -7,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.errors import DataError
-from ltexp.evaluation.arrays import to_numpy
-
-Floats = npt.NDArray[np.float64]
+from ltexp.evaluation.arrays import Floats, to_numpy
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.errors import DataError
-from ltexp.evaluation.arrays import to_numpy
+from ltexp.evaluation.arrays import Floats32, Ints, to_numpy
 from ltexp.evaluation.calibration import bin_confidences, check_predictions
 from ltexp.evaluation.shots import ShotRule
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 _CHUNK = 4096  # rows at a time: float64 copies of 8142 classes would fill the memory
 CONFUSION_LIMIT = 256  # classes; a larger matrix is left to predictions.npz
 
 
 def merge_predictions(
-    parts: Sequence[tuple[Ints, Floats, Ints]], size: int | None = None, whole: bool = True
-) -> tuple[Ints, Floats, Ints]:
+    parts: Sequence[tuple[Ints, Floats32, Ints]], size: int | None = None, whole: bool = True
+) -> tuple[Ints, Floats32, Ints]:
     """(index, values, labels) of all processes in index order; a sample that came twice counts once.
 
     Args:
@@ -131,6 +129,6 @@ class Metrics:
     rule: ShotRule
     bins: int = 15
 
-    def __call__(self, logits: Floats, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    def __call__(self, logits: Floats32, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """Metrics in percent and their details, see `measure`."""
         return measure(logits, labels, self.class_counts, self.rule, self.bins, logit_scale)

@@ -36,8 +36,12 @@ def environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "unknown"
-    machine = {"platform": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
-    return {"versions": versions, **machine, "commit": _commit()}
+    return {"versions": versions, **machine(), "commit": _commit()}
+
+
+def machine() -> dict[str, Any]:
+    """What a run's duration depends on and a record may tell of this machine."""
+    return {"platform": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
 
 
 def _commit() -> str | None:

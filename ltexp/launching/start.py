@@ -19,6 +19,7 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.nodes import join_run, meeting_point
+from ltexp.processes.cores import usable_cores
 from ltexp.processes.failure import forget_failure
 from ltexp.run_folder import CONFIG, LOCK, read_status
 
@@ -138,8 +139,7 @@ def _environment(config: Config) -> dict[str, str]:
     environment = dict(os.environ)
     if config.trainer.world_size > 1:
         # torch's launcher gives each process one thread where nothing is said; a CPU run wants its share of the cores
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share = max(1, cores // config.trainer.devices)
+        share = max(1, usable_cores() // config.trainer.devices)
         environment.setdefault("OMP_NUM_THREADS", str(share))
     return environment
 

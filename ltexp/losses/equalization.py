@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltexp.config.require import require
+from ltexp.counts import class_shares
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
@@ -46,7 +47,7 @@ class Equalization(Loss):
         require(0 <= gamma <= 1, "gamma", gamma, "a number from 0 to 1")
         require(threshold >= 0, "threshold", threshold, "a number of 0 or more")
         self.gamma = gamma
-        rare = class_counts.double() / class_counts.sum() < threshold
+        rare = class_shares(class_counts) < threshold
         self.register_buffer("rare", rare, persistent=False)
         # of the 2^16 values of an int16, all up to `cut` are a share of γ, to 8e-6
         self.cut = round(gamma * 2**16) - 1 - 2**15

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltexp.counts import checked_class_counts
+from ltexp.counts import class_shares
 from ltexp.epochs import gradual_weight, require_gradual_weight
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
@@ -33,8 +33,7 @@ class GradualBalanced(Loss):
         super().__init__(class_counts, scale)
         require_gradual_weight(c, s)
         self.c, self.s = c, s
-        n = checked_class_counts(class_counts).double()
-        self.register_buffer("log_prior", (n / n.sum()).log().float(), persistent=False)
+        self.register_buffer("log_prior", class_shares(class_counts).log().float(), persistent=False)
 
     def alpha(self, epoch: int, max_epochs: int) -> float:
         """α(t) in `epoch` (from 0) of `max_epochs`."""

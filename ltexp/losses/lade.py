@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltexp.config.require import require
+from ltexp.counts import class_shares
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
@@ -86,7 +87,7 @@ class LADE(Loss):
         for key, value in (("alpha", alpha), ("penalty", penalty)):
             require(value >= 0, key, value, "a number of 0 or more")
         self.alpha, self.penalty = alpha, penalty
-        prior = class_counts.double() / class_counts.sum()
+        prior = class_shares(class_counts)
         # the small term is the authors' code's
         log_prior = (prior + 1e-9).log()
         self.register_buffer("prior", prior.float(), persistent=False)

@@ -4,15 +4,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltexp.config.require import require
-from ltexp.counts import checked_class_counts
+from ltexp.counts import checked_class_counts, class_shares
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
 
 def log_prior(class_counts: Tensor, tau: float = 1.0) -> Tensor:
     """(C,) float32 log(π_c^τ + 1e-12), π_c = n_c / Σn; the small term is the authors' code's."""
-    n = checked_class_counts(class_counts).double()
-    return ((n / n.sum()).pow(tau) + 1e-12).log().float()
+    return (class_shares(checked_class_counts(class_counts)).pow(tau) + 1e-12).log().float()
 
 
 class AdjustedCrossEntropy(Loss):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltexp.config.require import require
+from ltexp.counts import class_shares
 from ltexp.losses.base import Loss
 from ltexp.outputs import ModelOutput
 
@@ -32,7 +33,7 @@ class VectorScaling(Loss):
             require(value >= 0, key, value, "a number of 0 or more")
         n = class_counts.double()
         self.register_buffer("multiplier", (scale * (n / n.max()).pow(gamma)).float(), persistent=False)
-        self.register_buffer("offset", (tau * (n / n.sum()).log()).float(), persistent=False)
+        self.register_buffer("offset", (tau * class_shares(class_counts).log()).float(), persistent=False)
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""

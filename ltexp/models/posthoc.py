@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltexp.counts import class_shares
 from ltexp.errors import DataError
 from ltexp.models.classifier import Affine, Classifier, ContinuedMap, Cosine
 
@@ -150,5 +151,4 @@ class LogitAdjusted(Affine):
         if (class_counts < 1).any():
             empty = int((class_counts < 1).nonzero()[0])
             raise DataError(f"logit_adjusted: class {empty} has no training images, so it has no log prior")
-        counts = class_counts.double()
-        self.adjustment.copy_(self.tau * (counts / counts.sum()).log())
+        self.adjustment.copy_(self.tau * class_shares(class_counts).log())

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ltexp.errors import ConfigError, LtexpError
+from ltexp.config.words import read_choice, read_flag, split_words, status_of
+from ltexp.errors import ConfigError, DataError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report import figures
@@ -46,33 +47,22 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     Raises:
         ConfigError: for an unknown key or value, keys that exclude each other, or no folder.
     """
-    folders, options = [], {}
     chosen = next((word.partition("=")[2] for word in words if word.startswith("figure=")), None)
     known = [*KEYS, *(figures.options(chosen) if chosen in figures.kinds() else ())]
-    for word in words:
-        key, separator, value = word.partition("=")
-        if key in known and separator:
-            options[key] = value
-        elif not separator or Path(word).exists():
-            folders.append(Path(word))
-        else:
-            raise ConfigError(unknown_name("key", key, known))
+    folders, options = split_words(words, known, lambda word: "=" not in word or Path(word).exists())
     if not folders:
         raise ConfigError("name at least one folder: python -m ltexp.report DIR [key=value ...]")
     _check(options)
-    return folders, options
+    return [Path(folder) for folder in folders], options
 
 
 def _check(options: dict[str, str]) -> None:
-    choices = {"format": ["terminal", *FORMATS, "html"], "stages": ["true", "false"], "figure": figures.kinds()}
-    for key, known in choices.items():
-        if key in options and options[key] not in known:
-            raise ConfigError(unknown_name(key, options[key], known))
+    read_choice(options, "format", ["terminal", *FORMATS, "html"])
+    read_choice(options, "figure", list(figures.kinds()))
+    read_flag(options, "stages")
     for key in ("format", "stages", "columns"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
-    if options.get("out") == "":
-        raise ConfigError("out= names no file")
     for name in options.get("columns", "").split(","):
         if name.strip() and find_column(name.strip().removeprefix("+")) is None:
             raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), [*COLUMNS, OF_A_CLASS]))
@@ -89,7 +79,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     out = Path(options["out"]) if "out" in options else None
     endings = {**ENDINGS, ".html": "html"}
     name = options.get("format", endings.get(out.suffix.lower(), "terminal") if out else "terminal")
-    stages = options.get("stages") == "true"
+    stages = read_flag(options, "stages") or False
     groups = group_runs(runs)
     table = results_table(groups, options.get("columns"), stages, full=name == "csv")
     if name == "terminal" and out is None:
@@ -126,22 +116,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(usage())
         return 0
-    try:
+
+    def action() -> int:
         folders, options = parse(words)
-    except ConfigError as error:
-        print(f"ltexp report: {error}", file=sys.stderr)
-        return 2
-    try:
         runs, notes = find_runs(folders)
         for note in notes:
             print(f"ltexp report: {note}", file=sys.stderr)
         if not runs:
-            raise ConfigError(f"no finished run below {', '.join(map(str, folders))}")
+            raise DataError(f"no finished run below {', '.join(map(str, folders))}")
         report(runs, options)
-    except LtexpError as error:
-        print(f"ltexp report: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return status_of("ltexp report", action)
 
 
 if __name__ == "__main__":

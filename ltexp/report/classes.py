@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from ltexp.errors import ConfigError
+from ltexp.evaluation.arrays import Ints
 from ltexp.names import unknown_name
 from ltexp.report.records import Run
 
-Ints = npt.NDArray[np.int64]
 MOST_CLASSES = 20  # that are shown one by one; more are put together in groups
 GROUPS = 10  # of equally many classes (Li Mengke's thesis, Figs. 3.7 and 3.8)
 

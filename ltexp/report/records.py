@@ -8,30 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ltexp.config.identity import is_material
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import RecordError, read_record
 from ltexp.run_folder import RECORD
 
 SKIPPED = "stage_cache"  # stages that runs share, and no runs
 
-# what a table shows in columns of its own, or what does not change a result
+# what a table shows in columns of its own
 _SHOWN = ("method", "dataset", "backbone", "seed", "dataset.imbalance", "dataset.imbalance_ratio")
-_IMMATERIAL = (
-    "resume",
-    "logger",
-    "launcher",
-    *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every", "rendezvous")),
-)
-_IMMATERIAL_SECTIONS = (
-    "paths.",
-    "stage_cache.",
-    "hydra.",
-    "hydra/",
-    "logger.",
-    "launcher.",
-    "evaluation.figures",
-    "evaluation.every",
-)
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class Run:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What the user typed that changes the experiment and has no column of its own, sorted."""
-        return tuple(sorted({text for text in self.record.get("overrides") or () if is_material(text)}))
+        return tuple(sorted({text for text in self.record.get("overrides") or () if is_own_setting(text)}))
 
     @property
     def finished(self) -> float:
@@ -72,10 +57,10 @@ class Run:
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def is_material(override: str) -> bool:
+def is_own_setting(override: str) -> bool:
     """Whether an override changes the experiment and is not shown as one of the record's facts."""
     key = override.lstrip("+~").partition("=")[0]
-    return key not in (*_SHOWN, *_IMMATERIAL) and not key.startswith(_IMMATERIAL_SECTIONS)
+    return key not in _SHOWN and is_material(key)
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.names import unknown_name
@@ -70,20 +71,11 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
     verb, rest = (words[0], words[1:]) if words and "=" not in words[0] else ("", words)
     if verb and verb not in VERBS:
         raise ConfigError(unknown_name("verb", verb, VERBS))
-    options: dict[str, str] = {}
-    extra: list[str] = []
     for word in rest:
-        key, separator, value = word.partition("=")
-        if not separator and not word.startswith("~"):
+        if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"'{word}' is not KEY=VALUE; see ltexp reproduce --help")
-        if key in KEYS[verb]:
-            if not value:
-                raise ConfigError(f"{key}= names nothing")
-            options[key] = value
-        elif verb in ("plan", "run", "") and _is_override(key):
-            extra.append(word)
-        else:
-            raise ConfigError(unknown_name("key", key, KEYS[verb]))
+    trains = verb in ("plan", "run", "")
+    extra, options = split_words(rest, KEYS[verb], lambda word: trains and _is_override(word.partition("=")[0]))
     check_extra(extra)
     return verb, options, extra
 
@@ -147,10 +139,7 @@ def plan(options: dict[str, str], extra: Sequence[str]) -> tuple[Plan, Cost]:
 def run(options: dict[str, str], extra: Sequence[str]) -> int:
     """Runs what is missing; 1 if something is missing still."""
     made, cost = plan(options, extra)
-    dry = options.get("dry_run", "false")
-    if dry not in ("true", "false"):
-        raise ConfigError(unknown_name("dry_run", dry, ("true", "false")))
-    if dry == "true":
+    if read_flag(options, "dry_run"):
         _print(show_plan(made, cost))
         return 0
     if not made.jobs:
@@ -172,9 +161,8 @@ def run(options: dict[str, str], extra: Sequence[str]) -> int:
 
 
 def _check_compare(options: dict[str, str]) -> None:
-    for key, known in {"format": ("terminal", *FORMATS, "html"), "missing": ("true", "false")}.items():
-        if key in options and options[key] not in known:
-            raise ConfigError(unknown_name(key, options[key], known))
+    read_choice(options, "format", ("terminal", *FORMATS, "html"))
+    read_flag(options, "missing")
     if options.get("format") == "html" and "out" not in options:
         raise ConfigError("format=html needs a file: out=results.html")
 
@@ -237,15 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    try:
-        verb, options, extra = parse(words)
-        return execute(verb, options, extra)
-    except ConfigError as error:
-        print(f"ltexp reproduce: {error}", file=sys.stderr)
-        return 2
-    except LtexpError as error:
-        print(f"ltexp reproduce: {error}", file=sys.stderr)
-        return 1
+    return status_of("ltexp reproduce", lambda: execute(*parse(words)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """How long runs take on this machine: images to train on, over images per second on record."""
 
-import os
-import platform
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +8,8 @@ from ltexp.data.commands.catalog import dataset_config
 from ltexp.data.images.official import OFFICIAL
 from ltexp.data.tail.profile import class_sizes
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.report.records import Run, is_material
+from ltexp.evaluation.record import machine
+from ltexp.report.records import Run, is_own_setting
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.stages import read_stages
 
@@ -89,13 +88,12 @@ def _precision(extra: Sequence[str]) -> str:
 
 def _of_this_machine(record: dict[str, Any]) -> bool:
     environment = record.get("environment") or {}
-    here = {"platform": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
-    return all(environment.get(key) == value for key, value in here.items())
+    return all(environment.get(key) == value for key, value in machine().items())
 
 
 def _rates(run: Run) -> Iterable[tuple[Rate, float]]:
     record = run.record
-    own = [text for text in run.overrides if is_material(text) and not text.startswith("seed=")]
+    own = [text for text in run.overrides if is_own_setting(text) and not text.startswith("seed=")]
     try:
         stages = read_stages([f"method={record['method']}", f"dataset={record['dataset']}", *own])
     except LtexpError:  # a run of long ago, or of a method that is not here: it tells nothing

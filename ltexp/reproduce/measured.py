@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ltexp.evaluation.shots import ShotRule
 from ltexp.report.groups import Statistic, statistic
-from ltexp.report.records import Run, is_material
+from ltexp.report.records import Run, is_own_setting
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.stages import read_stages
 
 _SUBSET = ("dataset.subset.", "dataset.num_classes", "dataset.max_per_class", "dataset.validation.")
 _APART = ("stage1.epochs", "stage2.epochs", "trainer", "sweep")
-_SELECTION, _SHOTS = "last", "many > 100 >= medium >= 20 > few"
+_SELECTION, _SHOTS = "last", ShotRule().text
 
 
 @dataclass(frozen=True, order=True)
@@ -169,7 +170,7 @@ def _subset(run: Run, job: Job) -> tuple[str, ...]:
 
 def _own(overrides: Iterable[str]) -> list[str]:
     """The overrides that make another experiment, not another protocol of the same."""
-    keys = [(text.lstrip("+").partition("=")[0], text.lstrip("+")) for text in overrides if is_material(text)]
+    keys = [(text.lstrip("+").partition("=")[0], text.lstrip("+")) for text in overrides if is_own_setting(text)]
     return [text for key, text in keys if key not in _APART and not key.startswith((*_SUBSET, "trainer."))]
 
 

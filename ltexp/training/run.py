@@ -122,13 +122,13 @@ def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> N
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
-    reads: str = build(stage.augmentation).reads
+    wanted: str = build(stage.augmentation, path=f"{name}.augmentation").samples
     holds: str = get_class(data.train.loader).samples  # type: ignore[attr-defined]
-    if reads not in ("", holds):
+    if wanted not in ("", holds):
         key = f"augmentation@{name}.augmentation"
         chosen = config.choices.get(key, stage.augmentation["_target_"])
         raise ConfigError(
-            f"{name}: augmentation {chosen} is for {reads}, and dataset {data.name} holds {holds}: "
+            f"{name}: augmentation {chosen} is for {wanted}, and dataset {data.name} holds {holds}: "
             f"choose another, or set {key}=none"
         )
 

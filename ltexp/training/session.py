@@ -21,7 +21,8 @@ from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
-from ltexp.evaluation.metrics import Ints, Metrics
+from ltexp.evaluation.arrays import Ints
+from ltexp.evaluation.metrics import Metrics
 from ltexp.evaluation.shots import ShotRule
 from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
@@ -89,7 +90,7 @@ class Session:
         for name, count in wanted.items():
             last = last_of_class(rest.labels, np.full(data.num_classes, count))
             held[name], rest = rest.take(last), rest.take(~last)
-        kept = replace(data, train=rest, class_counts=data.class_counts - each)
+        kept = replace(data, train=rest)
         shots = data.class_counts if self.shot_counts is None else self.shot_counts
         return replace(self, data=kept, shot_counts=shots, held_out=held)
 

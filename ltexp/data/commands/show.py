@@ -10,9 +10,9 @@ from ltexp.data.tail.profile import compact_counts
 from ltexp.data.tail.selection import GIVEN
 from ltexp.data.types import Ints, LongTailedData
 from ltexp.errors import ConfigError
+from ltexp.evaluation.shots import ShotRule
 
-MANY_SHOT_ABOVE = 100  # training images; Liu et al. (OLTR, CVPR 2019)
-FEW_SHOT_BELOW = 20
+RULE = ShotRule()
 MOST_BARS = 500  # beyond, an outline takes a tenth of the time and looks the same
 MOST_COUNTS = 100  # runs of equal counts that are printed in label order
 
@@ -22,8 +22,7 @@ _BANDS = {"many": "#ffffff", "medium": "#ececec", "few": "#d4d4d4"}
 
 def shots(counts: Ints) -> dict[str, Ints]:
     """The labels of the many-shot (over 100 images), medium-shot and few-shot (under 20) classes."""
-    many, few = counts > MANY_SHOT_ABOVE, counts < FEW_SHOT_BELOW
-    masks = {"many": many, "medium": ~many & ~few, "few": few}
+    masks = RULE.groups(counts)
     return {name: np.flatnonzero(mask).astype(np.int64) for name, mask in masks.items()}
 
 
@@ -49,7 +48,7 @@ def print_summary(data: LongTailedData, console: Console) -> None:
     table = Table("shots", f"training {unit}")
     for column in ("classes", unit, "of all"):
         table.add_column(column, justify="right")
-    rules = (f"> {MANY_SHOT_ABOVE}", f"{FEW_SHOT_BELOW} to {MANY_SHOT_ABOVE}", f"< {FEW_SHOT_BELOW}")
+    rules = (f"> {RULE.many_above}", f"{RULE.few_below} to {RULE.many_above}", f"< {RULE.few_below}")
     for rule, (name, labels) in zip(rules, shots(counts).items(), strict=True):
         images = int(counts[labels].sum())
         table.add_row(name, rule, str(len(labels)), f"{images:,}", f"{images / counts.sum():.1%}")
@@ -79,7 +78,7 @@ def draw(data: LongTailedData, path: Path) -> None:
             middle = start + len(labels) / 2
             axes.text(middle, 1.02, f"{name} ({len(labels)})", ha="center", transform=axes.get_xaxis_transform())
             start += len(labels)
-    for bound in (MANY_SHOT_ABOVE, FEW_SHOT_BELOW):
+    for bound in (RULE.many_above, RULE.few_below):
         axes.axhline(bound, color="black", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.set(yscale="log", xlim=(-0.5, len(counts) - 0.5), ylim=(0.8, 1.6 * counts.max()))
     axes.set(xlabel=f"class, by number of {data.train.unit}", ylabel=f"training {data.train.unit}")
@@ -111,6 +110,6 @@ def _counts_text(counts: Ints) -> str:
 
 def _ticks(least: int, most: int) -> list[int]:
     """Powers of ten, the shot bounds and the extremes where their labels do not touch."""
-    ticks = {FEW_SHOT_BELOW, MANY_SHOT_ABOVE, *(10**power for power in range(7))}
+    ticks = {RULE.few_below, RULE.many_above, *(10**power for power in range(7))}
     ticks |= {end for end in (least, most) if all(max(end / tick, tick / end) > 1.5 for tick in ticks)}
     return sorted(tick for tick in ticks if tick <= 1.5 * most)

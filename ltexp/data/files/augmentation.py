@@ -30,7 +30,7 @@ class FileAugmentation(Augmentation):
         crop_draws: the names in `draws` that `crop` reads.
     """
 
-    reads = "image files"
+    samples = "image files"
     crop_draws: ClassVar[tuple[str, ...]]
 
     @abstractmethod

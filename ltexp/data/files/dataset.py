@@ -93,7 +93,6 @@ def long_tailed_files(
         validation=held,
         test=tested.take(chosen.test),
         class_names=chosen.class_names,
-        class_counts=counts,
         subset_hash=hash_of(np.sort(pool.index[np.concatenate([chosen.train, chosen.held_out])])),
         content_hash=hash_of(train.index, train.labels, np.array(identity)),
         preprocessing=preprocessing,

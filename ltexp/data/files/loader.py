@@ -19,6 +19,7 @@ from ltexp.data.files.split import FileSplit
 from ltexp.data.loader import Loader
 from ltexp.data.normalize import Normalize
 from ltexp.errors import DataError, TrainingError
+from ltexp.processes.cores import usable_cores
 
 MOST_WORKERS = 8  # of a process, where the number is not given
 
@@ -214,8 +215,7 @@ class FileLoader(Loader[FileSplit]):
 
 def default_workers() -> int:
     """As many as this process has cores beside the other processes of the run on this machine, from 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return max(1, min(MOST_WORKERS, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def _ignore_interrupts(_: int) -> None:

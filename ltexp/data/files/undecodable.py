@@ -13,6 +13,7 @@ from ltexp.data.files.decode import open_rgb
 from ltexp.data.files.split import FileSplit
 from ltexp.data.types import Ints, Unreadable
 from ltexp.errors import DataError
+from ltexp.processes.cores import usable_cores
 
 CHUNK = 64  # images that a process decodes at a time
 
@@ -29,7 +30,7 @@ def undecodable(splits: Mapping[str, FileSplit], absent: Mapping[str, Ints]) -> 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("decoding", total=sum(map(len, rows.values())))
-        with ProcessPoolExecutor(cores(), initializer=_ignore_interrupts) as pool:
+        with ProcessPoolExecutor(usable_cores(), initializer=_ignore_interrupts) as pool:
             for name, split in splits.items():
                 for chunk, reasons in pool.map(_try_all, _chunks(split, rows[name])):
                     bar.advance(task, len(chunk))
@@ -37,11 +38,6 @@ def undecodable(splits: Mapping[str, FileSplit], absent: Mapping[str, Ints]) -> 
                         text = f"{split.where(row)}: {reason}"
                         found.append(Unreadable(name, split.paths[row], "cannot be read", text))
     return found
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chunks(split: FileSplit, rows: Ints) -> Iterator[list[tuple[int, str]]]:

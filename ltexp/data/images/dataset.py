@@ -59,7 +59,6 @@ def long_tailed(
         validation=held,
         test=_split(arrays.test_images, arrays.test_labels, chosen.test),
         class_names=chosen.class_names,
-        class_counts=np.bincount(train.labels, minlength=len(chosen.class_names)).astype(np.int64),
         subset_hash=chosen.subset_hash,
         content_hash=hash_of(train.images, train.labels),
         preprocessing={"channel_mean": mean, "channel_std": std},

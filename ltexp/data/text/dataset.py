@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ltexp.config.require import is_whole, require
 from ltexp.data.tail.selection import Request, choose, hash_of
 from ltexp.data.text.articles import CsvArticles
@@ -91,7 +89,6 @@ def long_tailed_text(
         validation=held,
         test=split(chosen_words[2], articles.test_labels, chosen.test),
         class_names=chosen.class_names,
-        class_counts=np.bincount(train.labels, minlength=len(chosen.class_names)).astype(np.int64),
         subset_hash=chosen.subset_hash,
         content_hash=hash_of(train.tokens, train.labels),
         preprocessing={},

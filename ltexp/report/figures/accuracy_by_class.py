@@ -1,20 +1,17 @@
 """Accuracy of each class against how many training images it has."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ltexp.evaluation.arrays import Floats
+from ltexp.evaluation.shots import ShotRule
 from ltexp.report.drawing import MARKERS, SHADES, common, experiments, new_figure, save
 from ltexp.report.records import Run
 
-Floats = npt.NDArray[np.float64]
-
 MOST_VERTICES = 12  # of a line; more distinct class sizes are averaged in groups
-RULE = re.compile(r"many > (\d+) >= medium >= (\d+) > few")
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
@@ -89,15 +86,14 @@ def _limit(axis: Any, counts: Floats) -> None:
 
 def _shade(axis: Any, rule: str) -> None:
     """Marks the groups of classes as `rule` bounds them; nothing for a rule of another form."""
-    if not (match := RULE.fullmatch(rule)):
+    if (bounds := ShotRule.from_text(rule)) is None:
         return
-    many_above, few_below = (float(bound) for bound in match.groups())
     low, high = axis.get_xlim()
     # class sizes are whole, so the bounds lie half an image off
     spans = {
-        "few": (low, few_below - 0.5),
-        "medium": (few_below - 0.5, many_above + 0.5),
-        "many": (many_above + 0.5, high),
+        "few": (low, bounds.few_below - 0.5),
+        "medium": (bounds.few_below - 0.5, bounds.many_above + 0.5),
+        "many": (bounds.many_above + 0.5, high),
     }
     for name, (start, end) in spans.items():
         start, end = max(start, low), min(end, high)

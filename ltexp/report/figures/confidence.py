@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ltexp.errors import ConfigError
+from ltexp.evaluation.arrays import Floats
 from ltexp.report.drawing import BLACK, BLUE, new_figure, save, titles
 from ltexp.report.records import Run
 from ltexp.run_folder import CONFIDENCE, read_metrics
 
 MOST_RUNS = 6
-Floats = npt.NDArray[np.float64]
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltexp.report.classes import Ints, check_same_classes, frequency_groups
+from ltexp.evaluation.arrays import Ints
+from ltexp.report.classes import check_same_classes, frequency_groups
 from ltexp.report.drawing import MARKERS, common, experiments, new_figure, save
 from ltexp.report.records import Run
 

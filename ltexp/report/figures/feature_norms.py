@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ltexp.errors import ConfigError
-from ltexp.report.classes import Ints, check_same_classes, chosen_classes, class_names, frequency_groups
+from ltexp.evaluation.arrays import Floats, Ints
+from ltexp.report.classes import check_same_classes, chosen_classes, class_names, frequency_groups
 from ltexp.report.drawing import MARKERS, common, experiments, load_feature_norms, new_figure, save
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURE_NORMS
 
-Floats = npt.NDArray[np.float64]
 MOST_CURVES = 8  # panels of the upper row
 LOW, HIGH = 5, 95  # percentiles that the thin lines span
 

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.errors import ConfigError
+from ltexp.evaluation.arrays import Floats32
 from ltexp.report.classes import check_same_classes, chosen_classes, class_names
 from ltexp.report.drawing import BLACK, BLUE, MOST_PANELS, ORANGE, common, load_arrays, new_figure, save, titles
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURES
 
-Floats = npt.NDArray[np.float32]
 GROUPS = (("test", "test images", BLUE, "o", 8), ("generated", "generated", ORANGE, "x", 10))
 DRAWN_LAST = ("train", "training images", BLACK, "*", 70)
 
@@ -57,10 +57,10 @@ def _load(run: Run) -> dict[str, npt.NDArray[Any]]:
     return load_arrays(run.folder / FEATURES, names, advice)
 
 
-def components(features: Floats) -> tuple[Floats, Floats]:
+def components(features: Floats32) -> tuple[Floats32, Floats32]:
     """(mean (D,), directions (2, D)) of the two largest principal components of features (N, D)."""
     mean = features.mean(0)
-    directions: Floats = np.linalg.svd(features - mean, full_matrices=False)[2][:2]
+    directions: Floats32 = np.linalg.svd(features - mean, full_matrices=False)[2][:2]
     return mean, directions
 
 

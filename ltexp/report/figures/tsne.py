@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.errors import ConfigError
+from ltexp.evaluation.arrays import Floats32, Ints
 from ltexp.names import unknown_name
-from ltexp.report.classes import Ints, check_same_classes, chosen_classes, class_names
+from ltexp.report.classes import check_same_classes, chosen_classes, class_names
 from ltexp.report.drawing import MARKERS, MOST_PANELS, common, load_arrays, new_figure, save, titles
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURES
 
-Floats = npt.NDArray[np.float32]
 SPLITS = ("train", "test")
 MOST_CLASSES = 2 * len(MARKERS)  # each colour and shape once filled and once open
 PERPLEXITY = 30
@@ -96,7 +96,7 @@ def choose(labels: Ints, classes: Sequence[int], samples: int) -> Ints:
     return np.concatenate(picked) if picked else np.empty(0, np.int64)
 
 
-def embed(features: Floats) -> Floats:
+def embed(features: Floats32) -> Floats32:
     """(N, 2) places of features (N, D), N >= 4; the same for the same features.
 
     Raises:
@@ -110,11 +110,11 @@ def embed(features: Floats) -> Floats:
     if features.shape[1] > WIDTH:
         features = PCA(min(WIDTH, len(features)), random_state=0).fit_transform(features)
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    places: Floats = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+    places: Floats32 = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
     return places
 
 
-def panel(axis: Any, places: Floats, labels: Ints, classes: Sequence[int]) -> None:
+def panel(axis: Any, places: Floats32, labels: Ints, classes: Sequence[int]) -> None:
     """Draws the points of each class, in the order of `classes`, the rarest ones on top."""
     for number, label in enumerate(classes):
         color, marker = MARKERS[number % len(MARKERS)]

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ltexp.errors import ConfigError
+from ltexp.evaluation.arrays import Floats
 from ltexp.names import unknown_name
 from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, class_names
 from ltexp.report.drawing import MARKERS, common, experiments, new_figure, save
 from ltexp.report.records import Run
-
-Floats = npt.NDArray[np.float64]
 
 
 def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:

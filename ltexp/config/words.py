@@ -1,0 +1,85 @@
+"""The `key=value` words of the command lines beside Hydra's: `ltexp data`, `evaluate`, `report` and `reproduce`.
+
+All four end alike: with status 0; with 2 where what was typed cannot work; with 1 where something else went wrong.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ltexp.config.require import require_choice
+from ltexp.errors import ConfigError, LtexpError, UnknownKeyError
+
+
+def split_words(
+    words: Sequence[str], keys: Iterable[str], is_other: Callable[[str], bool] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """(other words, options): the words that are no options of a command, and its options as text by key.
+
+    Args:
+        words: of the command line.
+        keys: the options that the command has.
+        is_other: whether a word that is none of them belongs to the other words; default: if it has no `=`.
+
+    Raises:
+        ConfigError: for an unknown key, or one without a value.
+    """
+    known = list(keys)
+    others, options = [], {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in known:
+            if not value:
+                raise ConfigError(f"{key}= names nothing")
+            options[key] = value
+        elif is_other(word) if is_other else not separator:
+            others.append(word)
+        else:
+            raise UnknownKeyError(key, known)
+    return others, options
+
+
+def parse_value(key: str, text: str) -> Any:
+    """`text` read as YAML, as on Hydra's command line.
+
+    Raises:
+        ConfigError: if it is not YAML.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[index,call-overload]
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{key}={text} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def read_choice(options: Mapping[str, str], key: str, choices: Sequence[str]) -> str | None:
+    """An option that is one of `choices`; None where it was not typed.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if key in options:
+        require_choice(key, options[key], choices)
+    return options.get(key)
+
+
+def read_flag(options: Mapping[str, str], key: str) -> bool | None:
+    """An option that is `true` or `false`; None where it was not typed.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    text = read_choice(options, key, ("true", "false"))
+    return None if text is None else text == "true"
+
+
+def status_of(command: str, action: Callable[[], int]) -> int:
+    """What `action` answers; a user's mistake is printed in one line and ends with 2 or 1."""
+    try:
+        return action()
+    except LtexpError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
