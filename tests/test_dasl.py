@@ -203,7 +203,7 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
         (("backbone=resnet18",), r"the backbone's maps of this dataset are 2x2, 1x1, 1x1, 1x1: choose a backbone"),
         (
             ("stage1.terms.soft_labels.loss.temperature=0",),
-            r"temperature of auxiliary soft labels must be positive",
+            "invalid stage1.terms.soft_labels.loss.temperature=0: expected a number above 0",
         ),
         (
             ("stage1.terms.attention.weight=-1",),

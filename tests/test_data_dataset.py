@@ -102,13 +102,21 @@ def test_balanced_has_ratio_one() -> None:
 @pytest.mark.parametrize(
     ("changed", "kind", "words"),
     [
-        ({"num_classes": 9}, ConfigError, "invalid dataset.num_classes=9: made has 4 classes"),
+        (
+            {"num_classes": 9},
+            ConfigError,
+            "invalid num_classes=9: expected at most 4 .made has 4 classes., or null for all",
+        ),
         ({"imbalance_ratio": 200}, ConfigError, r"3 \(c3\); the counts would be 50, 8, 1, 0"),
-        ({"subset": {"sede": 1}}, ConfigError, "did you mean 'dataset.subset.seed'"),
+        ({"subset": {"sede": 1}}, ConfigError, r"unknown key 'subset.sede': did you mean 'subset.seed'\?"),
         ({"subset": {"seed": -1}}, ConfigError, "subset.seed=-1"),
         ({"validation": {"fraction": 1.0}}, ConfigError, "validation.fraction=1.0"),
         ({"validation": {"fraction": 0.1, "max_per_class": 0}}, ConfigError, "validation.max_per_class=0"),
-        ({"max_per_class": 1, "imbalance": "balanced", "validation": {"fraction": 0.5}}, ConfigError, "nothing out"),
+        (
+            {"max_per_class": 1, "imbalance": "balanced", "validation": {"fraction": 0.5}},
+            ConfigError,
+            "invalid validation.fraction=0.5: expected 0, since no class has more than one of the images",
+        ),
         ({"channel_mean": [0.5]}, ConfigError, "channel_mean"),
         ({"channel_std": [0.5, 0, 0.5]}, ConfigError, "channel_std"),
         ({"max_per_class": 61}, DataError, r"class 0 \(c0\) has 60 of 61.*max_per_class=60 or less"),

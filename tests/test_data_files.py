@@ -201,7 +201,7 @@ def test_places_lists_find_the_images_of_either_archive(tmp_path: Path) -> None:
 def test_bad_settings_have_one_line(tree: Path) -> None:
     for changed, words in (
         ({"imbalance": "long"}, "did you mean 'longtail'"),
-        ({"max_per_class": 5}, "set dataset.imbalance=longtail"),
+        ({"max_per_class": 5}, "invalid max_per_class=5: expected null, or imbalance=longtail to cut a tail"),
         ({"imbalance": "longtail", "imbalance_ratio": 500}, "cannot be cut to ratio 500"),
         ({"image_size": 300}, "invalid dataset.resize=256"),
         ({"workers": -1}, "invalid dataset.workers=-1"),

@@ -111,13 +111,15 @@ def test_empty_classes_are_named_with_the_counts() -> None:
     message = str(error.value)
     assert "3 (fox)" in message
     assert "10, 3, 1, 0" in message
-    assert "10 at most" in message
+    assert "at most 10 with max_per_class=10" in message
     assert "\n" not in message
     assert class_sizes(10, 4, "longtail", 10)[-1] == 1  # what the message recommends works
 
 
 def test_recommended_ratio_works_where_division_falls_short() -> None:
-    with pytest.raises(ConfigError, match="48 at most"):  # 49 * (1 / 49) is below 1 in floating point
+    with pytest.raises(
+        ConfigError, match="invalid imbalance_ratio=60: expected at most 48 with max_per_class=49; it leaves 1 of 3"
+    ):  # 49 * (1 / 49) is below 1 in floating point
         class_sizes(49, 3, "longtail", 60)
     assert class_sizes(49, 3, "longtail", 48)[-1] == 1
 

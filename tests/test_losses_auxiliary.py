@@ -104,10 +104,14 @@ def test_targets_are_detached_by_a_key_of_each_loss(detach: bool) -> None:
 @pytest.mark.parametrize(
     ("loss", "settings", "message"),
     [
-        (AuxiliarySoftLabels, {"temperature": 0.0}, "the temperature of auxiliary soft labels must be positive, got 0"),
-        (AttentionDistillation, {"power": 0.5}, "the power of an attention map must be 1 or more, got 0.5"),
-        (OnlineLabelSmoothing, {"soft_weight": 1.5}, r"loss.soft_weight must lie in \[0, 1\], got 1.5"),
-        (OnlineLabelSmoothing, {"start": "unifrom"}, "did you mean uniform"),
+        (AuxiliarySoftLabels, {"temperature": 0.0}, "invalid temperature=0.0: expected a number above 0"),
+        (AttentionDistillation, {"power": 0.5}, "invalid power=0.5: expected a number of 1 or more"),
+        (OnlineLabelSmoothing, {"soft_weight": 1.5}, "invalid soft_weight=1.5: expected a number from 0 to 1"),
+        (
+            OnlineLabelSmoothing,
+            {"start": "unifrom"},
+            r"invalid start=unifrom: expected uniform \| zero; did you mean 'uniform'\?",
+        ),
     ],
 )
 def test_settings_out_of_range(loss: type, settings: dict[str, object], message: str) -> None:

@@ -39,16 +39,32 @@ def test_unusable_counts(loss: type, counts: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("loss", "settings", "message"),
     [
-        (CrossEntropy, {"scale": 0.0}, "loss.scale must be positive, got 0"),
-        (WeightedCrossEntropy, {"power": -1.0}, "loss.power"),
-        (LabelSmoothing, {"epsilon": 1.0}, r"loss.epsilon must lie in \[0, 1\), got 1.0"),
-        (LabelSmoothing, {"spread": "other"}, "did you mean others"),
-        (LabelAwareSmoothing, {"head_smoothing": 0.1, "tail_smoothing": 0.2}, "tail_smoothing <= head_smoothing"),
+        (CrossEntropy, {"scale": 0.0}, "invalid scale=0.0: expected a number above 0"),
+        (WeightedCrossEntropy, {"power": -1.0}, "invalid power=-1.0: expected a number of 0 or more"),
+        (LabelSmoothing, {"epsilon": 1.0}, "invalid epsilon=1.0: expected a number of 0 or more and below 1"),
+        (LabelSmoothing, {"spread": "other"}, r"invalid spread=other: expected others \| all; did you mean 'others'\?"),
+        (
+            LabelAwareSmoothing,
+            {"head_smoothing": 0.1, "tail_smoothing": 0.2},
+            "invalid tail_smoothing=0.2: expected a number from 0 to head_smoothing=0.1",
+        ),
         (LabelAwareSmoothing, {"tail_smoothing": -0.1}, "tail_smoothing=-0.1"),
-        (LabelAwareSmoothing, {"form": "concav"}, "did you mean concave"),
-        (LabelAwareSmoothing, {"form": "power"}, "needs a positive loss.power"),
-        (LabelAwareSmoothing, {"power": 2.0}, "no effect with loss.form=concave"),
-        (LogitAdjustment, {"tau": -1.0}, "loss.tau"),
+        (
+            LabelAwareSmoothing,
+            {"form": "concav"},
+            r"invalid form=concav: expected concave \| linear \| convex \| power; did you mean 'concave'\?",
+        ),
+        (
+            LabelAwareSmoothing,
+            {"form": "power"},
+            "invalid power=null: expected a number above 0, the exponent of form=power",
+        ),
+        (
+            LabelAwareSmoothing,
+            {"power": 2.0},
+            "invalid power=2.0: expected null with form=concave; it is the exponent of form=power",
+        ),
+        (LogitAdjustment, {"tau": -1.0}, "invalid tau=-1.0: expected a number of 0 or more"),
     ],
 )
 def test_settings_out_of_range(loss: type, settings: dict[str, object], message: str) -> None:

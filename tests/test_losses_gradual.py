@@ -70,9 +70,9 @@ def test_graloss_without_s_is_cross_entropy_and_at_a_fixed_alpha_logit_adjustmen
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"c": 0.0}, r"loss.c must be positive, got 0.0"),
-        ({"s": -1.0}, r"loss.s=-1.0 lets the weight fall below 0: expected 0 or more, or null"),
-        ({"c": 0.5, "s": 1.0}, r"loss.s=1.0 .* expected 0 or less, since c is below 1"),
+        ({"c": 0.0}, "invalid c=0.0: expected a number above 0"),
+        ({"s": -1.0}, "invalid s=-1.0: expected null or a number of 0 or more"),
+        ({"c": 0.5, "s": 1.0}, "invalid s=1.0: expected null or a number of 0 or less, since c is below 1"),
     ],
 )
 @pytest.mark.parametrize("loss", [GradualBalanced, HeadDistillation])

@@ -135,11 +135,11 @@ def test_half_precision_and_many_classes_stay_finite(name: str) -> None:
 @pytest.mark.parametrize(
     ("loss", "settings", "message"),
     [
-        (CosFace, {"margin": -0.1}, r"loss.margin must lie in \[0, 2\), got -0.1"),
-        (CosFace, {"scale": 0.0}, "loss.scale must be positive"),
-        (ArcFace, {"margin": 3.2}, r"loss.margin must lie in \[0, 3.142\), got 3.2"),
-        (LDAM, {"max_margin": 2.0}, "loss.max_margin"),
-        (LDAM, {"max_margin": math.nan}, "loss.max_margin"),
+        (CosFace, {"margin": -0.1}, "invalid margin=-0.1: expected a number of 0 or more and below 2"),
+        (CosFace, {"scale": 0.0}, "invalid scale=0.0: expected a number above 0"),
+        (ArcFace, {"margin": 3.2}, "invalid margin=3.2: expected a number of 0 or more and below 3.142"),
+        (LDAM, {"max_margin": 2.0}, "invalid max_margin=2.0: expected a number of 0 or more and below 2"),
+        (LDAM, {"max_margin": math.nan}, "invalid max_margin=nan: expected a number of 0 or more and below 2"),
     ],
 )
 def test_settings_out_of_range(loss: type[Loss], settings: dict[str, float], message: str) -> None:

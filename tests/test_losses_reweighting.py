@@ -264,20 +264,31 @@ def test_published_rare_classes(n_max: int, classes: int, ratio: int, rare: int)
 
 
 BAD = [
-    (Focal, {"gamma": -1.0}, "loss.gamma must be 0 or more, got -1"),
-    (Focal, {"form": "sigmoit"}, "did you mean sigmoid"),
-    (Focal, {"probability": "true"}, "plain, weighted"),
-    (Focal, {"form": "sigmoid", "probability": "weighted"}, "is for loss.form=softmax"),
-    (ClassBalanced, {"beta": 1.0}, r"loss.beta must lie in \[0, 1\), got 1"),
-    (ClassBalanced, {"divide_by": "weight"}, "did you mean weights"),
-    (ClassBalancedFocal, {"beta": -0.1}, "loss.beta"),
-    (Equalization, {"gamma": 1.1}, r"loss.gamma must lie in \[0, 1\]"),
-    (Equalization, {"threshold": -1.0}, "loss.threshold"),
-    (VectorScaling, {"gamma": -0.1}, "loss.gamma"),
-    (VectorScaling, {"tau": -0.1}, "loss.tau"),
-    (LADE, {"alpha": -0.1}, "loss.alpha"),
-    (LADE, {"penalty": -0.1}, "loss.penalty"),
-    *((loss, {"scale": 0.0}, "loss.scale") for loss in (Focal, ClassBalanced, Equalization, VectorScaling, LADE)),
+    (Focal, {"gamma": -1.0}, "invalid gamma=-1.0: expected a number of 0 or more"),
+    (Focal, {"form": "sigmoit"}, r"invalid form=sigmoit: expected softmax \| sigmoid; did you mean 'sigmoid'\?"),
+    (Focal, {"probability": "true"}, r"invalid probability=true: expected plain \| weighted"),
+    (
+        Focal,
+        {"form": "sigmoid", "probability": "weighted"},
+        "invalid probability=weighted: expected plain, since form=sigmoid has no other",
+    ),
+    (ClassBalanced, {"beta": 1.0}, "invalid beta=1.0: expected a number of 0 or more and below 1"),
+    (
+        ClassBalanced,
+        {"divide_by": "weight"},
+        r"invalid divide_by=weight: expected weights \| batch; did you mean 'weights'\?",
+    ),
+    (ClassBalancedFocal, {"beta": -0.1}, "invalid beta=-0.1: expected a number of 0 or more and below 1"),
+    (Equalization, {"gamma": 1.1}, "invalid gamma=1.1: expected a number from 0 to 1"),
+    (Equalization, {"threshold": -1.0}, "invalid threshold=-1.0: expected a number of 0 or more"),
+    (VectorScaling, {"gamma": -0.1}, "invalid gamma=-0.1: expected a number of 0 or more"),
+    (VectorScaling, {"tau": -0.1}, "invalid tau=-0.1: expected a number of 0 or more"),
+    (LADE, {"alpha": -0.1}, "invalid alpha=-0.1: expected a number of 0 or more"),
+    (LADE, {"penalty": -0.1}, "invalid penalty=-0.1: expected a number of 0 or more"),
+    *(
+        (loss, {"scale": 0.0}, "invalid scale=0.0: expected a number above 0")
+        for loss in (Focal, ClassBalanced, Equalization, VectorScaling, LADE)
+    ),
 ]
 
 
@@ -450,13 +461,34 @@ def test_a_loss_that_cannot_take_class_weights_is_refused(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("stage1.reweighting.start=-0.1",), "reweighting.start=-0.1 is neither"),
-        (("stage1.reweighting.start=160.5",), "neither a fraction"),
-        (("stage1.reweighting.start=160", "stage1.epochs=100"), "start=160 is never reached in 100 epochs"),
-        (("stage1.reweighting.beta=1.0",), r"reweighting.beta must lie in \[0, 1\)"),
-        (("sampler@stage1.sampler=deferred", "stage1.sampler.start=2"), "sampler.start=2 is never reached in 2"),
-        (("sampler@stage1.sampler=deferred", "stage1.sampler.start=1.5"), "sampler.start=1.5 is neither"),
-        (("loss@stage1.loss=focal", "stage1.loss.gamma=-2"), "loss.gamma must be 0 or more"),
+        (
+            ("stage1.reweighting.start=-0.1",),
+            "invalid stage1.reweighting.start=-0.1: expected a fraction of the stage, 0 or more and",
+        ),
+        (
+            ("stage1.reweighting.start=160.5",),
+            "invalid stage1.reweighting.start=160.5: expected a fraction of the stage, 0 or more and",
+        ),
+        (
+            ("stage1.reweighting.start=160", "stage1.epochs=100"),
+            "invalid stage1.reweighting.start=160: expected an epoch of the stage, 0 to 99, or a",
+        ),
+        (
+            ("stage1.reweighting.beta=1.0",),
+            "invalid stage1.reweighting.beta=1.0: expected a number of 0 or more and below 1",
+        ),
+        (
+            ("sampler@stage1.sampler=deferred", "stage1.sampler.start=2"),
+            "invalid stage1.sampler.start=2: expected an epoch of the stage, 0 to 1, or a fraction of it",
+        ),
+        (
+            ("sampler@stage1.sampler=deferred", "stage1.sampler.start=1.5"),
+            "invalid stage1.sampler.start=1.5: expected a fraction of the stage, 0 or more and below",
+        ),
+        (
+            ("loss@stage1.loss=focal", "stage1.loss.gamma=-2"),
+            "invalid stage1.loss.gamma=-2: expected a number of 0 or more",
+        ),
         (("loss@stage1.loss=class_balanced",), "class weights of its own"),
     ],
 )
@@ -567,7 +599,9 @@ def test_both_parts_show_as_many_images() -> None:
     settings = {"labels": LABELS, "class_counts": COUNTS["unsorted"]}
     instance = {"_target_": "ltexp.data.samplers.InstanceBalanced", "epoch_length": 100}
     balanced = {"_target_": "ltexp.data.samplers.ClassBalanced"}
-    with pytest.raises(ConfigError, match=r"100 images an epoch and sampler.after 12406"):
+    with pytest.raises(
+        ConfigError, match="`before` shows 100 images an epoch and `after` 12406: all epochs of a stage are of one"
+    ):
         Deferred(**settings, before=instance, after=balanced)
     assert len(Deferred(**settings, before=instance, after=balanced, epoch_length=50).indices(0, 0, 10)) == 50
 

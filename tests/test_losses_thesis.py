@@ -345,18 +345,30 @@ def test_half_precision_and_many_classes_stay_finite(name: str, epoch: int) -> N
 @pytest.mark.parametrize(
     ("loss", "settings", "message"),
     [
-        (KeyPoint, {"max_margin": 2.5}, r"loss.max_margin must lie in \[0, 2\), got 2.5"),
-        (KeyPoint, {"base_count": 1.0}, "loss.base_count must be more than 1, got 1.0"),
-        (KeyPoint, {"start": 1.5}, "loss.start=1.5 is neither"),
-        (KeyPoint, {"max_scale": 10.0}, "at least loss.scale=15.0, got 10.0"),
-        (FeatureBalanced, {"strength": -1.0}, "loss.strength"),
-        (FeatureBalanced, {"growth": "parabola"}, "did you mean parabolic"),
-        (FeatureBalanced, {"reach": 0.0}, "loss.reach"),
-        (GaussianClouded, {"amplitude": -0.5}, "loss.amplitude must be 0 or more, got -0.5"),
-        (GaussianClouded, {"cloud": "log"}, "loss.cloud=log is not one of"),
-        (GaussianClouded, {"margin": -0.1}, "loss.margin"),
-        (GaussianClouded, {"focal": -1.0}, "loss.focal"),
-        (GaussianClouded, {"scale": -1.0}, "loss.scale"),
+        (KeyPoint, {"max_margin": 2.5}, "invalid max_margin=2.5: expected a number of 0 or more and below 2"),
+        (KeyPoint, {"base_count": 1.0}, "invalid base_count=1.0: expected a number above 1"),
+        (
+            KeyPoint,
+            {"start": 1.5},
+            "invalid start=1.5: expected a fraction of the stage, 0 or more and below 1, or a whole epoch",
+        ),
+        (KeyPoint, {"max_scale": 10.0}, "invalid max_scale=10.0: expected null, or a number of at least scale=15.0"),
+        (FeatureBalanced, {"strength": -1.0}, "invalid strength=-1.0: expected a number of 0 or more"),
+        (
+            FeatureBalanced,
+            {"growth": "parabola"},
+            r"invalid growth=parabola: expected parabolic \| linear \| sine \| cosine \| linear_decrease;",
+        ),
+        (FeatureBalanced, {"reach": 0.0}, "invalid reach=0.0: expected a fraction of the stage above 0, at most 1"),
+        (GaussianClouded, {"amplitude": -0.5}, "invalid amplitude=-0.5: expected a number of 0 or more"),
+        (
+            GaussianClouded,
+            {"cloud": "log"},
+            r"invalid cloud=log: expected logarithm \| fourth_root \| cube_root \| cosine; did you mean",
+        ),
+        (GaussianClouded, {"margin": -0.1}, "invalid margin=-0.1: expected a number of 0 or more and below 2"),
+        (GaussianClouded, {"focal": -1.0}, "invalid focal=-1.0: expected a number of 0 or more"),
+        (GaussianClouded, {"scale": -1.0}, "invalid scale=-1.0: expected a number above 0"),
     ],
 )
 def test_settings_out_of_range(loss: type[Loss], settings: dict[str, object], message: str) -> None:

@@ -127,5 +127,5 @@ def test_complex_two_way_adds_weights_alone_to_two_way() -> None:
 def test_what_cannot_be_built_has_one_line(kind: type) -> None:
     with pytest.raises(ConfigError, match="this backbone offers none"):
         kind([], 3)
-    with pytest.raises(ConfigError, match=r"auxiliary\.width must be a whole number of 1 or more, got 0"):
+    with pytest.raises(ConfigError, match="invalid width=0: expected a whole number of 1 or more"):
         kind([4, 8], 3, width=0)

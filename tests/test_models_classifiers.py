@@ -109,7 +109,7 @@ def test_cosines_stay_exact_under_bf16_autocast() -> None:
 
 
 def test_a_cosine_with_bias_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no bias"):
+    with pytest.raises(ConfigError, match="invalid bias=true: expected false: a cosine classifier has no bias"):
         Cosine(D, C, bias=True)
 
 

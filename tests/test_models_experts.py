@@ -73,12 +73,12 @@ def test_experts_start_as_torchvision_starts() -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: CifarResNet(8, experts=0), "backbone.experts=0"),
+        (lambda: CifarResNet(8, experts=0), "invalid experts=0: expected a whole number of 1 or more, or null"),
         (
             lambda: TorchvisionResNet("resnet18", weights="IMAGENET1K_V1", experts=2),
-            "cannot start a network of experts",
+            "invalid weights=IMAGENET1K_V1: expected null: pretrained weights cannot start a",
         ),
-        (lambda: ExpertCosine(4, 3), "set backbone.experts"),
+        (lambda: ExpertCosine(4, 3), "invalid experts=null: expected as many as backbone.experts"),
     ],
 )
 def test_settings_that_cannot_be(make, expected: str) -> None:  # type: ignore[no-untyped-def]

@@ -136,10 +136,18 @@ def test_class_balanced_draws_are_independent() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("instance_balanced", {"epoch_length": 0}, "sampler.epoch_length must be null or at least 1, got 0"),
-        ("class_aware", {"images_per_class": 0}, "sampler.images_per_class"),
-        ("effective_number", {"beta": 1.0}, r"sampler.beta must lie in \[0, 1\), got 1.0"),
-        ("class_based_effective_number", {"base": 0.9999}, r"base \+ slope < 1, got base=0.9999"),
+        (
+            "instance_balanced",
+            {"epoch_length": 0},
+            "invalid epoch_length=0: expected a whole number of 1 or more, or null",
+        ),
+        ("class_aware", {"images_per_class": 0}, "invalid images_per_class=0: expected a whole number of 1 or more"),
+        ("effective_number", {"beta": 1.0}, "invalid beta=1.0: expected a number of 0 or more and below 1"),
+        (
+            "class_based_effective_number",
+            {"base": 0.9999},
+            "invalid slope=0.0009: expected a number of 0 or more and below 1 - base = 0.0001",
+        ),
         ("class_based_effective_number", {"slope": -0.1}, "slope=-0.1"),
         ("class_balanced", {"class_counts": torch.tensor([5, 60, 2, 23, 111])}, "not the counts of the labels"),
         ("class_balanced", {"class_counts": torch.tensor([5, 60, 2, 23, 110, 0])}, "no training images for class 5"),

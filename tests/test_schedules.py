@@ -110,14 +110,23 @@ def test_any_scheduler_of_torchs_is_told_what_it_asks_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"milestones": [0.8, 160.5]}, "160.5 is neither"),
-        ({"milestones": [0]}, "0 is neither"),
-        ({"milestones": [-0.1]}, "-0.1 is neither"),
-        ({"decay": 0.0}, r"schedule.decay must lie in \(0, 1\], got 0.0"),
-        ({"decay": 10}, "got 10"),
-        ({"warmup_epochs": -1}, "schedule.warmup_epochs"),
-        ({"warmup_epochs": 2.5}, "got 2.5"),
-        ({"interval": "steps"}, "schedule.interval=steps"),
+        (
+            {"milestones": [0.8, 160.5]},
+            r"invalid milestones=\[0.8, 160.5\]: expected fractions of the stage between 0 and 1, or",
+        ),
+        (
+            {"milestones": [0]},
+            r"invalid milestones=\[0\]: expected fractions of the stage between 0 and 1, or whole epochs",
+        ),
+        (
+            {"milestones": [-0.1]},
+            r"invalid milestones=\[-0.1\]: expected fractions of the stage between 0 and 1, or whole epochs",
+        ),
+        ({"decay": 0.0}, "invalid decay=0.0: expected a number above 0, at most 1"),
+        ({"decay": 10}, "invalid decay=10: expected a number above 0, at most 1"),
+        ({"warmup_epochs": -1}, "invalid warmup_epochs=-1: expected a whole number of 0 or more"),
+        ({"warmup_epochs": 2.5}, "invalid warmup_epochs=2.5: expected a whole number of 0 or more"),
+        ({"interval": "steps"}, r"invalid interval=steps: expected epoch \| step; did you mean 'step'\?"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:

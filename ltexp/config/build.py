@@ -17,6 +17,8 @@ from ltexp.names import nearest
 
 _INNER_KEY = re.compile(r"^full_key: (.*)$", re.MULTILINE)  # in Hydra's messages: of a node within the node
 
+_PLACE = re.compile(r"(.*?)\[?(\d+)\]?")  # in such a key: of an element of a list
+
 
 def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: Any) -> Any:
     """The object of `node`'s `_target_`, from the node's own keys and the arguments given here.
@@ -50,14 +52,10 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
 def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
     """Raises what `error` of Hydra's says, in one line, with the key of the inner node that it is about."""
     cause, found = error.__cause__, _INNER_KEY.search(str(error))
-    with within(found.group(1) if found else ""):
-        if isinstance(cause, ConfigError):
-            raise cause from None
+    path, inner = _inner(node, found.group(1)) if found else ("", node)
+    with within(path):
         if isinstance(cause, LtexpError):
             raise cause from None
-        inner: Any = node
-        for key in found.group(1).split(".") if found else ():
-            inner = inner[int(key)] if isinstance(inner, list) else inner[key]
         target = inner.get("_target_")
         if isinstance(cause, ImportError):
             raise _not_importable(str(target)) from error
@@ -65,6 +63,20 @@ def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
             _check_arguments(function, str(target), (), {k: v for k, v in inner.items() if not k.startswith("_")})
         reason = _one_line(cause) if cause is not None else _one_line(error)
         raise ConfigError(f"{target} cannot be built: {reason}") from error
+
+
+def _inner(node: Mapping[str, Any], full_key: str) -> tuple[str, Mapping[str, Any]]:
+    """(dotted key, node) of a node within `node`, by the name that Hydra has for it, such as `parts1.inner`."""
+    path: list[str] = []
+    found: Any = node
+    for key in full_key.split("."):
+        if isinstance(found, Mapping) and key in found:
+            path, found = [*path, key], found[key]
+        elif (place := _PLACE.fullmatch(key)) and isinstance(found, Mapping) and place[1] in found:
+            path, found = [*path, place[1], place[2]], found[place[1]][int(place[2])]
+        else:
+            return full_key, {}
+    return ".".join(path), found if isinstance(found, Mapping) else {}
 
 
 def _not_importable(target: str) -> ConfigError:

@@ -86,7 +86,7 @@ class FeatureBalanced(Loss):
         super().__init__(class_counts, scale)
         require(strength >= 0, "strength", strength, "a number of 0 or more")
         require_choice("growth", growth, GROWTHS)
-        require(0 < reach <= 1, "reach", reach, "a number above 0, at most 1")
+        require(0 < reach <= 1, "reach", reach, "a fraction of the stage above 0, at most 1")
         self.strength, self.growth, self.reach = strength, growth, reach
         self.register_buffer("rarity", log_rarity(class_counts).float(), persistent=False)
 

@@ -249,7 +249,7 @@ class Cosine(Classifier):
 
     def __init__(self, feature_dim: int, num_classes: int, bias: bool = False) -> None:
         super().__init__(feature_dim, num_classes)
-        require(not bias, "bias", bias, "false: a cosine classifier has none; linear has")
+        require(not bias, "bias", bias, "false: a cosine classifier has no bias, and classifier linear has")
         self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, feature_dim).uniform_(-1, 1)))
 
     def forward(self, features: Tensor) -> Tensor:

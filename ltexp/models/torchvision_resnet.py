@@ -62,7 +62,12 @@ class TorchvisionResNet(Backbone):
         super().__init__()
         require_choice("architecture", architecture, tuple(ARCHITECTURES))
         block, layers, groups, width = ARCHITECTURES[architecture]
-        require(experts is None or weights is None, "weights", weights, "null, since no weights fit experts")
+        require(
+            experts is None or weights is None,
+            "weights",
+            weights,
+            "null: pretrained weights cannot start a network of experts",
+        )
         require(not (experts and frozen_trunk), "frozen_trunk", frozen_trunk, "false with experts")
         require(not (experts and fresh_last_block), "fresh_last_block", fresh_last_block, "false with experts")
         # A single output: the classifier is a part of its own, so torchvision's is not kept.

@@ -9,7 +9,7 @@ from rich.table import Table
 from ltexp.data.tail.profile import compact_counts
 from ltexp.data.tail.selection import GIVEN
 from ltexp.data.types import Ints, LongTailedData
-from ltexp.errors import ConfigError
+from ltexp.errors import LtexpError
 from ltexp.evaluation.shots import ShotRule
 
 RULE = ShotRule()
@@ -92,7 +92,7 @@ def draw(data: LongTailedData, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot write the figure to {path}: {str(error).splitlines()[0]}") from None
+        raise LtexpError(f"cannot write the figure to {path}: {str(error).splitlines()[0]}") from None
 
 
 def _title(data: LongTailedData) -> str:

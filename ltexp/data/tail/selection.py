@@ -152,7 +152,9 @@ def _known(key: str, given: Mapping[str, Any] | None, defaults: dict[str, Any]) 
 def _first_classes(name: str, class_names: tuple[str, ...], num_classes: int | None) -> tuple[str, ...]:
     available = len(class_names)
     if num_classes is not None and num_classes > available:
-        raise SettingError("num_classes", num_classes, f"at most the {available} classes of {name}, or null for all")
+        raise SettingError(
+            "num_classes", num_classes, f"at most {available} ({name} has {available} classes), or null for all"
+        )
     return class_names[:num_classes]
 
 

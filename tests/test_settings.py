@@ -1,0 +1,190 @@
+"""Settings out of range: one line that names the full key, whichever part of a run refuses them."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import composed
+
+from ltexp.config import to_config
+from ltexp.config.build import build
+from ltexp.config.identity import is_material, run_identity
+from ltexp.config.require import is_number, is_whole, require, require_choice, within
+from ltexp.config.words import parse_value, read_choice, read_flag, split_words, status_of
+from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
+from ltexp.training.composition import check_composition
+
+LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
+COUNTS = torch.tensor([3, 2, 1])
+
+
+def test_a_key_grows_by_each_place_that_it_lies_in() -> None:
+    with pytest.raises(SettingError) as refused, within("stage1"), within(""), within("loss"):
+        require(0 > 1, "scale", -1, "a number above 0")
+    assert str(refused.value) == "invalid stage1.loss.scale=-1: expected a number above 0"
+    with pytest.raises(UnknownKeyError) as unknown, within("stage1.loss"):
+        raise UnknownKeyError("scael", ["scale", "gamma"])
+    assert str(unknown.value) == "unknown key 'stage1.loss.scael': did you mean 'stage1.loss.scale'?"
+    with pytest.raises(ConfigError) as other, within("stage1"), within("loss"):
+        raise ConfigError("it reads no logits")
+    assert str(other.value) == "stage1.loss: it reads no logits"
+    with pytest.raises(DataError, match=r"^no such file$"), within("dataset"):
+        raise DataError("no such file")
+
+
+@pytest.mark.parametrize("value", [True, None, (1, 2), "none", 0.5])
+def test_values_are_shown_as_they_are_typed(value: object) -> None:
+    shown = {True: "true", None: "null", (1, 2): "[1, 2]"}.get(value, str(value))  # type: ignore[call-overload]
+    error = SettingError("key", value, "another")
+    assert str(error) == f"invalid key={shown}: expected another"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # as between processes
+
+
+def test_a_choice_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SettingError, match=r"^invalid form=sigmoit: expected softmax \| sigmoid; did you mean 'sigm"):
+        require_choice("form", "sigmoit", ("softmax", "sigmoid"))
+    require_choice("form", "softmax", ("softmax", "sigmoid"))
+
+
+@pytest.mark.parametrize(
+    ("value", "whole", "number"),
+    [(2, True, True), (0, False, False), (True, False, False), (2.0, False, True), ("2", False, False)],
+)
+def test_numbers(value: object, whole: bool, number: bool) -> None:
+    assert (is_whole(value, 1, 5), is_number(value, 1, 5)) == (whole, number)
+    assert not any((is_whole(6, 1, 5), is_number(float("nan")), is_number(float("inf"), 1)))
+
+
+TYPED = [
+    ("stage1.loss.scale=-1", "invalid stage1.loss.scale=-1: expected a number above 0"),
+    ("stage2.loss.scale=0", "invalid stage2.loss.scale=0: expected a number above 0"),
+    ("stage1.mixing.alpha=0", "invalid stage1.mixing.alpha=0: expected a number above 0; "),
+    ("stage1.schedule.decay=2", "invalid stage1.schedule.decay=2: expected a number above 0, at most 1"),
+    ("stage2.sampler.epoch_length=0", "invalid stage2.sampler.epoch_length=0: expected a whole number of 1 or more"),
+    ("stage1.augmentation.padding=-1", "invalid stage1.augmentation.padding=-1: expected a whole number of 0 or more"),
+    ("stage1.classifier.init=kaimimg", "invalid stage1.classifier.init=kaimimg: expected kaiming | default; did you"),
+    ("+stage1.optimizer.nesterof=true", "unknown key 'stage1.optimizer.nesterof': did you mean 'stage1.optimizer.nest"),
+    ("stage1.optimizer._target_=torch.optim.SDG", "invalid stage1.optimizer._target_=torch.optim.SDG: expected "),
+    ("+stage1.optimizer.dampening=0.5 stage1.optimizer.nesterov=true", "stage1.optimizer: torch.optim.SGD: Nesterov"),
+    (
+        "reweighting@stage1.reweighting=deferred stage1.reweighting.beta=1",
+        "invalid stage1.reweighting.beta=1: ",
+    ),
+    ("+loss@stage1.terms.more.loss=focal stage1.terms.more.loss.gamma=-1", "invalid stage1.terms.more.loss.gamma=-1: "),
+    (
+        "sampler@stage2.sampler=deferred +stage2.sampler.after.epoch_length=0",
+        "invalid stage2.sampler.after.epoch_len",
+    ),
+    ("step@stage1.step=sam stage1.step.rho=0", "invalid stage1.step.rho=0: expected a number above 0"),
+]
+
+
+@pytest.mark.parametrize(("typed", "answer"), TYPED)
+def test_what_is_typed_is_what_the_answer_names(typed: str, answer: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_composition(to_config(composed("method=crt_mixup", *typed.split())))
+    assert str(refused.value).startswith(answer)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_dataset_names_its_full_keys(tmp_path: Path) -> None:
+    for typed in ("dataset.validation.fraction=1.5", "dataset.subset.seed=-1", "dataset.imbalance=long"):
+        with pytest.raises(ConfigError, match=f"^invalid {typed}: expected "):
+            build(composed(typed)["dataset"], root=str(tmp_path), path="dataset")
+
+
+class Foreign:
+    """As a user's own class may be."""
+
+    def __init__(self, width: int, depth: int = 2) -> None:
+        if width < 1:
+            raise ValueError("width must be positive")
+        self.width, self.depth = width, depth
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        ({"widht": 3}, "unknown key 'stage1.thing.widht': did you mean 'stage1.thing.width'?"),
+        ({}, "stage1.thing: test_settings.Foreign: missing a required argument: 'width'"),
+        ({"width": 0}, "stage1.thing: test_settings.Foreign: width must be positive"),
+    ],
+)
+def test_a_class_from_elsewhere_is_answered_in_one_line(settings: dict[str, Any], answer: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "test_settings.Foreign", **settings}, path="stage1.thing")
+    assert str(refused.value) == answer
+    assert build({"_target_": "test_settings.Foreign", "width": 3}).width == 3
+
+
+@pytest.mark.parametrize(
+    ("inner", "answer"),
+    [
+        ({"widht": 3}, "unknown key 'top.augmentations.1.widht': did you mean 'top.augmentations.1.width'?"),
+        ({"width": 0}, "top.augmentations.1: test_settings.Foreign cannot be built: width must be positive"),
+    ],
+)
+def test_a_node_within_a_node_is_named_too(inner: dict[str, Any], answer: str) -> None:
+    one = {"_target_": "test_settings.Foreign", "width": 1}
+    views = [one, {"_target_": "test_settings.Foreign", **inner}]
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "ltexp.data.augmentation.Views", "augmentations": views}, path="top")
+    assert str(refused.value) == answer
+
+
+def test_keys_that_do_not_matter_are_those_of_the_hash() -> None:
+    config = to_config(composed())
+    for typed in ("dataset.workers=3", "trainer.log_every=7", "evaluation.every=1", "trainer.profiler=simple"):
+        key = typed.partition("=")[0]
+        assert not is_material(key)
+        if key != "dataset.workers":  # digits have none
+            assert run_identity(to_config(composed(typed))) == run_identity(config)
+    assert is_material("stage1.epochs")
+    assert run_identity(to_config(composed("stage1.epochs=3"))) != run_identity(config)
+    assert not any(map(is_material, ("hydra/launcher", "launcher.n_jobs", "logger@logger.wandb", "paths.data")))
+    assert is_material("path")  # which is not `paths`
+
+
+def test_words_of_a_command_line() -> None:
+    others, options = split_words(["RUN", "out=a=b.csv", "stages=true"], ("out", "stages"))
+    assert (others, options) == (["RUN"], {"out": "a=b.csv", "stages": "true"})
+    assert [read_flag(options, key) for key in ("stages", "more")] == [True, None]
+    assert read_choice({"format": "csv"}, "format", ("csv", "html")) == "csv"
+    assert parse_value("tau", "[0.5, 1]") == [0.5, 1]
+    for words, answer in ((["ot=x"], "unknown key 'ot': did you mean 'out'?"), (["out="], "out= names nothing")):
+        with pytest.raises(ConfigError) as refused:
+            split_words(words, ("out", "stages"))
+        assert str(refused.value) == answer
+    with pytest.raises(ConfigError, match=r"^invalid stages=yes: expected true \| false$"):
+        read_flag({"stages": "yes"}, "stages")
+
+
+def test_a_wrong_command_line_ends_with_2_and_missing_data_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(error: Exception) -> int:
+        raise error
+
+    assert status_of("ltexp data", lambda: 0) == 0
+    assert status_of("ltexp data", lambda: refuse(ConfigError("no"))) == 2
+    assert status_of("ltexp data", lambda: refuse(DataError("no"))) == 1
+    assert capsys.readouterr().err == "ltexp data: no\n" * 2
+
+
+@pytest.mark.parametrize("command", ["data", "evaluate", "report", "reproduce"])
+def test_all_commands_agree_on_that(command: str, tmp_path: Path) -> None:
+    words = {"data": ["show", "digits_lt", "rot=x"], "evaluate": [str(tmp_path), "featurs=true"]}
+    line = words.get(command, [str(tmp_path), "formt=csv"] if command == "report" else ["formt=csv"])
+    answer = subprocess.run([sys.executable, "-m", f"ltexp.{command}", *line], capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr.count("\n")) == (2, 1), answer.stderr
+    assert answer.stderr.startswith(f"ltexp {command}: unknown key ")
+
+
+def test_a_nested_sampler_names_its_part() -> None:
+    node = {"_target_": "ltexp.data.samplers.InstanceBalanced"}
+    deferred: dict[str, Any] = {"_target_": "ltexp.data.deferred.Deferred", "_recursive_": False}
+    deferred |= {"before": node, "after": {**node, "epoch_length": 0}}
+    with pytest.raises(ConfigError, match=r"^invalid stage1\.sampler\.after\.epoch_length=0: expected "):
+        build(deferred, labels=LABELS, class_counts=COUNTS, path="stage1.sampler")
