@@ -58,7 +58,7 @@ def test_a_class_without_images_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", names("loss"))
 def test_a_scale_out_of_range_is_refused(name: str) -> None:
     if "scale" in load_choice("loss", name):
-        with pytest.raises(ConfigError, match="invalid scale=-1.0: expected a number above 0"):
+        with pytest.raises(ConfigError, match=r"^invalid scale=-1\.0: expected a number above 0"):
             build("loss", name, class_counts=EQUAL, scale=-1.0)
 
 

@@ -78,7 +78,10 @@ def test_experts_start_as_torchvision_starts() -> None:
             lambda: TorchvisionResNet("resnet18", weights="IMAGENET1K_V1", experts=2),
             "invalid weights=IMAGENET1K_V1: expected null: pretrained weights cannot start a",
         ),
-        (lambda: ExpertCosine(4, 3), "invalid experts=null: expected as many as backbone.experts"),
+        (
+            lambda: ExpertCosine(4, 3),
+            "invalid experts=null: expected 1 or more: expert_cosine is for experts, so set backbone.experts",
+        ),
     ],
 )
 def test_settings_that_cannot_be(make, expected: str) -> None:  # type: ignore[no-untyped-def]

@@ -59,9 +59,7 @@ class ExpertCosine(Classifier):
     def __init__(self, feature_dim: int, num_classes: int, experts: int | None = None) -> None:
         super().__init__(feature_dim, num_classes)
         if experts is None or experts < 1:
-            raise SettingError(
-                "experts", experts, "as many as backbone.experts: expert_cosine is for a network of experts"
-            )
+            raise SettingError("experts", experts, "1 or more: expert_cosine is for experts, so set backbone.experts")
         self.experts = experts
         self.weight = nn.Parameter(F.normalize(torch.empty(experts, num_classes, feature_dim).uniform_(-1, 1), dim=2))
 
