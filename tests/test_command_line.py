@@ -96,6 +96,35 @@ def test_two_jobs_that_want_the_same_stage_1_train_it_once(tmp_path: Path) -> No
     assert_equal_weights(weights(tmp_path / "crt", "stage1"), weights(tmp_path / "lws", "stage1"))
 
 
+def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    answer = train(tmp_path / "run", "stage1.loss.scale=-1")
+    assert answer.returncode == 1
+    assert answer.stderr == "ltexp: invalid stage1.loss.scale=-1: expected a number above 0\n"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert train(tmp_path / "run", "stage1.loss.scale=-1").returncode == 1
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    answer = train(tmp_path / "run", "trainer.devices=2", "+stage1.optimizer.foo=1")
+    assert answer.returncode == 1
+    assert "unknown key 'stage1.optimizer.foo'" in answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_with_a_job_that_cannot_work_is_refused_before_its_first(tmp_path: Path) -> None:
+    places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    answer = ltexp("train", "-m", *SMALL, *places, "stage1.loss.scale=1,-1")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("ltexp: job 1 of the sweep (")
+    assert answer.stderr.endswith("invalid stage1.loss.scale=-1: expected a number above 0\n")
+    assert answer.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_goes_on_after_a_failed_job_and_says_so(tmp_path: Path) -> None:
     sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "method=ce", "stage1.epochs=1")
     answer = ltexp("train", "-m", *SMALL, *sweep, "stage1.optimizer.lr=1e20,0.1")

@@ -188,7 +188,8 @@ def test_the_jobs_of_a_submitted_sweep_want_one_allocation(cluster: Path) -> Non
     answer = ltexp("train", "launcher=slurm", "trainer.devices=1,2", f"paths.outputs={cluster}/outputs")
     assert answer.returncode == 1
     assert answer.stderr.strip() == (
-        "ltexp: the jobs of this sweep want 1 devices on 1 nodes, 2 devices on 1 nodes: submit a sweep for each"
+        "ltexp: the jobs of this sweep ask for different allocations (trainer.devices=1 trainer.num_nodes=1; "
+        "trainer.devices=2 trainer.num_nodes=1): submit a sweep for each"
     )
     assert not (cluster / "outputs").exists()
 

@@ -20,8 +20,8 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.nodes import join_run, meeting_point
 from ltexp.processes.cores import usable_cores
-from ltexp.processes.failure import forget_failure
-from ltexp.run_folder import CONFIG, LOCK, read_status
+from ltexp.processes.failure import REFUSED, forget_failure
+from ltexp.run_folder import CONFIG, FAILED, LOCK, read_status
 
 
 class JobError(LtexpError):
@@ -38,7 +38,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
 
     Raises:
         ConfigError: if the folder holds another run, a finished one, or an unfinished one and `resume` is off.
-        JobError: if the run failed.
+        JobError: if the run failed, or was refused; then it leaves nothing behind.
     """
     config = to_config(plain)
     rendezvous = meeting_point(config, folder_agreed=chosen or "SUBMITIT_EXECUTOR" in os.environ)
@@ -46,6 +46,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
     if plain["resume"] and not chosen:
         folder = _unfinished_twin(config, folder) or folder
     with _only_here(folder, shared=config.trainer.num_nodes > 1) as first:
+        new = first and not (folder / CONFIG).exists()
         if not first:
             join_run(folder, config)
         elif (folder / CONFIG).exists() and _already_finished(config, folder):
@@ -54,10 +55,22 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
             forget_failure(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
         status = _wait(subprocess.Popen(_command(config, folder, rendezvous), env=_environment(config)))
+        if status == REFUSED and new:
+            _leave_nothing(folder)
     if status < 0:
         raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
+    if status == REFUSED:
+        raise JobError(f"the run in {folder} was refused")
     if status != 0:
         raise JobError(f"the run in {folder} failed (exit status {status})")
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Takes back what this command has put into a run's folder, and the folder if nothing else lies in it."""
+    for name in (CONFIG, FAILED, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _without_resume(plain: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Checks every job before the first one starts, and freezes all jobs of a sweep at its start."""
 
+import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
+from ltexp.processes.failure import REFUSED
 
 
 class ValidateAndFreeze(Callback):
@@ -66,8 +69,20 @@ class ValidateAndFreeze(Callback):
                 reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
                 raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {reason}") from None
         _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
+        _check_compositions(frozen, jobs)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:
+    """What needs torch to be checked, in one process for all jobs."""
+    command = [sys.executable, "-m", "ltexp.processes.preflight"]
+    answer = subprocess.run(command, input=json.dumps(frozen), stdout=subprocess.PIPE, text=True)
+    if answer.returncode == REFUSED:
+        number, reason = json.loads(answer.stdout)
+        raise ConfigError(f"job {number} of the sweep ({' '.join(jobs[number])}): {reason}")
+    if answer.returncode != 0:
+        raise LtexpError(f"the jobs of this sweep could not be checked (exit status {answer.returncode})")
 
 
 def _say_what_is_left_out(loader: Any, number: int, overrides: list[str]) -> None:
@@ -85,8 +100,8 @@ def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
         for trainer in trainers:
             check_devices(trainer)
     elif len(sizes := {(trainer.devices, trainer.num_nodes) for trainer in trainers}) > 1:
-        asked = ", ".join(f"{devices} devices on {nodes} nodes" for devices, nodes in sorted(sizes))
-        raise ConfigError(f"the jobs of this sweep want {asked}: submit a sweep for each")
+        asked = "; ".join(f"trainer.devices={devices} trainer.num_nodes={nodes}" for devices, nodes in sorted(sizes))
+        raise ConfigError(f"the jobs of this sweep ask for different allocations ({asked}): submit a sweep for each")
 
 
 def _freeze_listed(config: DictConfig) -> None:

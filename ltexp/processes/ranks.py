@@ -21,7 +21,7 @@ from torch.distributed.run import main as launch
 
 from ltexp.config.identity import digest
 from ltexp.evaluation.record import mark_failed
-from ltexp.processes.failure import LAUNCHER, first_failure, first_to_fail, this_node
+from ltexp.processes.failure import LAUNCHER, REFUSED, first_failure, first_to_fail, this_node
 from ltexp.processes.parent import die_with_parent
 
 JOIN_TIMEOUT = 600  # seconds for all nodes to come
@@ -39,7 +39,8 @@ def main() -> None:
         launch([*_meeting(folder, *several), f"--nproc-per-node={devices}", "-m", "ltexp.processes.worker", folder])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        _end(Path(folder), _how_it_ended(rank, failure.exitcode), 1)
+        status = REFUSED if failure.exitcode == REFUSED else 1
+        _end(Path(folder), _how_it_ended(rank, failure.exitcode), status)
     except SignalException as error:
         stopped = "stopped; the same command with resume=true continues the run"
         _end(Path(folder), stopped, 128 + error.sigval)

@@ -23,9 +23,9 @@ from torch.distributed import DistError
 from ltexp.config import load
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
-from ltexp.processes.failure import first_to_fail
+from ltexp.processes.failure import REFUSED, first_to_fail
 from ltexp.processes.parent import die_with_parent
-from ltexp.run_folder import CONFIG
+from ltexp.run_folder import CONFIG, RECORD
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
 
@@ -63,8 +63,11 @@ def several() -> bool:
 
 
 def fail(folder: Path, error: BaseException) -> None:
-    """Notes the error in the record, prints it and ends this process with status 1."""
+    """Notes the error in the record, prints it and ends this process with status 1, or `REFUSED`."""
     message = explain(error)
+    if refused(folder, error):
+        print(f"ltexp: {message}", file=sys.stderr)
+        sys.exit(REFUSED)
     records.mark_failed(folder, message or f"{type(error).__name__}: {error}")
     if message is None:
         raise error
@@ -82,6 +85,7 @@ def fail_among_others(folder: Path, error: BaseException) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(PATIENCE)  # another process has gone, and the launcher ends this one
     message = explain(error) or f"{type(error).__name__}: {error}"
+    status = REFUSED if refused(folder, error) else 1
     if first_to_fail(folder, message):
         records.mark_failed(folder, message)
         rank = os.environ["RANK"]
@@ -89,7 +93,12 @@ def fail_among_others(folder: Path, error: BaseException) -> None:
             traceback.print_exception(error)
         print(f"ltexp: rank {rank}: {message}" if rank != "0" else f"ltexp: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)
+
+
+def refused(folder: Path, error: BaseException) -> bool:
+    """Whether a mistake of the user's was found before the run has written its record, the first thing it writes."""
+    return isinstance(error, LtexpError) and not (folder / RECORD).exists()
 
 
 def explain(error: BaseException) -> str | None:

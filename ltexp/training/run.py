@@ -39,10 +39,10 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     config = without_idle_epochs(config)
     check_composition(config)
     data = build(config.dataset, root=config.paths.data, path="dataset")
-    identifier = records.run_id(folder)
-    loggers = make_loggers(config, folder, identifier)
-    session = Session(config, folder, data, device, loggers)
+    session = Session(config, folder, data, device)
     check_against_data(session)
+    identifier = records.run_id(folder)
+    session.loggers = loggers = make_loggers(config, folder, identifier)
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
