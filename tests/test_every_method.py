@@ -18,9 +18,10 @@ from ltexp.training.stage import Stage
 TELLING = ("mislas", "dasl", "ols", "glag", "gcl", "ride_bkd_2")
 
 
-def every_method(quick: Collection[str]) -> list[Any]:
-    """All methods as parameters of a test, which is slow but for the quick ones."""
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names("method")]
+def every_method(quick: Collection[str], but: Collection[str] = ()) -> list[Any]:
+    """All methods as parameters of a test, which is slow but for the quick ones; without those of `but`."""
+    tested = (name for name in names("method") if name not in but)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in tested]
 
 
 class Killed(BaseException):
