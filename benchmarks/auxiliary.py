@@ -19,6 +19,7 @@ from ltexp.data.types import LongTailedData
 from ltexp.models.cost import Cost, cost_of
 from ltexp.processes.worker import quieten
 from ltexp.report.table import cost_text
+from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
 from ltexp.training.session import Session, pick_device
 from ltexp.training.stage import Stage
@@ -37,7 +38,7 @@ def step_of(config: Config, data: LongTailedData) -> tuple[Callable[[], float], 
     make_trainable(model, config.stage1)
     module = Stage(model, config.stage1, session.class_counts, seed=0).to(session.device).train()
     optimizer = module.configure_optimizers()
-    batch = next(iter(session.train_loader("stage1", config.stage1, model)))
+    batch = next(iter(train_loader(session, "stage1", config.stage1, model)))
     mixed = module.mixing(batch, seed=0)
 
     def step() -> float:

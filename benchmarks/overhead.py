@@ -29,6 +29,7 @@ from ltexp.launching.freeze import freeze
 from ltexp.models.classifier import Linear
 from ltexp.models.model import Model
 from ltexp.processes.worker import quieten
+from ltexp.training.batches import train_loader
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
 
@@ -103,7 +104,7 @@ def training(config: Config, data: LongTailedData) -> list[float]:
 def making(config: Config, data: LongTailedData) -> list[float]:
     """Milliseconds for each batch, of an epoch that nothing is done with."""
     session = Session(config, Path(), data, pick_device("cpu", 0))
-    loader, found = session.train_loader("stage1", config.stage1, model_for(data)), []
+    loader, found = train_loader(session, "stage1", config.stage1, model_for(data)), []
     for epoch in range(EPOCHS):
         loader.set_epoch(epoch)
         start = time.process_time()
@@ -117,7 +118,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     """Milliseconds per step of plain PyTorch over batches that are there already."""
     session = Session(config, Path(), data, pick_device("cpu", 0))
     model, found = model_for(data), []
-    batches = [(b.inputs, b.labels) for b in session.train_loader("stage1", config.stage1, model)]
+    batches = [(b.inputs, b.labels) for b in train_loader(session, "stage1", config.stage1, model)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for _ in range(EPOCHS):
         start = time.process_time()

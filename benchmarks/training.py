@@ -25,6 +25,7 @@ from ltexp.launching.freeze import freeze
 from ltexp.processes.worker import quieten
 from ltexp.run_folder import CHECKPOINT, read_metrics
 from ltexp.training import checkpoint
+from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
@@ -90,7 +91,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     session = Session(config, Path(), data, pick_device("auto", 0))
     model = session.place(session.fresh_model("stage1", config.stage1)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    batches = [(batch.inputs, batch.labels) for batch in session.train_loader("stage1", config.stage1, model)]
+    batches = [(batch.inputs, batch.labels) for batch in train_loader(session, "stage1", config.stage1, model)]
     speeds = []
     for _ in range(2):
         start = time.perf_counter()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from ltexp.data.augmentation import Views
 from ltexp.data.files.augmentation import CentreCrop, Draw, RandomResizedCrop, jitter
 from ltexp.data.files.decode import Crop
 from ltexp.data.files.loader import FileLoader
@@ -121,6 +122,18 @@ def test_processes_together_equal_one(split: FileSplit, world: int) -> None:
             assert torch.equal(share.inputs, batch.inputs[rank::world])
             assert torch.equal(share.index, batch.index[rank::world])
             assert torch.equal(share.labels, batch.labels[rank::world])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_are_crops_of_their_own_and_the_first_is_that_of_one_view_alone(split: FileSplit, workers: int) -> None:
+    plain = RandomResizedCrop(jitter=0.4)
+    both = Views([plain, RandomResizedCrop(scale=(0.5, 1.0), jitter=0.0)])
+    alone, together = augmenting(split, augmentation=plain), augmenting(split, augmentation=both, workers=workers)
+    for one, two in zip(alone, together, strict=True):
+        assert torch.equal(one.inputs, two.inputs)
+        assert two.views.shape == (2, *one.inputs.shape)
+        assert torch.equal(two.views[0], one.inputs)
+        assert not torch.allclose(two.views[1], one.inputs, atol=0.1)
 
 
 def test_training_workers_stay_and_survive_an_early_end(split: FileSplit) -> None:

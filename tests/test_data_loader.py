@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from choices import load, names
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ltexp.config.build import build
-from ltexp.config.path import conf_dir
 from ltexp.data.augmentation import Augmentation, NoAugmentation
 from ltexp.data.images.augmentation import CropFlip
 from ltexp.data.images.loader import ImageLoader
@@ -221,11 +222,9 @@ def test_another_augmentation_may_give_floats(split: ImageSplit) -> None:
     np.testing.assert_allclose(batch.inputs[0].numpy(), expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("path", sorted((conf_dir() / "augmentation").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_augmentation_config_builds(path: Any, split: ImageSplit) -> None:
-    from omegaconf import OmegaConf
-
-    augmentation = build(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", names("augmentation"))
+def test_every_augmentation_config_builds(name: str, split: ImageSplit) -> None:
+    augmentation = build(OmegaConf.to_container(load("augmentation", name)))  # type: ignore[arg-type]
     assert images_of(augmenting(split, augmentation=augmentation)).shape == (COUNT, 3, HEIGHT, WIDTH)
 
 

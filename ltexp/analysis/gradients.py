@@ -8,6 +8,7 @@ import torch
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
 from ltexp.run_folder import GRADIENTS, write_metrics
+from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
 from ltexp.training.stage import Stage, in_float32
 from ltexp.training.start import load_teacher
@@ -27,7 +28,7 @@ def write_gradients(restored: LoadedStage) -> Path:
     name = restored.stage
     stage = restored.session.config.stages[name]
     session = restored.session.for_stage(stage)
-    loader = session.train_loader(name, stage, restored.model)
+    loader = train_loader(session, name, stage, restored.model)
     teacher = load_teacher(session, stage)
     module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teacher, loader)
     objective = module.objective.to(session.device)

@@ -14,6 +14,7 @@ from ltexp.config.schema import (
     MODULE_KEYS,
     Config,
     StageConfig,
+    Stream,
     Term,
     TrainerConfig,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "MODULE_KEYS",
     "Config",
     "StageConfig",
+    "Stream",
     "Term",
     "TrainerConfig",
     "check_keywords",

@@ -15,6 +15,7 @@ from ltexp.config.schema import (
     PRECISIONS,
     Config,
     StageConfig,
+    Stream,
 )
 from ltexp.config.signature import accepted_keywords, fits
 from ltexp.errors import ConfigError
@@ -99,14 +100,29 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for part, start in stage.starts.items():
         key = f"{name}.{part}.start" if part.startswith("modules.") else f"{name}.init.{part}"
         _require(name != "stage1" or start != "stage1", key, start, "fresh or a path")
+    for stream_name, stream in stage.streams.items():
+        _check_stream(f"{name}.streams.{stream_name}", stream, world_size)
     for module, node in stage.modules.items():
         _check_module(f"{name}.modules.{module}", module, node)
     for term_name, term in stage.terms.items():
         key = f"{name}.terms.{term_name}.weight"
         _require(0 <= term.weight < math.inf, key, term.weight, "a number of 0 or more")
+        known = " | ".join(["null", *stage.streams])
+        there = term.stream is None or term.stream in stage.streams
+        _require(there, f"{name}.terms.{term_name}.stream", term.stream, f"{known} (of {name}.streams)")
     if name == "stage1":
         _require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
         _require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
+
+
+def _check_stream(key: str, stream: Stream, world_size: int) -> None:
+    if not stream.sampler.get("_target_"):
+        raise ConfigError(f"{key} has no sampler: choose it with +sampler@{key}.sampler=NAME")
+    size = stream.batch_size
+    whole = size is None or (size >= 1 and size % world_size == 0)
+    _require(whole, f"{key}.batch_size", size, f"null (the stage's), or a multiple of the {world_size} devices")
+    each = stream.held_out.per_class if stream.held_out else 1
+    _require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
 
 
 def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:

@@ -28,9 +28,12 @@ def digest(value: Any) -> str:
 def stage_identity(stage: StageConfig) -> dict[str, Any]:
     """A stage's config for a hash, in the form of the first records wherever it says what those could say."""
     plain = asdict(stage)
-    for key, usual in {"modules": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
+    for key, usual in {"modules": {}, "streams": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
         if plain[key] == usual:
             del plain[key]
+    for term in plain["terms"].values():
+        if term["stream"] is None:
+            del term["stream"]
     if plain["schedule"].get("interval") == "epoch":
         del plain["schedule"]["interval"]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules

@@ -41,6 +41,24 @@ class Term:
 
     weight: float = 1.0
     loss: dict[str, Any] = field(default_factory=dict)
+    stream: str | None = None  # the stream it is computed on; null: the stage's own batch
+
+
+@dataclass
+class HeldOut:
+    """Training images that only a stream shows: the last `per_class` of each class, whose order was drawn at random."""
+
+    per_class: int = MISSING
+
+
+@dataclass
+class Stream:
+    """Further batches of a stage, beside its own."""
+
+    sampler: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)  # empty: the stage's
+    batch_size: int | None = None  # null: the stage's
+    held_out: HeldOut | None = None  # null: it shows the stage's own training set
 
 
 @dataclass
@@ -62,6 +80,7 @@ class StageConfig:
     loss: dict[str, Any] = field(default_factory=dict)
     loss_weight: float = 1.0
     terms: dict[str, Term] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
     reweighting: dict[str, Any] = field(default_factory=lambda: {"_target_": "ltexp.losses.reweighting.NoReweighting"})
     sampler: dict[str, Any] = field(default_factory=dict)
     mixing: dict[str, Any] = field(default_factory=dict)

@@ -4,10 +4,12 @@ All random draws of an epoch are made at its start, one for each position of the
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from ltexp.errors import ConfigError
 
 
 class Augmentation(ABC):
@@ -18,8 +20,13 @@ class Augmentation(ABC):
         padding: pixels of zeros that the loader puts around every image beforehand.
     """
 
-    reads: ClassVar[str] = "images in memory"
+    reads: str = "images in memory"
     padding: int = 0
+
+    @property
+    def views(self) -> Sequence["Augmentation"]:
+        """The augmentation of each version of an image that a batch shows: one, itself."""
+        return (self,)
 
     @abstractmethod
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -48,3 +55,38 @@ class NoAugmentation(Augmentation):
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         return images
+
+
+class Views(Augmentation):
+    """Several versions of each image, each by an augmentation of its own; the first is what classification reads.
+
+    The first version's draws are those that its augmentation would make alone.
+
+    Args:
+        augmentations: of the versions, in their order; in a mapping the names are for the config alone.
+
+    Raises:
+        ConfigError: for fewer than two, one of several versions itself, or for different kinds of images.
+    """
+
+    def __init__(self, augmentations: Sequence[Augmentation] | Mapping[str, Augmentation]) -> None:
+        parts = augmentations.values() if isinstance(augmentations, Mapping) else augmentations
+        self._views = tuple(parts)
+        kinds = {view.reads for view in self._views} - {""}
+        if len(self._views) < 2 or any(len(view.views) > 1 for view in self._views):
+            raise ConfigError("invalid augmentation.augmentations: expected two or more, each of one view")
+        if len(kinds) > 1:
+            raise ConfigError(f"invalid augmentation.augmentations: they are for {' and for '.join(sorted(kinds))}")
+        self.reads = kinds.pop() if kinds else ""
+
+    @property
+    def views(self) -> Sequence[Augmentation]:
+        return self._views
+
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those of the first view."""
+        return self._views[0].draws(count, generator)
+
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """The first view."""
+        return self._views[0](images, draws)

@@ -1,16 +1,16 @@
 """Batches of a split in the order of a sampler, of which every process takes its share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from ltexp.data.augmentation import Augmentation, NoAugmentation
 from ltexp.data.types import Split
-from ltexp.randomness import generator
+from ltexp.randomness import generator, key_to_seed
 
 SMALL_REMAINDER = 8  # a last batch smaller than 1 / 8 of the others is not made
 AnySplit = TypeVar("AnySplit", bound=Split)
@@ -27,6 +27,7 @@ class Batch(NamedTuple):
             b * processes / size, or 0.0 where the rows only stand in for an empty share.
         size: rows of the global batch.
         epoch, step: from 0.
+        views: (V, b, ...), V versions of each sample, the first of them `inputs`; None: there is only that.
         streams: the stage's further batches of the same step, by name.
     """
 
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     size: int
     epoch: int
     step: int
+    views: Tensor | None = None
     streams: Mapping[str, "Batch"] = MappingProxyType({})
 
 
@@ -45,6 +47,31 @@ class IndexSampler(Protocol):
 
     def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
         """int64 (L,): the epoch's order of rows, the same on every process."""
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """The seed of the draws of a stream, of a stage with the seed `seed`."""
+    return key_to_seed("stream", seed, name)
+
+
+class Stretched:
+    """As many rows as another loader's steps need: the sampler's order, followed by further orders of the same epoch.
+
+    Args:
+        sampler: whose orders they are.
+        rows: how many, asked for in each epoch.
+    """
+
+    def __init__(self, sampler: IndexSampler, rows: Callable[[], int]) -> None:
+        self.sampler, self.rows = sampler, rows
+
+    def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
+        """int64 (rows,)."""
+        order, rows, number = self.sampler.indices(seed, epoch, max_epochs), self.rows(), 1
+        while len(order) < rows:
+            more = self.sampler.indices(key_to_seed("again", seed, number), epoch, max_epochs)
+            order, number = torch.cat([order, more]), number + 1
+        return order[:rows]
 
 
 class EpochSetter:
@@ -80,6 +107,7 @@ class Loader(ABC, Generic[AnySplit]):
 
     Attributes:
         samples: what the batches are made of, as an augmentation `reads` it.
+        streams: further loaders, of as many steps, whose batches come beside this one's.
         feeds_classifier: whether batches are features, which the classifier reads, and not what the backbone does.
     """
 
@@ -107,19 +135,21 @@ class Loader(ABC, Generic[AnySplit]):
         self.epoch = 0
         self.sampler = EpochSetter(self)
         self.augmentation = augmentation if augmentation is not None else NoAugmentation()
+        self.streams: dict[str, Loader[Any]] = {}
         self._index_sampler = sampler
         self._seed, self._max_epochs, self._shuffle_within = seed, max_epochs, shuffle_within
         self._rank, self._world_size = rank, world_size
         self._labels = torch.from_numpy(split.labels).to(self.device)
-        self._plan_cache: tuple[int, Tensor, dict[str, Tensor]] | None = None
+        self._plan_cache: tuple[int, Tensor, list[dict[str, Tensor]]] | None = None
 
     @abstractmethod
-    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """What the model reads of some rows.
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
+        """What the model reads of some rows, in one of the augmentation's views.
 
         Args:
             index: int64 (b,) rows of the split, on the device.
-            draws: these rows of what the augmentation drew for the epoch, on the device.
+            draws: these rows of what the view's augmentation drew for the epoch, on the device.
+            view: its number, from 0; all are asked for in turn.
         """
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,6 +168,8 @@ class Loader(ABC, Generic[AnySplit]):
 
     def close(self) -> None:
         """Ends what a loader keeps at work between epochs; a further iteration starts it anew."""
+        for loader in self.streams.values():
+            loader.close()
 
     @property
     def rows(self) -> int:
@@ -153,14 +185,24 @@ class Loader(ABC, Generic[AnySplit]):
         return steps + int(remainder >= self.batch_size / SMALL_REMAINDER or steps == 0)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch
+        epoch, steps = self.epoch, len(self)
         order, _ = self._plan()
-        for step in range(len(self)):
+        beside = {name: iter(loader.at(epoch)) for name, loader in self.streams.items()}
+        for step in range(steps):
             rows, own, size = self._share(step)
             index = order[rows]
             labels = self._labels.index_select(0, index)
-            inputs = self._batch_inputs(step, rows)
-            yield Batch(inputs, labels, index, own * self._world_size / size, size, epoch, step)
+            inputs, views = self._batch_inputs(step, rows), None
+            if len(inputs) > len(labels):
+                views = inputs.view(-1, len(labels), *inputs.shape[1:])
+                inputs = inputs[: len(labels)]
+            streams = {name: next(batches) for name, batches in beside.items()}
+            yield Batch(inputs, labels, index, own * self._world_size / size, size, epoch, step, views, streams)
+
+    def at(self, epoch: int) -> Self:
+        """This loader, at the beginning of an epoch."""
+        self.set_epoch(epoch)
+        return self
 
     def _share(self, step: int) -> tuple[slice, int, int]:
         """(positions in the order, how many of them are this process's, rows of all) of the batch `step`.
@@ -178,12 +220,17 @@ class Loader(ABC, Generic[AnySplit]):
         return start, rows if step == self._steps_of(rows) - 1 else start + self.batch_size
 
     def _batch_inputs(self, step: int, rows: slice) -> Tensor:
-        """What the model reads of the positions `rows` in the order, which are of the batch `step`."""
+        """What the model reads of the positions `rows` in the order, which are of the batch `step`, view after view."""
         order, draws = self._plan()
-        return self._inputs(order[rows], {name: drawn[rows] for name, drawn in draws.items()})
+        index = order[rows]
+        views = [
+            self._inputs(index, {name: values[rows] for name, values in drawn.items()}, view)
+            for view, drawn in enumerate(draws)
+        ]
+        return views[0] if len(views) == 1 else torch.cat(views)
 
-    def _plan(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The epoch's order (L,) and augmentation draws (L, ...), on the device."""
+    def _plan(self) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """The epoch's order (L,) and the draws (L, ...) of each view's augmentation, on the device."""
         if self._plan_cache is None or self._plan_cache[0] != self.epoch:
             if self._index_sampler is None:
                 order = torch.arange(len(self._labels))
@@ -191,8 +238,9 @@ class Loader(ABC, Generic[AnySplit]):
                 order = self._index_sampler.indices(self._seed, self.epoch, self._max_epochs)
             if self._shuffle_within:
                 order = self._shuffled(order)
-            draws = self.augmentation.draws(len(order), generator("augment", self._seed, self.epoch))
-            draws = {name: drawn.to(self.device) for name, drawn in draws.items()}
+            random = generator("augment", self._seed, self.epoch)
+            drawn = [view.draws(len(order), random) for view in self.augmentation.views]
+            draws = [{name: values.to(self.device) for name, values in view.items()} for view in drawn]
             self._plan_cache = (self.epoch, order.to(self.device), draws)
         return self._plan_cache[1:]
 

@@ -74,7 +74,7 @@ class FeatureLoader(Loader[Split]):
         self._bank = FeatureBank(*extract(self._model, self._images, self._precision, self._class_names))
         self._generation = self.source.plan(self._bank, epoch, self._seed)
 
-    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
         return self._bank.features[self._bank.place[index]]
 
     def _batch_inputs(self, step: int, rows: slice) -> Tensor:

@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ltexp.data.commands.catalog import dataset_config
 from ltexp.data.images.official import OFFICIAL
@@ -13,9 +13,6 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.report.records import Run, is_material
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.stages import read_stages
-
-if TYPE_CHECKING:
-    from ltexp.reproduce.plan import Plan
 
 PRECISIONS = {"single": "32-true", "ddp": "32-true", "bf16": "bf16-mixed"}  # of conf/trainer/
 Rate = tuple[str, bool, str]  # backbone, whether it learns, precision
@@ -41,12 +38,18 @@ class Cost:
                     found.setdefault(key, []).append(rate)
         self.rates = {key: statistics.median(values) for key, values in found.items()}
 
-    def of_plan(self, plan: "Plan") -> tuple[float, list[str]]:
-        """(seconds, what has no throughput on record): all missing runs, each shared stage 1 once."""
-        precision = _precision(plan.extra)
+    def of_runs(self, leading: Iterable[Job], runs: Iterable[Job], extra: Sequence[str]) -> tuple[float, list[str]]:
+        """(seconds, what has no throughput on record).
+
+        Args:
+            leading: the job of each distinct stage-1 training, which the others share.
+            runs: all jobs, one for each seed; of these stage 2 counts.
+            extra: further overrides of every job.
+        """
+        precision = _precision(extra)
         seconds, unknown = 0.0, {}
-        trained = [(job, "stage1") for job in plan.stages.values()]
-        later = [(job, "stage2") for job, seeds in plan.missing.items() for _ in seeds]
+        trained = [(job, "stage1") for job in leading]
+        later = [(job, "stage2") for job in runs]
         for job, name in trained + later:
             stage = read_stages(job.overrides).get(name)
             if stage is None or stage.epochs == 0:

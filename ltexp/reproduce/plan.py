@@ -115,7 +115,8 @@ def _summary(plan: Plan, cost: Cost) -> str:
         stages = f"{counts_of(len(plan.stages), 'stage-1 training')} in them"
         there = f" ({len(plan.shared)} more are there already)" if plan.shared else ""
         lines.append(stages + there)
-        seconds, unknown = cost.of_plan(plan)
+        each = [job for job, seeds in plan.missing.items() for _ in seeds]
+        seconds, unknown = cost.of_runs(plan.stages.values(), each, plan.extra)
         lines.append(f"time on this machine, one run at a time: {_time(seconds, unknown)}")
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from ltexp.models.module import OF_THE_MODEL, Wiring, present
 from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
+from ltexp.training.batch_checks import check_batches
 from ltexp.training.objective import Objective, flat_factors
 
 OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
@@ -66,6 +67,7 @@ def check_composition(config: Config) -> None:
         _check_modules(name, stage, previous_stage)
         objective = _check_settings(stage)
         _check_needs(name, stage, objective)
+        check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
         _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
+from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
 from ltexp.features.generator import AdaptiveFeatureGenerator
@@ -17,15 +18,13 @@ from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
 from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
 from ltexp.training.mixing import blends
-
-if TYPE_CHECKING:
-    from ltexp.training.session import Session
+from ltexp.training.session import Session
 
 EXTRACTION_BATCH = 512
 EXAMPLES = 200  # generated features of a class that are kept for figures
 
 
-def feature_loader(session: "Session", name: str, stage: StageConfig, model: Model) -> FeatureLoader:
+def feature_loader(session: Session, name: str, stage: StageConfig, model: Model) -> FeatureLoader:
     """The features that the stage trains on; `model` extracts them."""
     source: ExtractedFeatures = build(stage.features)
     train, validation = session.data.train, session.data.validation
@@ -56,7 +55,7 @@ def feature_loader(session: "Session", name: str, stage: StageConfig, model: Mod
     )
 
 
-def check_features(session: "Session", stage: StageConfig) -> None:
+def check_features(session: Session, stage: StageConfig) -> None:
     """Refuses a training set that the stage's source of features cannot work with.
 
     Raises:
@@ -67,7 +66,7 @@ def check_features(session: "Session", stage: StageConfig) -> None:
         source.check(session.class_counts, session.data.class_names, session.data.validation is not None)
 
 
-def describe_features(session: "Session", stage: StageConfig) -> dict[str, Any]:
+def describe_features(session: Session, stage: StageConfig) -> dict[str, Any]:
     """What the stage's entry in the record says of its features; nothing where it trains on the data itself."""
     if not stage.features.get("_target_"):
         return {}
@@ -91,7 +90,7 @@ def write_history(loader: Any, folder: Path) -> None:
         write_metrics(folder / CONFIDENCE, rows)
 
 
-def generated_examples(session: "Session", name: str, stage: StageConfig, model: Model) -> dict[str, Any]:
+def generated_examples(session: Session, name: str, stage: StageConfig, model: Model) -> dict[str, Any]:
     """Up to 200 features of each tail class as the stage's last epoch would generate them from images not augmented.
 
     Returns:
@@ -106,12 +105,7 @@ def generated_examples(session: "Session", name: str, stage: StageConfig, model:
     return {"generated_features": features.cpu().numpy(), "generated_labels": labels.cpu().numpy()}
 
 
-def _held_out(session: "Session", source: ExtractedFeatures) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _held_out(session: Session, source: ExtractedFeatures) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(N,) which training samples are not trained on: the last of their class, whose order was drawn at random."""
     sizes = source.held_out(session.class_counts, session.data.validation is not None).numpy()
-    labels, counts = session.data.train.labels, session.data.class_counts
-    order = np.argsort(labels, kind="stable")
-    within = np.empty_like(labels)
-    within[order] = np.arange(len(labels)) - (counts.cumsum() - counts)[labels[order]]
-    held: np.ndarray[Any, np.dtype[np.bool_]] = within >= (counts - sizes)[labels]
-    return held
+    return last_of_class(session.data.train.labels, sizes)

@@ -34,6 +34,9 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict({k: build(term.loss, class_counts=class_counts) for k, term in stage.terms.items()})
         self.loss_weight = stage.loss_weight
         self.weights = {name: term.weight for name, term in stage.terms.items()}
+        self.stream_of = {name: term.stream for name, term in stage.terms.items()}
+        of_terms = {stream for stream in self.stream_of.values() if stream is not None}
+        self.streams = sorted(of_terms.union(*(part.streams for part in self._parts)))
 
     @property
     def _parts(self) -> list[Loss]:
@@ -48,6 +51,12 @@ class Objective(nn.Module):
     def needs(self) -> frozenset[str]:
         """What some part reads of the model's output beside logits and features."""
         return frozenset().union(*(part.needs for part in self._parts))
+
+    def needs_of(self, stream: str | None) -> frozenset[str]:
+        """The same of one stream alone, or of the stage's own batch (None)."""
+        terms = [cast(Loss, term) for name, term in self.terms.items() if self.stream_of[name] == stream]
+        readers = [part for part in self._parts if stream in part.streams] if stream else [self.loss]
+        return frozenset().union(*(part.needs for part in (*terms, *readers)))
 
     def end_epoch(self) -> None:
         """Tells every part that an epoch has ended."""
@@ -68,7 +77,7 @@ class Objective(nn.Module):
             if self.loss_weight != 1.0:
                 total = self.loss_weight * total
             for name, term in self.terms.items():
-                if term.reads_labels:
+                if term.reads_labels and self.stream_of[name] is None:
                     total = total + self.weights[name] * term(output, target, context)
             return total
 
@@ -76,8 +85,21 @@ class Objective(nn.Module):
         if targets.sample_weights is not None:
             context = replace(context, sample_weights=context.weighted(targets.sample_weights[context.part]))
         for name, term in self.terms.items():
-            if not term.reads_labels:
+            if not term.reads_labels and self.stream_of[name] is None:
                 total = total + self.weights[name] * term(output, targets.labels[context.part], context)
+        return total
+
+    def of_stream(self, stream: str, context: BatchContext) -> Tensor | None:
+        """The weighted sum of the terms of a stream, a scalar; None if it has none.
+
+        Args:
+            context: of the stream's batch, with that in its `streams`.
+        """
+        batch, total = context.streams[stream], None
+        for name, term in self.terms.items():
+            if self.stream_of[name] == stream:
+                value = self.weights[name] * term(batch.output, batch.labels, context)
+                total = value if total is None else total + value
         return total
 
 

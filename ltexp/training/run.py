@@ -122,7 +122,7 @@ def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> N
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
-    reads: str = get_class(stage.augmentation["_target_"]).reads  # type: ignore[attr-defined]
+    reads: str = build(stage.augmentation).reads
     holds: str = get_class(data.train.loader).samples  # type: ignore[attr-defined]
     if reads not in ("", holds):
         key = f"augmentation@{name}.augmentation"

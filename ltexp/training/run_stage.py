@@ -16,6 +16,7 @@ from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
+from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
 from ltexp.training.datamodule import StageData
 from ltexp.training.feature_stage import describe_features, write_history
@@ -124,7 +125,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
     trainer = make_trainer(session, name, stage)
-    loader = session.train_loader(name, stage, model)
+    loader = train_loader(session, name, stage, model)
     settings = session.config.trainer
     module = Stage(
         model,

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
 from ltexp.data.loader import Loader
+from ltexp.data.tail.profile import name_class
+from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -27,8 +29,6 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
-from ltexp.training.feature_stage import feature_loader
-from ltexp.training.mixing import blends
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -45,6 +45,7 @@ class Session:
         device: where this process computes.
         loggers: of the run, on the first process.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
+        held_out: training images that only the stream of that name shows.
     """
 
     config: Config
@@ -53,6 +54,7 @@ class Session:
     device: torch.device
     loggers: list[Logger] = field(default_factory=list)
     shot_counts: Ints | None = None
+    held_out: dict[str, Split] = field(default_factory=dict)
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
@@ -61,12 +63,35 @@ class Session:
         Raises:
             LtexpError: if the dataset cannot give that training set.
         """
+        return self._on_training_set(stage)._without_held_out(stage)
+
+    def _on_training_set(self, stage: StageConfig) -> "Session":
         if not stage.training_set:
             return self
         data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data)
         if data.num_classes != self.data.num_classes:
             raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
         return replace(self, data=data, shot_counts=self.data.class_counts)
+
+    def _without_held_out(self, stage: StageConfig) -> "Session":
+        """Takes the images that streams hold out away from the stage's own training set."""
+        wanted = {name: stream.held_out.per_class for name, stream in stage.streams.items() if stream.held_out}
+        if not wanted:
+            return self
+        data, each = self.data, sum(wanted.values())
+        smallest = int(data.class_counts.argmin())
+        if data.class_counts[smallest] <= each:
+            raise ConfigError(
+                f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
+                f"{data.class_counts[smallest]}: lower held_out.per_class of {', '.join(wanted)}"
+            )
+        held, rest = {}, data.train
+        for name, count in wanted.items():
+            last = last_of_class(rest.labels, np.full(data.num_classes, count))
+            held[name], rest = rest.take(last), rest.take(~last)
+        kept = replace(data, train=rest, class_counts=data.class_counts - each)
+        shots = data.class_counts if self.shot_counts is None else self.shot_counts
+        return replace(self, data=kept, shot_counts=shots, held_out=held)
 
     @property
     def class_counts(self) -> Tensor:
@@ -81,21 +106,6 @@ class Session:
     def stage_seed(self, stage: str) -> int:
         """The seed of a stage's draws; stages of one run draw apart."""
         return key_to_seed("stage", self.config.seed, stage)
-
-    def train_loader(self, name: str, stage: StageConfig, model: Model) -> Loader[Any]:
-        """Augmented batches of the training split, or of the features `model` makes of it, in the sampler's order."""
-        if stage.features.get("_target_"):
-            return feature_loader(self, name, stage, model)
-        labels = torch.as_tensor(self.data.train.labels)
-        return self.loader(
-            self.data.train,
-            batch_size=stage.batch_size,
-            sampler=build(stage.sampler, labels=labels, class_counts=self.class_counts),
-            augmentation=build(stage.augmentation),
-            seed=self.stage_seed(name),
-            max_epochs=stage.epochs,
-            shuffle_within=blends(stage),
-        )
 
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""

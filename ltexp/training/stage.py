@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Batch, Loader
+from ltexp.data.loader import Batch, Loader, stream_seed
 from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.metrics import Metrics
-from ltexp.losses.context import BatchContext
+from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import FIELDS, ModelOutput
@@ -81,7 +81,8 @@ class Stage(pl.LightningModule):
         self.config = config
         self.seed = seed
         self.objective = Objective(config, class_counts)
-        self.needs = self.objective.needs
+        self.needs = {stream: self.objective.needs_of(stream) for stream in (None, *self.objective.streams)}
+        self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
         self.mixing: Mixing = build(config.mixing, class_counts=class_counts)
         self.step: Step = build(config.step)
         self.teacher = teacher
@@ -169,13 +170,41 @@ class Stage(pl.LightningModule):
         context = replace(context or self.context_of(batch), part=rows)
         if sample_weights is not None:
             context = replace(context, sample_weights=sample_weights[rows])
-        self._key_dropouts(self.seed, batch, rows)
-        inputs = mixed.inputs[rows]
-        output = self.output_of(inputs, batch.labels[rows])
+        output = self._forward(batch, rows, None, mixed.inputs)
+        if self.stream_seeds:
+            context = replace(context, streams={name: self._of_stream(batch, name, part) for name in self.stream_seeds})
         with without_autocast(self.device.type):
-            loss = self.objective.of_mixture(in_float32(output), mixed.targets, context)
-        factor = batch.share * len(inputs) / len(mixed.inputs)
-        return loss if factor == 1.0 else loss * factor
+            loss = self.objective.of_mixture(output, mixed.targets, context)
+            factor = batch.share * len(output.logits) / len(mixed.inputs)
+            loss = loss if factor == 1.0 else loss * factor
+            for name, seed in self.stream_seeds.items():
+                own, own_rows = batch.streams[name], rows_of(len(batch.streams[name].labels), *part)
+                there = replace(
+                    context,
+                    seed=seed,
+                    share=own.share,
+                    size=own.size,
+                    part=own_rows,
+                    labels=own.labels,
+                    sample_weights=None,
+                )
+                value = self.objective.of_stream(name, there)
+                if value is not None:
+                    loss = loss + value * (own.share * len(own.labels[own_rows]) / len(own.labels))
+        return loss
+
+    def _of_stream(self, batch: Batch, name: str, part: tuple[int, int]) -> StreamBatch:
+        """A part of this process's batch of a stream, through the model."""
+        own = batch.streams[name]
+        rows = rows_of(len(own.labels), *part)
+        return StreamBatch(self._forward(own, rows, name, own.inputs), own.labels[rows])
+
+    def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor) -> ModelOutput:
+        """The model's output, in float32, of some rows of a batch whose inputs may be mixed."""
+        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows)
+        views = 1 if batch.views is None else len(batch.views)
+        given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
+        return in_float32(self.output_of(given, batch.labels[rows], views, stream))
 
     def _key_dropouts(self, seed: int, batch: Batch, rows: slice) -> None:
         for dropout in self.dropouts:
@@ -190,13 +219,15 @@ class Stage(pl.LightningModule):
         if self.gradient_clip is not None:  # by now fp16's scaling is undone
             self.clip_gradients(optimizer, self.gradient_clip, self.gradient_clip_by)
 
-    def output_of(self, inputs: Tensor, labels: Tensor) -> ModelOutput:
-        """What the objective reads of a batch."""
-        reads, model, teacher = self.feeds_classifier, self.model, self.teacher
-        output: ModelOutput
-        output = model.classify(inputs, self.needs, labels) if reads else model(inputs, self.needs, labels=labels)
+    def output_of(self, inputs: Tensor, labels: Tensor, views: int = 1, stream: str | None = None) -> ModelOutput:
+        """What the objective reads of a batch; of several views the inputs are given view by view."""
+        needs, teacher = self.needs[stream], self.teacher
+        if self.feeds_classifier:
+            output = self.model.classify(inputs, needs, labels)
+        else:
+            output = self.model(inputs, needs, views, labels)
         if teacher is not None:
-            (teacher.classify if reads else teacher)(inputs, output)
+            (teacher.classify if self.feeds_classifier else teacher)(inputs[: len(labels)], output)
         return output
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -8,7 +8,7 @@ and calls the optimizer once.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -17,9 +17,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError
+from ltexp.models.model import Model
+from ltexp.training.objective import Objective
 
-if TYPE_CHECKING:
-    from ltexp.training.stage import Stage
+
+class SteppedStage(Protocol):
+    """What a step may use of its stage.
+
+    Attributes:
+        model: whose parameters the optimizer moves.
+        objective: of the model's output.
+    """
+
+    model: Model
+    objective: Objective
 
 
 class Closure(Protocol):
@@ -46,7 +57,7 @@ class Step(ABC):
     scales: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, stage: "Stage", optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         """Makes one step.
 
         Args:
@@ -65,7 +76,7 @@ class Standard(Step):
 
     scales = True
 
-    def __call__(self, stage: "Stage", optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         optimizer.zero_grad()
         loss = closure()
         optimizer.step()
@@ -91,7 +102,7 @@ class SharpnessAware(Step):
             raise ConfigError(f"invalid step.rho={rho}: expected a number above 0")
         self.rho = rho
 
-    def __call__(self, stage: "Stage", optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         optimizer.zero_grad()
         loss = closure()
         moved = self.perturb(optimizer)

@@ -27,44 +27,43 @@ class Request(NamedTuple):
 
     Attributes:
         rows: int64 (b,), of the split.
-        draws: (b, ...) each, what the crops read.
+        draws: of each view, (b, ...) each, what its crop reads.
     """
 
     rows: npt.NDArray[np.int64]
-    draws: dict[str, npt.NDArray[Any]]
+    draws: list[dict[str, npt.NDArray[Any]]]
 
 
 class Decoder(Dataset[Tensor | str]):
-    """Answers a request with uint8 (b, S, S, 3), or with the text of the DataError that kept it from it.
+    """Answers a request with uint8 (V * b, S, S, 3), view after view, or with the text of what went wrong.
 
     An error as a value keeps its one line: torch would wrap one that is raised in the worker's traceback.
     """
 
     def __init__(
-        self, split: FileSplit, size: int, crop: CentreCrop | FileAugmentation, cache: ImageCache | None
+        self, split: FileSplit, size: int, crops: Sequence[CentreCrop | FileAugmentation], cache: ImageCache | None
     ) -> None:
-        self.paths, self.root, self.size, self.crop, self.cache = split.paths, split.root, size, crop, cache
-        self.exact = isinstance(crop, CentreCrop)  # a random crop need not be
+        self.paths, self.root, self.size, self.crops, self.cache = split.paths, split.root, size, crops, cache
         self.places = cache.places(split) if cache is not None else None
 
     def __getitem__(self, request: Request) -> Tensor | str:
-        images = np.empty((len(request.rows), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(self.crops), len(request.rows), self.size, self.size, 3), np.uint8)
         try:
-            for position, row in enumerate(request.rows):
-                draw = {name: drawn[position] for name, drawn in request.draws.items()}
-                images[position] = self.read(int(row), draw)
+            for view, draws in enumerate(request.draws):
+                for position, row in enumerate(request.rows):
+                    draw = {name: drawn[position] for name, drawn in draws.items()}
+                    images[view, position] = self.read(int(row), draw, self.crops[view])
         except DataError as error:
             return str(error)
-        return torch.from_numpy(images)
+        return torch.from_numpy(images.reshape(-1, *images.shape[2:]))
 
-    def read(self, row: int, draw: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    def read(self, row: int, draw: dict[str, Any], crop: CentreCrop | FileAugmentation) -> npt.NDArray[np.uint8]:
         """One image, cropped."""
         path, content = os.path.join(self.root, os.fsdecode(self.paths[row])), None
         if self.cache is not None and self.places is not None:
             path, content = self.cache.read(int(self.places[row]))
-        return read_crop(
-            path, content, self.size, lambda width, height: self.crop.crop(width, height, draw), self.exact
-        )
+        exact = isinstance(crop, CentreCrop)  # a random crop need not be
+        return read_crop(path, content, self.size, lambda width, height: crop.crop(width, height, draw), exact)
 
 
 class Requests:
@@ -117,16 +116,16 @@ class FileLoader(Loader[FileSplit]):
         super().__init__(split, **settings)
         if not 1 <= image_size <= resize:
             raise ConfigError(f"invalid image_size={image_size}: expected 1 to {resize}, dataset.resize")
-        self._crop_draws: tuple[str, ...] = ()
-        crop: CentreCrop | FileAugmentation = CentreCrop(resize, image_size)
-        if isinstance(self.augmentation, FileAugmentation):
-            crop, self._crop_draws = self.augmentation, self.augmentation.crop_draws
-        self._decoder = Decoder(split, image_size, crop, open_cache(cache, resize) if cache else None)
+        views = self.augmentation.views
+        crops = [view if isinstance(view, FileAugmentation) else CentreCrop(resize, image_size) for view in views]
+        self._crop_draws = [getattr(view, "crop_draws", ()) for view in views]
+        self._decoder = Decoder(split, image_size, crops, open_cache(cache, resize) if cache else None)
         self._normalize = Normalize(channel_mean, channel_std, image_size, self.device)
         self._workers = default_workers() if workers is None else workers
         self._stay = settings.get("sampler") is not None
         self._pool: DataLoader[Tensor | str] | None = None
         self._decoded: Iterator[Tensor] = iter(())
+        self._views: tuple[Tensor, ...] = ()
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __iter__(self) -> Iterator[Any]:
@@ -139,19 +138,23 @@ class FileLoader(Loader[FileSplit]):
                 self.close()
 
     def close(self) -> None:
+        super().close()
         self._pool = None  # its workers end with it
 
     def requests(self) -> Iterator[Request]:
         """What this process needs for the steps of the epoch."""
         order, draws = self._plan()
         rows = order.cpu().numpy()
-        drawn = {name: draws[name].cpu().numpy() for name in self._crop_draws}
+        names = zip(draws, self._crop_draws, strict=True)
+        drawn = [{name: view[name].cpu().numpy() for name in read} for view, read in names]
         for step in range(len(self)):
             share = self._share(step)[0]
-            yield Request(rows[share], {name: values[share] for name, values in drawn.items()})
+            yield Request(rows[share], [{name: values[share] for name, values in view.items()} for view in drawn])
 
-    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        return self._normalize(self.augmentation(next(self._decoded), draws))
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
+        if view == 0:
+            self._views = torch.split(next(self._decoded), len(index))
+        return self._normalize(self.augmentation.views[view](self._views[view], draws))
 
     def _ahead(self) -> Iterator[Tensor]:
         """The epoch's decoded batches on the device, each asked for before the one before it is used."""

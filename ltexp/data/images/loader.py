@@ -32,9 +32,11 @@ class ImageLoader(Loader[ImageSplit]):
     ) -> None:
         super().__init__(split, **settings)
         images = torch.from_numpy(split.images).to(self.device)
-        padding = self.augmentation.padding
-        self._images = F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
+        paddings = [view.padding for view in self.augmentation.views]
+        padded = {p: F.pad(images, (0, 0, p, p, p, p)) if p else images for p in set(paddings)}
+        self._images = [padded[padding] for padding in paddings]
         self._normalize = Normalize(channel_mean, channel_std, images.shape[2], self.device)
 
-    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        return self._normalize(self.augmentation(self._images.index_select(0, index), draws))
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
+        augmentation = self.augmentation.views[view]
+        return self._normalize(augmentation(self._images[view].index_select(0, index), draws))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ltexp.data.tail.profile import (
     check_profile,
@@ -182,3 +183,18 @@ def hash_of(*arrays: np.ndarray[Any, Any]) -> str:
         state.update(f"{array.dtype.str[1:]}{array.shape}".encode())
         state.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
     return state.hexdigest()
+
+
+def last_of_class(labels: Ints, sizes: Ints) -> npt.NDArray[np.bool_]:
+    """(N,) which samples are the last ones of their class, whose order was drawn at random.
+
+    Args:
+        labels: (N,), in any order.
+        sizes: (C,), how many of each class.
+    """
+    counts = np.bincount(labels, minlength=len(sizes))
+    order = np.argsort(labels, kind="stable")
+    within = np.empty_like(labels)
+    within[order] = np.arange(len(labels)) - (counts.cumsum() - counts)[labels[order]]
+    held: npt.NDArray[np.bool_] = within >= (counts - sizes)[labels]
+    return held

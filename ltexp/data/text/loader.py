@@ -23,5 +23,5 @@ class TokenLoader(Loader[TokenSplit]):
         super().__init__(split, **settings)
         self._tokens = torch.from_numpy(split.tokens).to(self.device)
 
-    def _inputs(self, index: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
         return self._tokens.index_select(0, index).long()

@@ -1,0 +1,68 @@
+"""What a stage's batches hold beside one version of each sample, and whether somebody reads it."""
+
+from ltexp.config import StageConfig, TrainerConfig
+from ltexp.config.build import build
+from ltexp.data.augmentation import Augmentation
+from ltexp.data.loader import IndexSampler
+from ltexp.errors import ConfigError
+from ltexp.models.module import Wiring, present
+from ltexp.names import unknown_name
+from ltexp.training.mixing import Mixing
+from ltexp.training.objective import Objective
+from ltexp.training.steps import Step
+
+VIEWS = "view_features"
+
+
+def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: TrainerConfig) -> None:
+    """Refuses streams and views that nothing reads, or that cannot be made.
+
+    Args:
+        name: of the stage.
+        stage: its config.
+        objective: of the stage, on made-up class counts.
+        trainer: of the run.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    counts = objective.loss.class_counts
+    mixing: Mixing = build(stage.mixing, class_counts=counts)
+    step: Step = build(stage.step)
+    if trainer.precision == "16-mixed" and not step.scales:
+        raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
+    _check_views(name, stage, objective, mixing, trainer.accumulate)
+    readers = {"its objective": objective.streams, "its mixing": mixing.streams, "its step": step.streams}
+    for reader, streams in readers.items():
+        for stream in streams:
+            if stream not in stage.streams:
+                known = [f"{name}.streams.{own}" for own in stage.streams]
+                raise ConfigError(unknown_name(f"stream that {reader} reads", f"{name}.streams.{stream}", known))
+    for stream, node in stage.streams.items():
+        if not any(stream in streams for streams in readers.values()):
+            raise ConfigError(
+                f"{name}: nothing reads its stream {stream}: set {name}.terms.TERM.stream={stream}, or leave it out"
+            )
+        labels = counts.new_tensor([0] * 3 + [1] * 2 + [2])
+        sampler: IndexSampler = build(node.sampler, labels=labels, class_counts=labels.bincount())
+        sampler.indices(0, 0, max(stage.epochs, 1))
+        if stage.features.get("_target_"):
+            raise ConfigError(f"{name}: it trains on features, and its stream {stream} is of images: leave one out")
+
+
+def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mixing, accumulate: int) -> None:
+    """Several views are read, and not mixed or cut into parts."""
+    augmentations = [stage.augmentation, *(stream.augmentation for stream in stage.streams.values())]
+    built: list[Augmentation] = [build(node) for node in augmentations if node.get("_target_")]
+    if all(len(augmentation.views) == 1 for augmentation in built):
+        return
+    key = f"augmentation@{name}.augmentation"
+    read = objective.needs.union(*(Wiring.of(node).reads for node in present(stage.modules).values()))
+    if VIEWS not in read:
+        raise ConfigError(f"{name}: nothing reads the further views of its images: choose another {key}")
+    if mixing.blends and len(built[0].views) > 1:
+        raise ConfigError(f"{name}: its mixing mixes one view of each image: set mixing@{name}.mixing=none")
+    if accumulate > 1:
+        raise ConfigError(f"{name}: losses over several views need the whole batch: set trainer.accumulate=1")
+    if stage.features.get("_target_"):
+        raise ConfigError(f"{name}: it trains on features, which have one view: choose another {key}")
