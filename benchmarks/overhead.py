@@ -153,7 +153,7 @@ def lightning(config: Config, data: LongTailedData) -> list[float]:
     session, model = Session(config, Path(), data, pick_device("cpu", 0)), model_for(data)
     shown: dict[str, Any] = dict.fromkeys(["logger", *(f"enable_{part}" for part in HIDDEN)], False)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=EPOCHS, callbacks=[Clock()], **shown)
-    trainer.fit(Plain(model), session.train_loader("stage1", config.stage1, model))
+    trainer.fit(Plain(model), train_loader(session, "stage1", config.stage1, model))
     return noted()
 
 

@@ -43,7 +43,11 @@ def alone(group: str, name: str, recipe: dict[str, Any], backbone: str) -> dict[
     for entry in content.pop("defaults", []):
         if isinstance(entry, dict):
             ((key, choice),) = entry.items()
-            content[key.partition("@")[2]] = read(key.strip("/").partition("@")[0], choice)
+            *within, last = key.partition("@")[2].split(".")
+            node = content
+            for step in within:
+                node = node.setdefault(step, {})
+            node[last] = read(key.strip("/").partition("@")[0], choice)
     tree = OmegaConf.create(
         {"recipe": recipe, "node": content, "choices": {"backbone": backbone}, "backbone": {"experts": None}}
     )

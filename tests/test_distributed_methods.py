@@ -75,6 +75,7 @@ def settings(method: str) -> tuple[str, ...]:
     return tiny(method, "batch_norm=frozen", epochs=1)
 
 
+# LADE\'s regulariser is of each process\'s share of the batch (docs/recipes.md)
 @pytest.mark.parametrize("method", every_method(QUICK, but=("lade",)))
 def test_two_processes_train_what_one_trains(method: str, tmp_path: Path, run_on_ranks: Any) -> None:
     compare(tmp_path, 2, settings(method), run_on_ranks)
