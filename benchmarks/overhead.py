@@ -2,8 +2,8 @@
 
 Digits in batches of 64, on one thread; times are this process's own on a core, not the clock's, so that other work on
 the machine counts little. Batches are made alone, then trained on, with and without mixup, in turn in this
-process; a bare loop of plain PyTorch over ready-made batches shows what the loss, its gradient and the optimizer take
-of it. Medians are printed, of epochs of STEPS steps.
+process; a bare loop of plain PyTorch over ready-made batches and Lightning's loop with a module that does nothing else
+show what those two take of it. Medians are printed, of epochs of STEPS steps.
 """
 
 import os
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ltexp.config import Config, to_config
 from ltexp.config.build import build
 from ltexp.config.composer import compose
+from ltexp.data.loader import Batch
 from ltexp.data.types import LongTailedData
 from ltexp.launching.freeze import freeze
 from ltexp.models.classifier import Linear
@@ -35,6 +36,7 @@ from ltexp.training.session import Session, pick_device
 STEPS, EPOCHS, BATCH = 200, 3, 64
 ROUNDS = int(os.environ.get("LTEXP_BENCH_ROUNDS", "7"))
 LIMIT = 0.5  # ms
+HIDDEN = ("checkpointing", "progress_bar", "model_summary")
 
 
 class Clock(Callback):
@@ -96,9 +98,7 @@ def training(config: Config, data: LongTailedData) -> list[float]:
         session = Session(config, Path(folder), data, pick_device("cpu", 0))
         (Path(folder) / "stage1").mkdir()
         train(session, "stage1", config.stage1, model_for(data), Path(folder) / "stage1")
-    found = list(Clock.noted)
-    Clock.noted.clear()
-    return found
+    return noted()
 
 
 def making(config: Config, data: LongTailedData) -> list[float]:
@@ -130,6 +130,40 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     return found[1:]
 
 
+class Plain(pl.LightningModule):
+    """The same steps as a module of Lightning's that does nothing else."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+    def training_step(self, batch: Batch, _: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.model.classifier(self.model.backbone(batch.inputs)), batch.labels))
+        optimizer.step()
+
+
+def lightning(config: Config, data: LongTailedData) -> list[float]:
+    """Milliseconds per step of Lightning's loop without anything of ours, the making of batches included."""
+    session, model = Session(config, Path(), data, pick_device("cpu", 0)), model_for(data)
+    shown: dict[str, Any] = dict.fromkeys(["logger", *(f"enable_{part}" for part in HIDDEN)], False)
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=EPOCHS, callbacks=[Clock()], **shown)
+    trainer.fit(Plain(model), train_loader(session, "stage1", config.stage1, model))
+    return noted()
+
+
+def noted() -> list[float]:
+    """What `Clock` has noted since it was last asked."""
+    found = list(Clock.noted)
+    Clock.noted.clear()
+    return found
+
+
 def main() -> None:
     """Prints the medians and what training costs beyond making the batches."""
     quieten()
@@ -140,6 +174,7 @@ def main() -> None:
         "making a batch": lambda: making(plain, data),
         "making a batch to mix": lambda: making(mixed, data),
         "bare PyTorch, batches ready": lambda: bare(plain, data),
+        "Lightning's loop alone": lambda: lightning(plain, data),
         "training": lambda: training(plain, data),
         "training with mixup": lambda: training(mixed, data),
     }
@@ -153,6 +188,8 @@ def main() -> None:
         print(f"  {name:<30}{value:>7.3f}  ({min(times[name]):.3f})")
     for name, made in (("training", "making a batch"), ("training with mixup", "making a batch to mix")):
         print(f"{name} beyond the batch".ljust(40) + f"{medians[name] - medians[made]:.3f} ms  (wanted: {LIMIT})")
+    ours = medians["training"] - medians["Lightning's loop alone"]
+    print("training beyond Lightning's loop".ljust(40) + f"{ours:.3f} ms")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import pytest
 import torch
 from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
-from test_run import Killed, killed_after
 
 from ltexp.analysis.restored import restore, write_features
 from ltexp.config import to_config
@@ -76,21 +75,6 @@ def test_some_generated_features_are_kept_for_figures(glag: Path, tmp_path: Path
     assert dict(zip(*np.unique(labels, return_counts=True), strict=True)) == lacking
     assert features.shape == (len(labels), found[0]["train_features"].shape[1])
     assert np.array_equal(found[1]["generated_features"], features)
-
-
-@pytest.mark.parametrize("steps", [3, 25], ids=["in the first epoch", "in the third"])
-def test_a_killed_stage_goes_on_as_if_nothing_had_been(
-    steps: int, glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    overrides = (*GLAG, f"stage1.checkpoint={glag}")
-    with monkeypatch.context() as context:
-        killed_after(steps, context, 4)
-        with pytest.raises(Killed):
-            run_here(tmp_path / "run", *overrides)
-    run_here(tmp_path / "run", *overrides, "resume=true")
-    assert_equal_weights(weights(glag, "stage2"), weights(tmp_path / "run", "stage2"))
-    paths = [folder / "stage2" / "confidence.csv" for folder in (glag, tmp_path / "run")]
-    assert paths[0].read_text() == paths[1].read_text()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1])

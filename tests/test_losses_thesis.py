@@ -1,12 +1,11 @@
 """KPS, FBL and GCL against their equations, at their limits, and their methods on a small run."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from choices import build
-from runs import assert_equal_weights, composed, run_here, weights
+from runs import composed
 from torch import Tensor
 
 from ltexp.config import to_config
@@ -428,37 +427,3 @@ def test_ablations_are_one_key() -> None:
     assert composed("method=gcl", "stage2=null")["stage2"] is None
     other = composed("method=gcl", "loss@stage1.loss=cosface")
     assert other["stage2"]["loss"]["cloud"] == "logarithm"
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-@pytest.mark.parametrize(("stage", "epochs"), [("stage1", 3), ("stage2", 2)])
-def test_gcl_resumed_is_gcl_uninterrupted(
-    stage: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The noise of an epoch does not depend on whether the epochs before it ran in the same process."""
-    settings = ("method=gcl", "stage1.epochs=3", "stage2.epochs=2", "stage_cache.enabled=false")
-    run_here(tmp_path / "whole", *settings)
-    noise = GaussianClouded.noise
-
-    def dying(self: GaussianClouded, logits: Tensor, context: BatchContext) -> Tensor:
-        if (context.epoch, context.max_epochs, context.step) == (epochs - 1, epochs, 2):
-            raise Killed
-        return noise(self, logits, context)
-
-    with monkeypatch.context() as context:
-        context.setattr(GaussianClouded, "noise", dying)
-        with pytest.raises(Killed):
-            run_here(tmp_path / "resumed", *settings)
-    assert (tmp_path / "resumed" / stage / "resume.ckpt").exists()
-    run_here(tmp_path / "resumed", *settings, "resume=true")
-    for name in ("stage1", "stage2"):
-        assert_equal_weights(weights(tmp_path / "resumed", name), weights(tmp_path / "whole", name))
-
-
-@pytest.mark.parametrize("method", ["kps", "mislas_kps", "fbl"])
-def test_method_trains(tmp_path: Path, method: str) -> None:
-    run_here(tmp_path / method, f"method={method}", "stage1.epochs=1")
-    assert all(value.isfinite().all() for value in weights(tmp_path / method, "stage1").values())

@@ -109,27 +109,6 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, stage_epochs: int)
     monkeypatch.setattr(Stage, "training_step", dying)
 
 
-@pytest.mark.parametrize("method", ["mislas", "dasl", "ols"])  # ols: its soft labels come from the epoch before
-@pytest.mark.parametrize(("epochs", "steps"), [(4, 9), (3, 12)], ids=["in stage 1", "in stage 2"])
-def test_killed_and_resumed_equals_uninterrupted(
-    epochs: int, steps: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    overrides = (f"method={method}", "stage1.epochs=4", "stage2.epochs=3", "stage_cache.enabled=false")
-    run_here(tmp_path / "whole", *overrides)
-    with monkeypatch.context() as context:
-        killed_after(steps, context, epochs)
-        with pytest.raises(Killed):
-            run_here(tmp_path / "resumed", *overrides)
-    stage = "stage1" if epochs == 4 else "stage2"
-    assert (tmp_path / "resumed" / stage / "resume.ckpt").exists()
-    run_here(tmp_path / "resumed", *overrides, "resume=true")
-    for name in ("stage1", "stage2"):
-        assert_equal_weights(weights(tmp_path / "whole", name), weights(tmp_path / "resumed", name))
-    assert record(tmp_path / "whole")["metrics"] == record(tmp_path / "resumed")["metrics"]
-    rows = (tmp_path / "resumed" / stage / "metrics.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["epoch", *map(str, range(epochs))]
-
-
 def test_rows_past_the_last_checkpoint_are_dropped_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ("method=ce", "stage1.epochs=5", "trainer.checkpoint_every=2", "stage_cache.enabled=false")
     run_here(tmp_path / "whole", *overrides)

@@ -1,6 +1,7 @@
 """The model of a stage: a backbone, a classifier and the stage's modules, and which parts of them learn."""
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, cast
 
 import torch
@@ -101,7 +102,7 @@ class Model(nn.Module):
 
     def _classified(self, features: Tensor) -> ModelOutput:
         # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device.type):
             output = self.classifier.output(features)
         output.logit_scale = self.logit_scale
         return output
@@ -190,3 +191,8 @@ class Model(nn.Module):
     def _batch_norms(self) -> list[_BatchNorm]:
         # Looked up each time: converting to SyncBatchNorm replaces the modules.
         return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Within the block nothing is cast; where nothing is anyway, it costs a step no time."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

@@ -54,16 +54,22 @@ class Mixture(NamedTuple):
         if isinstance(self.weight, float) and self.weight == 1.0 and self.partner_weight is None:
             return own
         other = 1.0 - self.weight if self.partner_weight is None else self.partner_weight
-        return own + _side(loss, output, self.partner_labels, other, replace(context, call=context.call + 1))
+        return own + _side(loss, output, self.partner_labels, other, context, further_calls=1)
 
 
 def _side(
-    loss: LossInContext, output: ModelOutput, labels: Tensor, weight: float | Tensor, context: BatchContext
+    loss: LossInContext,
+    output: ModelOutput,
+    labels: Tensor,
+    weight: float | Tensor,
+    context: BatchContext,
+    further_calls: int = 0,
 ) -> Tensor:
     """The loss with one of the two labels of each row, times the weight of that side."""
     if isinstance(weight, Tensor):
         context, weight = replace(context, sample_weights=_times(context, weight)), 1.0
-    value = loss(output, labels[context.part], replace(context, labels=labels))
+    call = context.call + further_calls
+    value = loss(output, labels[context.part], replace(context, labels=labels, call=call))
     return value if weight == 1.0 else weight * value
 
 

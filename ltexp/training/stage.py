@@ -1,5 +1,6 @@
 """The one training loop: a Lightning module that any stage of any method runs in."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.metrics import Metrics
 from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
-from ltexp.models.model import Model
+from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import FIELDS, ModelOutput
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
@@ -114,7 +115,7 @@ class Stage(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         mixed = self.mixing(batch, self.seed)
-        self.loss_sum += self.step(self, optimizer, batch, partial(self.backward_pass, batch, mixed))
+        self.loss_sum.add_(self.step(self, optimizer, batch, partial(self.backward_pass, batch, mixed)))
         for hook in self.after_step:
             hook(self.model)
 
@@ -123,8 +124,7 @@ class Stage(pl.LightningModule):
     ) -> Tensor:
         """See `Closure`: forward and backward passes over all parts of a batch."""
         context = self.context_of(batch, again)
-        fewest = min(each.size // world_size() for each in (batch, *batch.streams.values()))
-        parts = max(1, min(self.accumulate, fewest))
+        parts = self._parts_of(batch) if self.accumulate > 1 else 1
         total: Tensor | None = None
         for number in range(parts):
             with nullcontext() if number == parts - 1 else self._unsynchronised():
@@ -133,6 +133,11 @@ class Stage(pl.LightningModule):
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
+
+    def _parts_of(self, batch: Batch) -> int:
+        """How many parts the rows of a batch are taken in."""
+        fewest = min(each.size // world_size() for each in (batch, *batch.streams.values()))
+        return max(1, min(self.accumulate, fewest))
 
     def context_of(self, batch: Batch, again: bool = False) -> BatchContext:
         """What losses may know of a batch."""
@@ -168,9 +173,10 @@ class Stage(pl.LightningModule):
         output = self._forward(batch, rows, None, mixed.inputs)
         if self.stream_seeds:
             context = replace(context, streams={name: self._of_stream(batch, name, part) for name in self.stream_seeds})
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device.type):
             loss = self.objective.of_mixture(output, mixed.targets, context)
-            loss = loss * (batch.share * len(output.logits) / len(mixed.inputs))
+            factor = batch.share * len(output.logits) / len(mixed.inputs)
+            loss = loss if factor == 1.0 else loss * factor
             for name, seed in self.stream_seeds.items():
                 own, own_rows = batch.streams[name], rows_of(len(batch.streams[name].labels), *part)
                 there = replace(
@@ -236,8 +242,7 @@ class Stage(pl.LightningModule):
     def _step_schedule(self, now: str) -> None:
         """With manual optimisation Lightning leaves it to us."""
         interval, monitored = self._stepping
-        scheduler = self.lr_schedulers()
-        if interval != now or not isinstance(scheduler, LRScheduler):
+        if interval != now or not isinstance(scheduler := self.lr_schedulers(), LRScheduler):
             return
         if isinstance(scheduler, ReduceLROnPlateau):
             metrics = self.trainer.callback_metrics
@@ -293,8 +298,9 @@ def in_float32(output: ModelOutput) -> ModelOutput:
     Lists of maps stay as they are: a loss sums them up in float32 without a copy of them.
     """
 
-    def lift(value: Any) -> Any:
-        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+    def lifted(values: Mapping[str, Any]) -> dict[str, Any]:
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return {k: v.float() for k, v in tensors.items() if v.is_floating_point() and v.dtype != torch.float32}
 
-    extra = {name: lift(value) for name, value in output.extra.items()}
-    return replace(output, extra=extra, **{name: lift(getattr(output, name)) for name in FIELDS})
+    fields, extra = lifted({name: getattr(output, name) for name in FIELDS}), lifted(output.extra)
+    return replace(output, extra=output.extra | extra, **fields) if fields or extra else output
