@@ -61,8 +61,8 @@ class GpuLauncher:
     """The task of a job, on GPUs that it alone uses.
 
     Attributes:
-        task: of the job.
-        jobs_per_gpu: how many may share one.
+        task: the job's task function.
+        jobs_per_gpu: the number of jobs that may share one.
     """
 
     task: Any
@@ -139,7 +139,9 @@ class Slurm(PluginLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits all jobs and waits for them."""
         folder = str(self.settings["submitit_folder"]).replace("%j", "")
-        print(f"{len(job_overrides)} jobs are submitted, their logs go to {folder}; Ctrl-C leaves them be", flush=True)
+        print(
+            f"{len(job_overrides)} jobs are submitted, their logs go to {folder}; Ctrl-C does not stop them", flush=True
+        )
         return super().launch(job_overrides, initial_job_idx)
 
 

@@ -43,7 +43,7 @@ def listed_jobs(jobs: Any, arguments: list[str]) -> list[list[str]]:
     """The overrides of each job, after those of the command line; where these list values, for each of them.
 
     Args:
-        jobs: see `Listed`.
+        jobs: those of `Listed`.
         arguments: such as `seed=0,1,2`.
     """
     listed = json.loads(Path(jobs).read_text(encoding="utf-8")) if isinstance(jobs, str) else jobs

@@ -31,8 +31,8 @@ class Trial:
     """The task of a job, followed by the job's result on the validation part.
 
     Attributes:
-        task: of the job.
-        metric: see `Search`.
+        task: the job's task function.
+        metric: the metric of `Search`.
     """
 
     task: Any
@@ -56,8 +56,8 @@ class Search(Sweeper):
     Args:
         trials: the budget, trials of an earlier search in the same folder included.
         parallel: trials that the launcher gets at a time.
-        metric: of the validation part at the end of the run.
-        seed: of the search.
+        metric: the metric of the validation part at the end of the run.
+        seed: the search's seed.
     """
 
     def __init__(self, trials: int, parallel: int, metric: str, seed: int) -> None:

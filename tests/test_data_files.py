@@ -203,8 +203,8 @@ def test_bad_settings_have_one_line(tree: Path) -> None:
         ({"imbalance": "long"}, "did you mean 'longtail'"),
         ({"max_per_class": 5}, "invalid max_per_class=5: expected null, or imbalance=longtail to cut a tail"),
         ({"imbalance": "longtail", "imbalance_ratio": 500}, "cannot be cut to ratio 500"),
-        ({"image_size": 300}, "invalid dataset.resize=256"),
-        ({"workers": -1}, "invalid dataset.workers=-1"),
+        ({"image_size": 300}, "invalid resize=256: expected a whole number of at least image_size=300"),
+        ({"workers": -1}, "invalid workers=-1: expected a whole number of 0 or more, or null"),
         ({"num_classes": 7}, "image_folder has 6 classes"),
     ):
         with pytest.raises((ConfigError, DataError), match=words) as error:

@@ -181,7 +181,7 @@ def test_unusable_weights_are_answered_in_one_line(tmp_path: Path) -> None:
         ("IMAGENET1K_V9", "no torchvision weights .IMAGENET1K_V1, DEFAULT"),
         (str(tmp_path / "damaged.pth"), "damaged"),
         (str(tmp_path / "list.pth"), "no state_dict"),
-        (str(tmp_path / "cifar.pth"), "of another model"),
+        (str(tmp_path / "cifar.pth"), "belongs to a different model"),
     ]:
         with pytest.raises(CheckpointError, match=reason) as caught:
             TorchvisionResNet("resnet18", weights=weights)

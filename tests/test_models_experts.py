@@ -127,7 +127,7 @@ def test_heads_continue_those_of_as_many_experts_only() -> None:
     [
         (("method=ce", "backbone.experts=2"), "stage1.classifier.experts=2"),
         (("method=ride_3", "backbone.experts=2", "stage1.classifier.experts=3"), "stage1.classifier.experts=2"),
-        (("method=ride_3", "backbone.experts=null"), "set backbone.experts"),
+        (("method=ride_3", "backbone.experts=null"), "invalid stage1.classifier.experts=null: expected 1 or more"),
         (
             ("method=ride_3", "loss@stage1.loss=feature_balanced", "reweighting@stage1.reweighting=none"),
             "experts have several",

@@ -163,7 +163,10 @@ def test_a_part_of_another_model_is_refused_in_one_line_and_nothing_is_loaded() 
     before = copy.deepcopy(target.state_dict())
     larger = {name: value + 1 for name, value in CifarResNet(14).state_dict().items()}
     for state, what in [
-        (larger, r"the backbone in x.ckpt is of another model: 36 names unexpected, first 'layer1.1.conv1.weight';"),
+        (
+            larger,
+            r"the backbone in x.ckpt belongs to a different model: 36 names unexpected, first 'layer1.1.conv1.weight';",
+        ),
         (
             {"conv1.weight": torch.zeros(16, 1, 3, 3)},
             r"names missing, first 'bn1.weight'; 'conv1.weight' has shape "

@@ -18,11 +18,11 @@ from ltexp.report.figures import draw_run_figures, kinds, options
         (["format=marckdown"], "did you mean 'markdown'?"),
         (["columns=al"], "unknown column 'al': did you mean 'all'?"),
         (["figure=reliabilty"], "did you mean 'reliability'?"),
-        (["stages=yes"], "unknown stages 'yes'"),
+        (["stages=yes"], "invalid stages=yes: expected true | false"),
         (["figure=reliability", "format=csv"], "exclude each other"),
         (["figure=tsne", "clases=0"], "did you mean 'classes'?"),
         (["figure=reliability", "classes=0"], "unknown key 'classes'"),
-        (["out="], "names no file"),
+        (["out="], "out= names nothing"),
     ],
 )
 def test_a_wrong_command_line_has_one_line_and_status_2(

@@ -62,9 +62,9 @@ def test_many_class_sizes_are_averaged_in_groups_that_leave_none_out() -> None:
 
 
 def test_the_shading_reads_the_rule_that_records_hold() -> None:
-    match = accuracy_by_class.RULE.fullmatch(ShotRule(many_above=200, few_below=30).text)
-    assert match is not None
-    assert match.groups() == ("200", "30")
+    rule = ShotRule(many_above=200, few_below=30)
+    assert ShotRule.from_text(rule.text) == rule
+    assert ShotRule.from_text("thirds") is None
 
 
 def test_seeds_are_averaged_and_absent_classes_left_out(tmp_path: Path) -> None:

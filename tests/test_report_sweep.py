@@ -106,6 +106,6 @@ def test_the_command_draws_another_metric_and_knows_their_names(
     for t in (1, 2):
         write(tmp_path / f"{t}", overrides=[f"t={t}"], config_hash=f"{t}")
     assert main([str(tmp_path), "figure=sweep", "metric=ece", f"out={tmp_path}/out.pdf"]) == 0
-    assert main([str(tmp_path), "figure=sweep", "metric=al", f"out={tmp_path}/out.pdf"]) == 1
+    assert main([str(tmp_path), "figure=sweep", "metric=al", f"out={tmp_path}/out.pdf"]) == 2
     assert main([str(tmp_path), "figure=confusion", "metric=all"]) == 2
     assert "unknown metric 'al': did you mean 'all'?" in capsys.readouterr().err

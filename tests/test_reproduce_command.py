@@ -46,8 +46,11 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
         (["plan", "table=mislas/3", "sedes=0"], "unknown key 'sedes': did you mean 'seeds'?"),
         (["plan", "table=mislas/3", "stage1.epcohs=8"], "unknown key 'stage1.epcohs': did you mean 'stage1.epochs'?"),
         (["plan", "table=mislas/3", "dataset.imbalance_ratio=7"], "dataset.imbalance_ratio= is set for each cell"),
-        (["run", "table=mislas/3", "dry_run=yes"], "unknown dry_run 'yes'"),
-        (["compare", "table=mislas/3", "format=htm"], "unknown format 'htm': did you mean 'html'?"),
+        (["run", "table=mislas/3", "dry_run=yes"], "invalid dry_run=yes: expected true | false"),
+        (
+            ["compare", "table=mislas/3", "format=htm"],
+            "invalid format=htm: expected terminal | markdown | csv | latex | html",
+        ),
         (["compare", "table=mislas/3", "format=html"], "format=html needs a file"),
         (["compare", "table="], "table= names nothing"),
         (["compare", "trainer=bf16"], "unknown key 'trainer'"),

@@ -189,7 +189,7 @@ def test_a_stage_can_come_from_another_run(mislas: Path, tmp_path: Path) -> None
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(mislas: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"backbone .* is of another model"):
+    with pytest.raises(CheckpointError, match=r"backbone .* belongs to a different model"):
         run_here(tmp_path / "run", "method=crt", "backbone=resnet20", f"stage1.checkpoint={mislas}")
 
 

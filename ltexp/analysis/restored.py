@@ -27,7 +27,7 @@ class LoadedStage:
     """A stage's model.
 
     Attributes:
-        session: of its run.
+        session: its run's session.
         stage: stage1 or stage2.
         model: on the device, in eval mode.
     """
@@ -58,7 +58,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         classifier: config node of a classifier that takes over from the stage's own; None: its own.
 
     Raises:
-        CheckpointError: if the checkpoint is missing, damaged or of another model.
+        CheckpointError: if the checkpoint is missing, damaged or from a different model.
         DataError: if the run's data is not there.
     """
     data = build(config.dataset, root=config.paths.data, path="dataset")

@@ -26,7 +26,7 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
     The arguments are handed over as they are: `instantiate` alone would copy arrays and tensors into a config first.
 
     Args:
-        node: of a config, with a `_target_`.
+        node: a config's node, with a `_target_`.
         args: further positional arguments of the target.
         path: the key of the node in the config, for messages, e.g. `stage1.loss`.
         keywords: further arguments of the target, by name.

@@ -29,7 +29,7 @@ def check_values(config: Config) -> None:
     """Checks values against each other and their ranges.
 
     Raises:
-        ConfigError: for the first that cannot be, with what is expected instead.
+        ConfigError: for the first that is out of range, with what is expected instead.
     """
     require(config.seed >= 0, "seed", config.seed, "a whole number of 0 or more")
     trainer = config.trainer

@@ -301,7 +301,7 @@ def compose(overrides: Sequence[str], further: Sequence[Path] = ()) -> DictConfi
     """The config that `ltexp train` composes of `overrides`, its `hydra` node included.
 
     Args:
-        overrides: as typed.
+        overrides: those of a command line, as typed.
         further: folders of config groups before ltexp's own, as `--config-dir` names one.
     """
     install()

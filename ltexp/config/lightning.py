@@ -253,7 +253,7 @@ def check_monitored(callbacks: Mapping[str, Any], has_validation: bool, every: i
         callbacks: the config's.
         has_validation: whether the dataset holds out a validation split.
         every: epochs between evaluations; 0: none.
-        epochs: of each stage that is trained, by name.
+        epochs: the epochs of each stage that is trained, by name.
 
     Raises:
         ConfigError: naming the callback and what to set.

@@ -21,7 +21,7 @@ def split_words(
     """(other words, options): the words that are no options of a command, and its options as text by key.
 
     Args:
-        words: of the command line.
+        words: those of the command line.
         keys: the options that the command has.
         is_other: whether a word that is none of them belongs to the other words; default: if it has no `=`.
 

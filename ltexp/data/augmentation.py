@@ -16,7 +16,7 @@ class Augmentation(ABC):
     """A random change of images, in two parts: the draws, made for a whole epoch, and their use on a batch.
 
     Attributes:
-        samples: of the loaders that it works with (`Loader.samples`); "" for all.
+        samples: the kind of samples that it works with (`Loader.samples`); "" for all.
         padding: pixels of zeros that the loader puts around every image beforehand.
     """
 
@@ -63,7 +63,7 @@ class Views(Augmentation):
     The first version's draws are those that its augmentation would make alone.
 
     Args:
-        augmentations: of the versions, in their order; in a mapping the names are for the config alone.
+        augmentations: one for each version, in their order; in a mapping the names are for the config alone.
 
     Raises:
         ConfigError: for fewer than two, one of several versions itself, or for different kinds of images.

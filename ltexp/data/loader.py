@@ -59,7 +59,7 @@ class Stretched:
 
     Args:
         sampler: whose orders they are.
-        rows: how many, asked for in each epoch.
+        rows: a function that gives their number, asked in each epoch.
     """
 
     def __init__(self, sampler: IndexSampler, rows: Callable[[], int]) -> None:

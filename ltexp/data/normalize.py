@@ -10,9 +10,9 @@ class Normalize:
     """(B, H, W, 3) of 0 to 255 -> float32 (B, 3, H, W) with channels_last strides: (value / 255 - mean) / std.
 
     Args:
-        mean, std: of R, G and B, for images scaled to [0, 1].
+        mean, std: those of R, G and B, for images scaled to [0, 1].
         width: W.
-        device: of the batches.
+        device: the batches' device.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], width: int, device: torch.device) -> None:

@@ -117,7 +117,7 @@ class Unreadable(NamedTuple):
 
     Attributes:
         split: its name.
-        path: of its file, relative to the dataset's folder.
+        path: its file's path, relative to the dataset's folder.
         what: `are missing` or `cannot be read`.
         text: where it is named, and why.
     """
@@ -163,15 +163,15 @@ class LongTailedData:
     """A dataset as a run uses it, with C classes.
 
     Attributes:
-        name: of the dataset, e.g. `cifar100_lt`.
+        name: the dataset's name, e.g. `cifar100_lt`.
         imbalance: `longtail`, `step` or `balanced`; `given`: all that there is.
         imbalance_ratio: largest over smallest class as asked for; 1.0 for `balanced`; of `given` as it is.
-        train: sorted by class.
+        train: the training samples, sorted by class.
         validation: the dataset's own, or held out of the training images and sorted by class; None if there is none.
-        test: in the source's order.
+        test: the test samples, in the source's order.
         class_names: C names.
-        subset_hash: of the positions of all chosen training images (held-out ones included) in the source.
-        content_hash: of the samples and labels of `train`; of files, of their paths.
+        subset_hash: a hash of the positions of all chosen training images (held-out ones included) in the source.
+        content_hash: a hash of the samples and labels of `train`; for files, of their paths.
         preprocessing: keywords that the loaders of all splits take; of images: `channel_mean` and `channel_std`.
         kind: what a sample is, `images` or what else a backbone `reads`.
         backbone_settings: keywords that the backbone takes from the data, such as the size of a vocabulary.

@@ -42,7 +42,7 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
     Args:
         probabilities: (N, C), rows summing to one; arrays or tensors.
         labels: (N,), from 0.
-        bins: how many; 15 in MiSLAS and most of the field. Bin b holds confidences in (b / bins, (b + 1) / bins], and
+        bins: their number; 15 in MiSLAS and most codes. Bin b holds confidences in (b / bins, (b + 1) / bins], and
             a confidence of exactly 0 falls in the first.
 
     Raises:

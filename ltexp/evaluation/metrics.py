@@ -76,8 +76,8 @@ def measure(
         logits: (N, C).
         labels: (N,).
         class_counts: (C,), training images of each class.
-        rule: of the shot groups.
-        bins: of the calibration errors.
+        rule: the bounds of the shot groups.
+        bins: the number of bins of the calibration errors.
         logit_scale: multiplies the logits before the softmax (the scale of a cosine loss).
 
     Returns:
@@ -121,8 +121,8 @@ class Metrics:
 
     Attributes:
         class_counts: (C,), the training images of each class that tell many, medium and few shot.
-        rule: of the shot groups.
-        bins: of the calibration errors.
+        rule: the bounds of the shot groups.
+        bins: the number of bins of the calibration errors.
     """
 
     class_counts: Ints

@@ -39,8 +39,8 @@ def free_gpus(count: int, jobs_per_gpu: int) -> Iterator[list[str]]:
     """`count` GPUs that no other sweep job of this user on this machine holds, as soon as there are so many.
 
     Args:
-        count: how many the job needs.
-        jobs_per_gpu: how many jobs may hold one GPU at a time.
+        count: the number of GPUs that the job needs.
+        jobs_per_gpu: the number of jobs that may hold one GPU at a time.
 
     Raises:
         ConfigError: if the machine has fewer.

@@ -19,7 +19,7 @@ def meeting_point(config: Config, folder_agreed: bool) -> str | None:
     """HOST:PORT where the nodes of a run meet; None for a run on one.
 
     Args:
-        config: of the run.
+        config: the run's config.
         folder_agreed: whether the command on every node names the same folder.
 
     Raises:

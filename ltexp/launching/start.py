@@ -32,8 +32,8 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
     """Runs the frozen config `plain` in `folder`, in processes of its own, and waits for them.
 
     Args:
-        plain: see `freeze`.
-        folder: of the run.
+        plain: the frozen config, see `freeze`.
+        folder: the run's folder.
         chosen: whether the user chose the folder; else `resume` looks for the latest unfinished run of this config.
 
     Raises:
@@ -84,7 +84,7 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
     """Within the block no other command runs in the folder; its lock ends with this process.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         shared: whether another node may hold it for the same run. Then False says that one does.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,9 @@ def load_part(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
             faults.append(f"'{name}' has shape {tuple(given.shape)} there and {tuple(tensor.shape)} here")
             break
     if found := "; ".join(fault for fault in faults if fault):
-        raise CheckpointError(f"{what} is of another model: {found}; choose the model and dataset it was trained with")
+        raise CheckpointError(
+            f"{what} belongs to a different model: {found}; choose the model and dataset it was trained with"
+        )
     module.load_state_dict(dict(state))
 
 

@@ -218,7 +218,7 @@ class Linear(Affine):
 
     Args:
         bias: whether there is a b.
-        init: see `fresh_linear`.
+        init: the way the weight is drawn, see `fresh_linear`.
     """
 
     weight: nn.Parameter

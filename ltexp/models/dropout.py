@@ -14,7 +14,7 @@ class KeyedDropout(nn.Module):
     The mask is drawn for the global batch and each process takes its rows, so it is the same on any number of them.
 
     Args:
-        rate: in [0, 1).
+        rate: the share of features that is dropped, in [0, 1).
 
     Raises:
         ConfigError: for another rate.

@@ -66,7 +66,7 @@ def _backbone_of(state: Mapping[str, Any], names: Collection[str], path: str) ->
     if not found[prefix]:
         first = ", ".join(list(state)[:3])
         raise CheckpointError(
-            f"backbone.weights '{path}' is of another model: none of its {len(state)} names is one of the backbone's, "
+            f"backbone.weights '{path}' belongs to a different model: none of its {len(state)} names is a backbone's, "
             f"as they are or after {', '.join(filter(None, PREFIXES))}; its first are {first}"
         )
     return _without_classifier({name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)})

@@ -25,9 +25,9 @@ class TextCNN(Backbone):
 
     Args:
         vocabulary: words by number, from the dataset; number 0 is padding.
-        dim: of the word vectors. Default 300 (Kim; GloVe's common width).
-        widths: of the convolutions, in words. Default 3, 4, 5 (Kim).
-        filters: of each width. Default 100 (Kim); features are `len(widths) * filters` wide.
+        dim: the width of the word vectors. Default 300 (Kim; GloVe's common width).
+        widths: the widths of the convolutions, in words. Default 3, 4, 5 (Kim).
+        filters: the number of filters of each width. Default 100 (Kim); features are `len(widths) * filters` wide.
         dropout: rate on the features. Default 0.5 (Kim).
         vectors: path of a GloVe text file; null: all vectors start at random.
         experts: E, or None for an ordinary network.

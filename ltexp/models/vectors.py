@@ -13,7 +13,7 @@ def read_vectors(path: str | Path, vocabulary: Sequence[str], dim: int) -> dict[
     """The vectors (dim,) of those words of `vocabulary` that the file has, by the word's number.
 
     Args:
-        path: of the file. Every line is looked at; of words in the vocabulary the first line counts.
+        path: the file's path. Every line is looked at; of words in the vocabulary the first line counts.
         vocabulary: words by number.
         dim: numbers a line must have.
 

@@ -53,7 +53,7 @@ class WeightShift(Classifier):
         learn_shift: whether dW and db are learned; else they stay as they start.
         shift_init: how dW and db start: "zeros" (the logits go on from s = 1 where the previous stage left them), or
             "fresh" (a new linear classifier; with a = 0, re-training from scratch).
-        init: how a fresh shift is drawn; see `fresh_linear`.
+        init: the way a fresh shift is drawn, see `fresh_linear`.
         decay_towards: where weight decay pulls the learned weights. "zero" (default, the authors' code): `shift` holds
             a W + dW and decays to zero. "stage1" (the paper's text, W fixed): `shift` holds dW alone, so the sum decays
             to a W.

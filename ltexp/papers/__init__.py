@@ -49,9 +49,9 @@ class Cell:
         ratio: largest over smallest class; None as above.
         backbone: a file of conf/backbone/ where ltexp has it.
         split: all | many | medium | few | class_N.
-        value: as printed.
+        value: the number as printed.
         metric: top1_accuracy | top1_error.
-        own: see the module.
+        own: whether it is of the paper itself, see the module.
         note: on this number.
         digits: after the decimal point, in its table.
         row: the row's label within its table.
@@ -103,7 +103,7 @@ class Table:
         note: on the whole table.
         metric: top1_accuracy | top1_error.
         variants: what each variant of its rows composes to: overrides, or why it cannot; by method where they differ.
-        cells: in the order of print.
+        cells: the cells in the order of print.
     """
 
     paper: str

@@ -15,8 +15,8 @@ class Failure(NamedTuple):
     """A failure, and the node that it happened on.
 
     Attributes:
-        message: in one line.
-        node: see `this_node`.
+        message: what went wrong, in one line.
+        node: its name, see `this_node`.
     """
 
     message: str

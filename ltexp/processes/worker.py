@@ -102,7 +102,7 @@ def refused(folder: Path, error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for what is the user's to mend; None for anything else."""
+    """One line for what a user can fix; None for anything else."""
     if isinstance(error, LtexpError):
         return str(error)
     if stopped(error):

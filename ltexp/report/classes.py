@@ -35,7 +35,7 @@ def frequency_groups(run: Run, groups: str | None) -> tuple[list[Ints], list[str
     """(labels of each group, what it is called), from the most to the least frequent.
 
     Args:
-        groups: how many groups of equally many classes, or "none": each class is a group. None: each class up to
+        groups: the number of groups of equally many classes, or "none": each class is a group. None: each class up to
             20 classes, else ten groups.
 
     Raises:
@@ -59,7 +59,7 @@ def chosen_classes(run: Run, classes: str | None, default: int) -> list[int]:
 
     Args:
         classes: labels or class names with commas between them, `0,1,8,9`, or None.
-        default: how many without a choice.
+        default: the number of classes without a choice.
 
     Raises:
         ConfigError: for a class that the run does not have.

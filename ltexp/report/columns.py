@@ -61,9 +61,9 @@ class Column:
     """What a column shows.
 
     Attributes:
-        name: for `columns=` and CSV.
-        title: for people.
-        value: of a row.
+        name: its name for `columns=` and CSV.
+        title: its name for people.
+        value: the function that gives a row's value.
         numeric: whether it is set flush right.
         digits: after the decimal point of a mean.
     """
@@ -144,7 +144,7 @@ def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
     """What tells the rows apart, and the metrics. A choice that all rows share is left to the caption.
 
     Args:
-        rows: of the table, at least one.
+        rows: the table's rows, at least one.
         stages: whether they are stages.
     """
     names = ["method", "dataset", "ratio", "backbone"]

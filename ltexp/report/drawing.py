@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.files import atomic_write
 from ltexp.report.records import Run
 from ltexp.report.table import ratio_text
@@ -114,7 +114,7 @@ def load_predictions(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
     """(logits (N, C), labels (N,)) of the run's test split.
 
     Raises:
-        ConfigError: if predictions.npz is missing or damaged.
+        DataError: if predictions.npz is missing or damaged.
     """
     arrays = load_arrays(run.folder / PREDICTIONS, ("logits", "labels"), "train the run again")
     return arrays["logits"], arrays["labels"]
@@ -124,7 +124,7 @@ def load_feature_norms(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
     """(feature norms (N,), labels (N,)) of the run's test split.
 
     Raises:
-        ConfigError: if predictions.npz is missing, damaged, or of a time before norms were kept.
+        DataError: if predictions.npz is missing, damaged, or of a time before norms were kept.
     """
     arrays = load_arrays(run.folder / PREDICTIONS, ("feature_norms", "labels"), "train the run again")
     return arrays["feature_norms"], arrays["labels"]
@@ -137,15 +137,15 @@ def load_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, npt.
         advice: what makes the file anew.
 
     Raises:
-        ConfigError: if the file is missing, damaged, or lacks one of them.
+        DataError: if the file is missing, damaged, or lacks one of them.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
     except OSError as error:
-        raise ConfigError(f"this figure needs {path} ({error.strerror or error}): {advice}") from None
+        raise DataError(f"this figure needs {path} ({error.strerror or error}): {advice}") from None
     except (ValueError, KeyError, EOFError, BadZipFile):
-        raise ConfigError(f"{path} is damaged or lacks {' or '.join(names)}: {advice}") from None
+        raise DataError(f"{path} is damaged or lacks {' or '.join(names)}: {advice}") from None
 
 
 def save(figure: Any, path: Path) -> None:

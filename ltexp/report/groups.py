@@ -14,7 +14,7 @@ class Statistic:
     """A mean over seeds.
 
     Attributes:
-        mean: of the values.
+        mean: the mean of the values.
         deviation: their sample standard deviation (n - 1); None for a single value.
     """
 

@@ -23,8 +23,8 @@ def runs_page(groups: Sequence[Group], table: Table, place: Path) -> str:
     """The page, with the figures that suit the runs.
 
     Args:
-        groups: of the table's rows, in their order; with rows by stage, each group has several.
-        table: as `ltexp.report.results` makes it.
+        groups: the groups of the table's rows, in their order; with rows by stage, each group has several.
+        table: a table that `ltexp.report.results` has made.
         place: the folder that the page will lie in.
     """
     by_stage = len(table.rows) != len(groups)

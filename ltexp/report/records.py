@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltexp.config.identity import is_material
-from ltexp.errors import ConfigError
+from ltexp.errors import DataError
 from ltexp.evaluation.record import RecordError, read_record
 from ltexp.run_folder import RECORD
 
@@ -24,7 +24,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: of the run.
+        folder: the run's folder.
         record: its record, as `ltexp.evaluation.record.read_record` gives it.
     """
 
@@ -70,7 +70,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     one that finished last stays.
 
     Raises:
-        ConfigError: if a folder does not exist.
+        DataError: if a folder does not exist.
     """
     runs, notes, unfinished = [], [], Counter[str]()
     for path in sorted({path.resolve(): path for folder in folders for path in _record_files(folder)}.values()):
@@ -100,7 +100,7 @@ def _record_files(folder: Path) -> Iterator[Path]:
         yield folder
         return
     if not folder.is_dir():
-        raise ConfigError(f"no such folder: {folder}")
+        raise DataError(f"no such folder: {folder}")
     for parent, children, files in os.walk(folder):
         children[:] = sorted(name for name in children if name != SKIPPED and not name.startswith("."))
         if RECORD in files:

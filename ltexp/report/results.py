@@ -14,7 +14,7 @@ class Table:
     """Cells and what is said about them; `ltexp.report.formats` writes it down.
 
     Attributes:
-        columns: of the table.
+        columns: the table's columns.
         rows: a cell for each column.
         notes: the caption, a line each.
         breaks: rows before which a new section begins.

@@ -83,7 +83,7 @@ def to_table(lines: Sequence[Comparison], full: bool = False) -> Table:
     """For the terminal, Markdown, LaTeX and CSV.
 
     Args:
-        lines: of the comparison.
+        lines: the lines of the comparison.
         full: every column, also those in which all lines agree.
     """
     columns, rows = [], [_row(line) for line in lines]

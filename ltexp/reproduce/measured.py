@@ -57,9 +57,9 @@ class Measured:
     """Runs of one job under one protocol and one config, a run for each seed.
 
     Attributes:
-        protocol: how they were made.
+        protocol: the way in which they were made.
         mark: tells groups apart whose protocols read alike: another subset of the data, or another config.
-        runs: by seed.
+        runs: the runs by seed.
     """
 
     protocol: Protocol
@@ -93,7 +93,7 @@ class Outputs:
     """Finished runs by what they were run on.
 
     Args:
-        runs: as `ltexp.report.records.find_runs` gives them: of one config and seed the latest.
+        runs: those of `ltexp.report.records.find_runs`: the latest of each config and seed.
     """
 
     def __init__(self, runs: Iterable[Run]) -> None:

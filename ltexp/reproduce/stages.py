@@ -23,7 +23,7 @@ class StageReading:
     """A stage as it is composed.
 
     Attributes:
-        epochs: of the stage.
+        epochs: the stage's epochs.
         trains_backbone: whether its backbone learns.
         signature: equal for stages that are set alike, on backbones that are set alike.
     """

@@ -30,7 +30,7 @@ from ltexp.training.start import load_teacher
 
 
 def run(config: Config, folder: Path, device: torch.device) -> None:
-    """Does all that `config` says in `folder`, on this process's `device`.
+    """Carries out the run of `config` in `folder`, on this process's `device`.
 
     Raises:
         LtexpError: for whatever the user can mend; the record then says `failed` and why.

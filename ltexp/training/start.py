@@ -16,7 +16,7 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     """A model whose parts start as `stage.init` says.
 
     Raises:
-        CheckpointError: if what it starts from is missing, damaged or of another model.
+        CheckpointError: if what it starts from is missing, damaged or from a different model.
     """
     loads = stage.init.backbone != "fresh" or stage.checkpoint is not None
     model = session.fresh_model(name, stage, loads)
@@ -65,7 +65,7 @@ def load_model(model: Model, path: Path) -> None:
     """Loads every part of `model` from the stage checkpoint `path`.
 
     Raises:
-        CheckpointError: if it is missing, damaged or of another model.
+        CheckpointError: if it is missing, damaged or from a different model.
     """
     source = checkpoint.read(path)
     load_part(model.backbone, source.backbone, f"the backbone in {path}")

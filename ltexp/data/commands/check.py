@@ -19,7 +19,7 @@ def check(config: dict[str, Any], root: Path, decode: bool = False) -> tuple[lis
     """Looks at a dataset's source.
 
     Args:
-        config: of the dataset, as in conf/dataset/.
+        config: the dataset's config, as in conf/dataset/.
         root: the data root.
         decode: whether image files are decoded as well, which takes long.
 

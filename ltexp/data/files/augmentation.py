@@ -152,7 +152,7 @@ class CentreCrop:
     """What evaluation sees: the short side resized to `resize`, then the square of `size` in the middle.
 
     Args:
-        resize: of the short side; 256 for a size of 224.
+        resize: the length of the short side; 256 for a size of 224.
         size: side of the square, at most `resize`.
     """
 

@@ -39,7 +39,7 @@ class ImageCache:
     """A finished cache, opened for reading.
 
     Args:
-        folder: of the cache.
+        folder: the cache's folder.
         short_side: that its images must have.
 
     Raises:
@@ -137,9 +137,9 @@ def make_cache(
     """Makes a cache of all images of some splits of one dataset, or what is lacking of it.
 
     Args:
-        folder: of the cache; made if need be.
-        splits: of one root; an image of several is cached once.
-        short_side: of the images, resized as evaluation does; smaller ones stay as they are.
+        folder: the cache's folder; made if need be.
+        splits: those of one root; an image that several have is cached once.
+        short_side: the short side of the images, resized as evaluation does; smaller ones stay as they are.
         workers: processes that decode.
         report: told now and then how many of how many images are done.
 

@@ -46,14 +46,14 @@ def long_tailed_files(
     Args:
         source: where the images come from.
         root: the data root.
-        name: of the dataset, for records.
-        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        name: the dataset's name, for records.
+        channel_mean, channel_std: those of R, G and B, for images scaled to [0, 1].
         image_size: side of the images that a network reads. Default 224.
-        resize: of the short side before the middle is cut out for a test. Default 256.
+        resize: the length of the short side before the middle is cut out for a test. Default 256.
         workers: processes that decode images, for each training process; None: by the number of cores.
         cache: a folder of images made small by `python -m ltexp.data cache`; None: none.
         imbalance: `given` (default): the training images as they are; or see `class_sizes`.
-        imbalance_ratio, max_per_class: of a tail that is cut; see `class_sizes`. None (default): as many as there are.
+        imbalance_ratio, max_per_class: those of a tail that is cut, see `class_sizes`. None: all that there are.
         num_classes, subset: see `long_tailed`.
         validation: as in `long_tailed`; what is held out takes the place of an official validation set.
         test: `fraction` (default 0) of each class's training images is held out as a test set where there is none, at

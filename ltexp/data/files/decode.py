@@ -37,7 +37,7 @@ def open_rgb(path: str, content: bytes | None = None) -> Image.Image:
     16-bit grey is scaled to 8 bits, where a plain conversion would clip it. An EXIF orientation is not applied.
 
     Args:
-        path: of the file; named in errors.
+        path: the file's path, which errors name.
         content: the file's bytes; None: they are read from `path`.
 
     Raises:
@@ -52,7 +52,7 @@ def read_crop(
     """uint8 (size, size, 3): a part of an image, resized in one step (bilinear, with antialiasing).
 
     Args:
-        path, content: see `open_rgb`.
+        path, content: those of `open_rgb`.
         size: side of the result.
         crop_of: the part to keep of an image of some width and height.
         exact: False: a JPEG much larger than what is kept of it may be decoded at a fraction of its size, with at least

@@ -43,7 +43,7 @@ class ImageList:
     """A list that was read.
 
     Attributes:
-        name: of its file.
+        name: its file's name.
         paths: (N,) of line 1 to N, relative to the dataset's folder, as written.
         labels: int64 (N,).
     """
@@ -67,7 +67,7 @@ def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
     Windows; at the end of the file there may be blank ones.
 
     Args:
-        path: of the list file.
+        path: the list file's path.
         folder: that the paths are relative to.
     """
     found: list[bytes] = []

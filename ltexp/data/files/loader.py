@@ -88,12 +88,12 @@ class FileLoader(Loader[FileSplit]):
 
     Args:
         split: the files.
-        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        channel_mean, channel_std: those of R, G and B, for images scaled to [0, 1].
         image_size: side of the images that the network reads.
-        resize: of the short side without augmentation.
-        workers: of each process; 0: this process decodes itself; None: as many as it has cores, at most 8.
+        resize: the length of the short side without augmentation.
+        workers: the workers of each process; 0: this process decodes itself; None: one for each core, at most 8.
         cache: the folder of `python -m ltexp.data cache`, read in place of the files; None: the files.
-        settings: see `Loader`.
+        settings: those of `Loader`.
 
     Raises:
         ConfigError: for an augmentation of images in memory, or sizes that cannot be.

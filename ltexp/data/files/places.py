@@ -57,8 +57,8 @@ def by_class(path: str, class_name: str) -> str:
     """The path in the archive by class.
 
     Args:
-        path: in the archives by letter.
-        class_name: of the image, as the easy archive's folder; only an image of `val_256` needs it.
+        path: the path in the archives by letter.
+        class_name: the image's class, as the easy archive's folder; only an image of `val_256` needs it.
     """
     if path.startswith("val_256/"):
         return f"val/{class_name}/{path.removeprefix('val_256/')}"

@@ -65,7 +65,7 @@ class SourceFiles:
         validation: the official one; None if there is none.
         test: None if there is none.
         class_names: one for each label.
-        hashes: of each split's paths and labels, by its name; the same wherever the files lie.
+        hashes: a hash of each split's paths and labels, by its name; the same wherever the files lie.
         unit: what one sample is called, in the plural.
     """
 

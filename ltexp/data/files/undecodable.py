@@ -22,7 +22,7 @@ def undecodable(splits: Mapping[str, FileSplit], absent: Mapping[str, Ints]) -> 
     """Decodes every image on all cores, with a progress bar on the terminal.
 
     Args:
-        splits: by name.
+        splits: the splits by name.
         absent: rows that are not there and are passed over, by split.
     """
     rows = {name: np.setdiff1d(np.arange(len(split)), absent[name]) for name, split in splits.items()}

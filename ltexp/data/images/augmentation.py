@@ -72,7 +72,7 @@ def cut_out(images: Tensor, hole: Tensor, side: int) -> Tensor:
     Args:
         images: not changed in place.
         hole: (B, 2) in [0, 1), the square's centre as a share of height and width.
-        side: of the square.
+        side: the side of the square, in pixels.
     """
     spans = []
     for axis, length in enumerate(images.shape[1:3]):

@@ -30,11 +30,11 @@ def long_tailed(
     Args:
         source: where the images come from.
         root: the data root.
-        name: of the dataset, for records.
+        name: the dataset's name, for records.
         max_per_class: images of the largest class.
-        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
+        channel_mean, channel_std: those of R, G and B, for images scaled to [0, 1].
         imbalance: `longtail`, `step` or `balanced`; see `class_sizes`, also for `imbalance_ratio`.
-        imbalance_ratio: of the largest class over the smallest, at least 1.
+        imbalance_ratio: the largest class over the smallest, at least 1.
         num_classes: the first so many labels; None: all.
         subset: `seed` (default 0) chooses which images stay; it is apart from the training seed.
         validation: `fraction` (default 0) of each class's chosen images is held out, `max_per_class` (default null)

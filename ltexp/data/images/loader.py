@@ -16,8 +16,8 @@ class ImageLoader(Loader[ImageSplit]):
 
     Args:
         split: its images go to the device once, as uint8.
-        channel_mean, channel_std: of R, G and B, for images scaled to [0, 1].
-        settings: see `Loader`.
+        channel_mean, channel_std: those of R, G and B, for images scaled to [0, 1].
+        settings: those of `Loader`.
     """
 
     samples = "images in memory"

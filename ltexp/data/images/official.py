@@ -30,7 +30,7 @@ class Form:
         folder: where its files lie in it.
         train, test: the data files in order, with their MD5 sums (None: not published).
         names: the file of class names, with its sum.
-        label_key, names_key: in the pickles of the Python form.
+        label_key, names_key: the keys in the pickles of the Python form.
         label_bytes: before the pixels of each image in the binary form, the label being the last; None: Python form.
     """
 

@@ -41,7 +41,7 @@ def class_sizes(
         imbalance: `longtail`: class c has n_max * ratio^(-c/(C-1)) images; `step`: the first half of the labels
             has n_max, the rest n_max/ratio; `balanced`: all have n_max. Fractions are cut off.
         ratio: n_max over the smallest class, at least 1; without effect for `balanced`.
-        class_names: for messages.
+        class_names: the classes' names, for messages.
 
     Raises:
         ConfigError: for a value out of range, or a ratio that leaves a class without images.
@@ -99,8 +99,8 @@ def choose_subset(labels: Ints, sizes: Sequence[int], seed: int) -> Ints:
 
     Args:
         labels: int64 (N,), every image's class; classes from `len(sizes)` on are left out.
-        sizes: how many images of each class to keep; the class must have as many.
-        seed: of NumPy's legacy generator, 0 to 2**32 - 1. 0 is the subset of LDAM-DRW, MiSLAS, GCL and FBL.
+        sizes: the number of images of each class to keep; the class must have as many.
+        seed: the seed of NumPy's legacy generator, 0 to 2**32 - 1. 0 is the subset of LDAM-DRW, MiSLAS, GCL and FBL.
 
     Returns:
         int64 (sum of sizes,), sorted by class and, within a class, in the order drawn.
@@ -122,7 +122,7 @@ def held_out_sizes(sizes: Sequence[int], fraction: float, max_per_class: int | N
 
     Args:
         sizes: the chosen training images of each class.
-        fraction: of them, cut to a whole number but at least 1; 0 holds out none. At least one image stays in train.
+        fraction: their share, cut to a whole number but at least 1; 0 holds out none. One image always stays in train.
         max_per_class: at most so many of a class; None: no limit.
     """
     if fraction == 0:

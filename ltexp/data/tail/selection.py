@@ -66,10 +66,10 @@ class SubsetIndices:
 
     Attributes:
         class_names: C names.
-        train: sorted by class.
-        held_out: of the training samples, sorted by class; may be empty.
-        test: in the source's order.
-        subset_hash: of `train` and `held_out` together.
+        train: the training samples, sorted by class.
+        held_out: the training samples that are held out, sorted by class; may be empty.
+        test: the test samples, in the source's order.
+        subset_hash: a hash of `train` and `held_out` together.
     """
 
     class_names: tuple[str, ...]
@@ -87,7 +87,7 @@ def choose(
     Args:
         request: what is asked for.
         train_labels: int64 (N,), positions in `class_names`; so is `test_labels`.
-        class_names: of the source.
+        class_names: those of the source.
         unit: what a sample is called, in the plural.
 
     Raises:

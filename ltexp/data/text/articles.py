@@ -53,8 +53,8 @@ class CsvArticles(Source):
 
     Args:
         folder: its name, e.g. `ag_news`.
-        class_names: in the order of the class indices.
-        text_fields: how many fields of text follow the class index of each article; AG's News: title and description.
+        class_names: the names of the classes, in the order of their indices.
+        text_fields: the number of fields of text after the class index of an article; AG's News: title and description.
     """
 
     def __init__(self, folder: str, class_names: Sequence[str], text_fields: int = 2) -> None:
@@ -98,9 +98,9 @@ def read_articles(path: Path, num_classes: int, text_fields: int) -> tuple[list[
     """(texts, labels from 0, problems): each problem names the file and the line; all lines are looked at.
 
     Args:
-        path: of the CSV file.
+        path: the CSV file's path.
         num_classes: class indices go from 1 to this.
-        text_fields: of each line; they are joined by a blank.
+        text_fields: the number of fields of each line; they are joined by a blank.
     """
     texts: list[str] = []
     labels: list[int] = []

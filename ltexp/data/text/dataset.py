@@ -50,7 +50,7 @@ def long_tailed_text(
     Args:
         source: where the articles come from.
         root: the data root.
-        name: of the dataset, for records.
+        name: the dataset's name, for records.
         max_per_class: articles of the largest class.
         imbalance, imbalance_ratio, num_classes, subset, validation: see `long_tailed`.
         max_length: words of an article that are read; the rest is cut. Default 64.

@@ -14,7 +14,7 @@ class TokenLoader(Loader[TokenSplit]):
 
     Args:
         split: its tokens go to the device once, as int32.
-        settings: see `Loader`.
+        settings: those of `Loader`.
     """
 
     samples = "texts"

@@ -50,8 +50,8 @@ def encode(texts: Sequence[Sequence[str]], numbers: Mapping[str, int], length: i
 
     Args:
         texts: each a list of words.
-        numbers: of the vocabulary's words; any other word is unknown.
-        length: of a row.
+        numbers: the number of each word of the vocabulary; any other word is unknown.
+        length: the number of words of a row.
     """
     rows = np.full((len(texts), length), PADDING, dtype=np.int32)
     for row, text in zip(rows, texts, strict=True):

@@ -44,9 +44,9 @@ def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:
     """Draws `runs` side by side to `path` (.png, .pdf or .svg).
 
     Args:
-        kind: see `kinds`.
+        kind: one of `kinds`.
         runs: at least one.
-        path: of the figure.
+        path: the figure's file.
         chosen: `options` of that kind, such as `metric` of `sweep`.
 
     Raises:

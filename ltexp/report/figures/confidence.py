@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats
 from ltexp.report.drawing import BLACK, BLUE, new_figure, save, titles
 from ltexp.report.records import Run
@@ -38,16 +38,14 @@ def read_confidence(run: Run) -> tuple[Floats, Floats]:
     """(training images (T,), beta (epochs, T)) of the T tail classes.
 
     Raises:
-        ConfigError: if the run's stages left none.
+        DataError: if the run's stages left none.
     """
     for stage in reversed(run.record["stages"]):
         if rows := read_metrics(run.folder / stage["name"] / CONFIDENCE):
             epochs = int(rows[-1]["epoch"]) + 1
             betas = np.asarray([float(row["beta"]) for row in rows]).reshape(epochs, -1)
             return np.asarray([float(row["images"]) for row in rows[: betas.shape[1]]]), betas
-    raise ConfigError(
-        f"{run.folder} has no {CONFIDENCE}: this figure needs runs with features@STAGE.features=generated"
-    )
+    raise DataError(f"{run.folder} has no {CONFIDENCE}: this figure needs runs with features@STAGE.features=generated")
 
 
 def _by_epoch(axis: Any, images: Floats, betas: Floats) -> Any:

@@ -19,7 +19,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """Draws a matrix for each run to `path`, classes from the most to the least frequent; each row sums to 100%.
 
     Raises:
-        ConfigError: if a record holds no matrix and the run's predictions cannot be read.
+        DataError: if a record holds no matrix and the run's predictions cannot be read.
     """
     figure, axes = panels(runs, width=4.2, height=4.0)
     images = [_matrix(axis, run) for axis, run in zip(axes, runs, strict=True)]

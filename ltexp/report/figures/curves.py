@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.report.drawing import MARKERS, common, new_figure, save, titles
 from ltexp.report.groups import group_runs, statistic
 from ltexp.report.records import Run
@@ -84,7 +84,7 @@ def read_curves(run: Run) -> Curves:
             columns["test_all"][start] = float(stage["metrics"]["all"])
         ends.append(start)
     if not found:
-        raise ConfigError(f"this figure needs {run.folder}/stage*/{METRICS}, which are missing or empty")
+        raise DataError(f"this figure needs {run.folder}/stage*/{METRICS}, which are missing or empty")
     return Curves(columns, tuple(ends[:-1]))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats, Ints
 from ltexp.report.classes import check_same_classes, chosen_classes, class_names, frequency_groups
 from ltexp.report.drawing import MARKERS, common, experiments, load_feature_norms, new_figure, save
@@ -105,9 +105,9 @@ def read_curves(run: Run, stage: str) -> tuple[Ints, Floats]:
         if table.ndim != 2 or table.shape[1] != len(run.record["class_counts"]) + 1:
             raise ValueError
     except OSError:
-        raise ConfigError(
+        raise DataError(
             f"this figure needs {path}, written while training: train with evaluation.every=10, or choose stage="
         ) from None
     except ValueError:
-        raise ConfigError(f"{path} is damaged: train the stage again") from None
+        raise DataError(f"{path} is damaged: train the stage again") from None
     return table[:, 0].astype(np.int64), table[:, 1:]

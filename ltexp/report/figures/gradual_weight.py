@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ltexp.config import StageConfig, load
 from ltexp.epochs import gradual_weight
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.report.drawing import MARKERS, new_figure, save
 from ltexp.report.records import Run
 from ltexp.run_folder import CONFIG
@@ -22,7 +22,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """
     curves = sorted({curve for run in runs if (curve := curve_of(load(run.folder / CONFIG).stage1))}, key=str)
     if not curves:
-        raise ConfigError("none of these runs has loss gradual_balanced in stage 1, whose weight this figure shows")
+        raise DataError("none of these runs has loss gradual_balanced in stage 1, whose weight this figure shows")
     if len(curves) > len(MARKERS):
         raise ConfigError(f"{len(curves)} curves are too many for one figure: choose at most {len(MARKERS)}")
     figure = new_figure(4.4, 3.4)

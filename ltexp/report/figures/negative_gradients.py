@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ltexp.errors import ConfigError
+from ltexp.errors import DataError
 from ltexp.report.classes import check_same_classes, frequency_groups
 from ltexp.report.drawing import MARKERS, common, experiments, new_figure, save
 from ltexp.report.records import Run
@@ -47,7 +47,7 @@ def read_gradients(run: Run) -> npt.NDArray[np.float64]:
     """(C,) the sums from other classes, of the run's last stage that they were measured for.
 
     Raises:
-        ConfigError: if they were not measured, or the file is damaged.
+        DataError: if they were not measured, or the file is damaged.
     """
     for stage in reversed(run.record["stages"]):
         rows = read_metrics(run.folder / stage["name"] / GRADIENTS)
@@ -59,7 +59,7 @@ def read_gradients(run: Run) -> npt.NDArray[np.float64]:
             return np.asarray(values)
         if rows:
             file = run.folder / stage["name"] / GRADIENTS
-            raise ConfigError(
+            raise DataError(
                 f"{file} is damaged: measure anew with python -m ltexp.evaluate {run.folder} gradients=true"
             )
-    raise ConfigError(f"{run.folder}: no gradients measured: python -m ltexp.evaluate {run.folder} gradients=true")
+    raise DataError(f"{run.folder}: no gradients measured: python -m ltexp.evaluate {run.folder} gradients=true")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.errors import ConfigError
+from ltexp.errors import DataError
 from ltexp.report.drawing import BLACK, BLUE, head, panels, save
 from ltexp.report.records import Run
 
@@ -21,7 +21,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """
     for run in runs:
         if not run.record.get("reliability"):
-            raise ConfigError(f"the record in {run.folder} has no bins of confidence to draw")
+            raise DataError(f"the record in {run.folder} has no bins of confidence to draw")
     figure, axes = panels(runs, width=3.3, height=3.9)
     for axis, run in zip(axes, runs, strict=True):
         _diagram(axis, run.record["reliability"])

@@ -41,8 +41,8 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
     """Draws mean and standard deviation over seeds to `path`.
 
     Args:
-        runs: of one sweep.
-        path: of the figure.
+        runs: those of one sweep.
+        path: the figure's file.
         metric: all | many | medium | few | ece | mce.
 
     Raises:

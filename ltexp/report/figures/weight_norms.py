@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats
 from ltexp.names import unknown_name
 from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, class_names
@@ -61,7 +61,7 @@ def _norms(run: Run, stage: str | None) -> Floats:
         raise ConfigError(unknown_name(f"stage of {run.folder}", name, stages))
     norms = stages[name].get("weight_norms")
     if not norms:
-        raise ConfigError(f"the record in {run.folder} has no weight norms of {name}: train the run again")
+        raise DataError(f"the record in {run.folder} has no weight norms of {name}: train the run again")
     return np.asarray(norms, dtype=np.float64)
 
 
