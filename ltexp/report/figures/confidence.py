@@ -19,7 +19,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """Draws a row for each run to `path`: beta by epoch, a line a class, and the last epoch's against class size.
 
     Raises:
-        ConfigError: for a run that has no generated features, or more runs than a page can hold.
+        DataError: for a run that has no generated features.
+        ConfigError: for more runs than a page can hold.
     """
     if len(runs) > MOST_RUNS:
         raise ConfigError(f"{len(runs)} runs are too many for one figure: choose at most {MOST_RUNS}")

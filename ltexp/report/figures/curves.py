@@ -34,7 +34,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """Draws a line for each experiment, with a band of one standard deviation over its seeds, to `path`.
 
     Raises:
-        ConfigError: if a run has no metrics by epoch, or for more experiments than there are colours to tell apart.
+        DataError: if a run has no metrics by epoch.
+        ConfigError: for more experiments than there are colours to tell apart.
     """
     groups = group_runs(runs)
     if len(groups) > len(MARKERS):
@@ -67,7 +68,7 @@ def read_curves(run: Run) -> Curves:
     """The curves of a run; the accuracy at a stage's end is the record's.
 
     Raises:
-        ConfigError: if none of its stages has metrics by epoch.
+        DataError: if none of its stages has metrics by epoch.
     """
     columns: dict[str, Curve] = {column: {} for column, _ in PANELS}
     ends, start, found = [], 0, False

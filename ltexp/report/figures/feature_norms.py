@@ -33,7 +33,8 @@ def draw(
         groups: how many groups of equally many classes, or none: each class; default: each up to 20 classes, else ten.
 
     Raises:
-        ConfigError: for runs of other class counts, too many experiments, or runs whose norms were not kept.
+        ConfigError: for runs of other class counts, or too many experiments.
+        DataError: for runs whose norms were not kept.
     """
     check_same_classes(runs)
     found = experiments(runs)
@@ -95,7 +96,7 @@ def read_curves(run: Run, stage: str) -> tuple[Ints, Floats]:
     """(epochs (T,) from 0, mean norms (T, C)) of the stage's evaluations while training.
 
     Raises:
-        ConfigError: if they were not kept.
+        DataError: if they were not kept.
     """
     path = run.folder / stage / FEATURE_NORMS
     try:

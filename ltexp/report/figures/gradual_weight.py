@@ -18,7 +18,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """Draws a line for each c and s among the runs' stages 1 to `path`, over t/T: runs of any length share a curve.
 
     Raises:
-        ConfigError: if no run has this loss in stage 1, or for more curves than there are colours to tell apart.
+        DataError: if no run has this loss in stage 1.
+        ConfigError: for more curves than there are colours to tell apart.
     """
     curves = sorted({curve for run in runs if (curve := curve_of(load(run.folder / CONFIG).stage1))}, key=str)
     if not curves:

@@ -20,7 +20,8 @@ def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
         groups: how many groups of equally many classes, or none: each class; default: each up to 20 classes, else ten.
 
     Raises:
-        ConfigError: for runs of other class counts, too many experiments, or runs whose gradients were not measured.
+        ConfigError: for runs of other class counts, or too many experiments.
+        DataError: for runs whose gradients were not measured.
     """
     check_same_classes(runs)
     found = experiments(runs)

@@ -17,7 +17,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """Draws a diagram for each run to `path`, with its accuracy and ECE in percent.
 
     Raises:
-        ConfigError: if a record holds no bins of confidence.
+        DataError: if a record holds no bins of confidence.
     """
     for run in runs:
         if not run.record.get("reliability"):

@@ -24,7 +24,8 @@ def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:
         stage: whose classifier, stage1 or stage2; default: the last one of each run.
 
     Raises:
-        ConfigError: for runs of other class counts, too many experiments, or a run without such a stage or norms.
+        ConfigError: for runs of other class counts, too many experiments, or a run without such a stage.
+        DataError: for a run without norms.
     """
     check_same_classes(runs)
     order = by_frequency(runs[0])
