@@ -12,7 +12,7 @@ from runs import run_here
 
 from ltexp.analysis.restored import restore, write_features
 from ltexp.config import load
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.report.classes import chosen_classes, frequency_groups
 from ltexp.report.drawing import experiments
 from ltexp.report.figures import draw, error_by_class, feature_norms, tsne, weight_norms
@@ -92,7 +92,7 @@ def test_weight_norms_are_of_the_last_stage_unless_one_is_chosen() -> None:
     assert weight_norms._norms(run(stages=stages), "stage1").tolist() == [3, 2, 1]
     with pytest.raises(ConfigError, match="did you mean 'stage2'"):
         weight_norms._norms(run(stages=stages), "stage22")
-    with pytest.raises(ConfigError, match="has no weight norms of stage1"):
+    with pytest.raises(DataError, match="has no weight norms of stage1"):
         weight_norms._norms(run(stages=[{"name": "stage1"}]), None)
 
 
@@ -129,7 +129,7 @@ MISSING = [
 
 @pytest.mark.parametrize(("kind", "options", "message"), MISSING)
 def test_what_cannot_be_drawn_has_one_line(kind: str, options: dict[str, str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises((ConfigError, DataError), match=message) as error:
         draw(kind, [run(write(tmp_path / "run"))], tmp_path / "out.png", **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out.png").exists()
@@ -139,7 +139,7 @@ def test_what_cannot_be_drawn_has_one_line(kind: str, options: dict[str, str], m
 def test_damaged_files_have_one_line(name: str, measured: Run, tmp_path: Path) -> None:
     (measured.folder / name).write_text("epoch,0\n0,oh\n")
     kind = "tsne" if "npz" in name else "feature_norms"
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         draw(kind, [measured], tmp_path / "out.png")
 
 

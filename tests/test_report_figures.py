@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from records import record, write
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.record import write_predictions
 from ltexp.evaluation.shots import ShotRule
 from ltexp.report.drawing import MOST_PANELS, common, titles
@@ -40,7 +40,7 @@ def test_confusion_comes_from_the_predictions_when_the_record_has_none(tmp_path:
 def test_predictions_that_cannot_be_read_have_one_line(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "predictions.npz").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"predictions\.npz") as error:
+    with pytest.raises(DataError, match=r"predictions\.npz") as error:
         draw("confusion", [run(tmp_path, confusion=None)], tmp_path / "out.png")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out.png").exists()
@@ -91,7 +91,7 @@ def test_what_cannot_be_drawn_has_one_line(tmp_path: Path) -> None:
         draw("reliability", [], tmp_path / "out.png")
     with pytest.raises(ConfigError, match="did you mean 'confusion'"):
         draw("confusoin", [run()], tmp_path / "out.png")
-    with pytest.raises(ConfigError, match="no bins of confidence"):
+    with pytest.raises(DataError, match="no bins of confidence"):
         draw("reliability", [run(reliability=None)], tmp_path / "out.png")
     assert list(tmp_path.iterdir()) == []
 
@@ -150,5 +150,5 @@ def test_curves_of_several_experiments_and_seeds_make_one_figure(tmp_path: Path)
 
 
 def test_curves_without_metrics_by_epoch_have_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"needs .*/stage\*/metrics\.csv, which are missing or empty"):
+    with pytest.raises(DataError, match=r"needs .*/stage\*/metrics\.csv, which are missing or empty"):
         draw("curves", [run(tmp_path)], tmp_path / "out.png")

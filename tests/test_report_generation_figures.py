@@ -10,7 +10,7 @@ from records import record, write
 from runs import composed
 
 from ltexp.config import to_config
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.report.figures import confidence, draw, generated_features, gradual_weight
 from ltexp.report.records import Run
 from ltexp.run_folder import write_metrics
@@ -32,7 +32,7 @@ def test_the_curves_are_those_of_the_runs_once_each(tmp_path: Path) -> None:
     for name in ("convex, c = 4", "linear", "concave, c = 0.5, s = -1", "convex, c = 2"):
         assert gradual_weight.name(*next(curve for curve in found if gradual_weight.name(*curve) == name)) == name
     assert (tmp_path / "alpha.svg").read_text().count("<!-- convex, c = 2 -->") == 1
-    with pytest.raises(ConfigError, match="none of these runs has loss gradual_balanced"):
+    with pytest.raises(DataError, match="none of these runs has loss gradual_balanced"):
         draw("gradual_weight", [run(tmp_path / "ce", "method=ce")], tmp_path / "none.png")
 
 
@@ -46,7 +46,7 @@ def beta_rows(betas: list[list[float]]) -> list[dict[str, Any]]:
 
 def test_betas_come_by_epoch_and_class(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(ConfigError, match=r"has no confidence\.csv"):
+    with pytest.raises(DataError, match=r"has no confidence\.csv"):
         draw("confidence", [Run(tmp_path, record())], tmp_path / "none.png")
     (tmp_path / "stage2").mkdir(exist_ok=True)
     betas = [[0.6, 0.6], [0.65, 0.55], [0.7, 0.5]]
@@ -69,7 +69,7 @@ def test_generated_features_are_shown_on_their_principal_components(tmp_path: Pa
     arrays = {f"{kind}_features": rng.normal(size=(40, 6)).astype(np.float32) for kind in ("train", "test")}
     arrays |= {f"{kind}_labels": np.arange(40) % 3 for kind in ("train", "test")}
     np.savez(tmp_path / "features.npz", **arrays)
-    with pytest.raises(ConfigError, match="of a run with generated features"):
+    with pytest.raises(DataError, match="of a run with generated features"):
         draw("generated_features", [shown], tmp_path / "out.png")
     made = {"generated_features": rng.normal(size=(30, 6)).astype(np.float32), "generated_labels": np.full(30, 2)}
     np.savez(tmp_path / "features.npz", **arrays, **made)

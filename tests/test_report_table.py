@@ -10,7 +10,7 @@ import pytest
 from records import record, write
 from rich.console import Console
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.report.formats import escape_latex, escape_markdown, to_csv, to_latex, to_markdown, to_terminal
 from ltexp.report.groups import Statistic, group_runs, statistic
 from ltexp.report.records import find_runs
@@ -90,7 +90,7 @@ def test_what_is_no_finished_run_is_left_out_with_one_line(tmp_path: Path) -> No
     assert len(notes) == 2
     assert "bad/record.json is damaged" in notes[0]
     assert "2 runs not finished (1 failed, 1 running)" in notes[1]
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         find_runs([tmp_path / "nowhere"])
 
 

@@ -28,11 +28,10 @@ from rich.console import Console
 
 from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError
-from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report import figures
 from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
-from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, put_out, to_terminal
 from ltexp.report.groups import group_runs
 from ltexp.report.html import runs_page
 from ltexp.report.records import Run, find_runs
@@ -91,11 +90,7 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         text = runs_page(groups, table, out.parent if out else Path())
     else:
         text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        write_text(out, text)
-        print(out)
+    put_out(text, out)
 
 
 def usage() -> str:

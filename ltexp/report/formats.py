@@ -3,12 +3,15 @@
 import csv
 import io
 import re
+import sys
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.console import Group as Lines
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ltexp.files import write_text
 from ltexp.report.columns import Cell, Column
 from ltexp.report.groups import Statistic
 from ltexp.report.results import Table
@@ -44,6 +47,15 @@ def to_terminal(table: Table) -> RenderableType:
         cells = [Text(plain(cell, column)) for cell, column in zip(row, table.columns, strict=True)]
         drawn.add_row(*cells, end_section=number + 1 in table.breaks)
     return Lines(drawn, *(Text(note, style="dim") for note in table.notes))
+
+
+def put_out(text: str, out: Path | None) -> None:
+    """Writes `text` to the terminal, or to the file `out`, whose path it prints."""
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        print(out)
 
 
 def as_text(content: RenderableType) -> str:

@@ -37,10 +37,9 @@ from rich.console import Console, RenderableType
 
 from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.papers import Cell, find_paper, find_table
-from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, to_terminal
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, put_out, to_terminal
 from ltexp.report.records import Run, counts_of, find_runs
 from ltexp.reproduce.compare import compare, to_page, to_table
 from ltexp.reproduce.cost import Cost
@@ -187,11 +186,7 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
     else:
         table = to_table(lines, full=name == "csv")
         text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        write_text(out, text)
-        print(out)
+    put_out(text, out)
 
 
 def _print(*content: RenderableType) -> None:
