@@ -226,8 +226,9 @@ class Stage(pl.LightningModule):
             output = self.model.classify(inputs, needs, labels)
         else:
             output = self.model(inputs, needs, views, labels)
-        if teacher is not None:
-            (teacher.classify if self.feeds_classifier else teacher)(inputs[: len(labels)], output)
+        if teacher is not None:  # which answers on the first view
+            first = inputs if views == 1 else inputs[: len(labels)]
+            (teacher.classify if self.feeds_classifier else teacher)(first, output)
         return output
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
