@@ -99,7 +99,7 @@ class Stage(pl.LightningModule):
         factors = flat_factors(self.config.lr_factors)
         groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
         if not groups:
-            raise ConfigError("nothing to train: set epochs=0, or make a part trainable (stageN.trainable)")
+            raise ConfigError("nothing to train: set epochs=0, or make a part trainable (trainable)")
         optimizer: torch.optim.Optimizer = build(settings, groups, path="optimizer")
         self.trainer.fit_loop.setup_data()  # steps of an epoch are known from then on
         steps = int(self.trainer.num_training_batches)
@@ -129,6 +129,8 @@ class Stage(pl.LightningModule):
         for number in range(parts):
             with nullcontext() if number == parts - 1 else self._unsynchronised():
                 loss = self.loss_of(batch, mixed, (number, parts), context, sample_weights)
+                if not loss.requires_grad:
+                    raise ConfigError("its loss reads nothing that is trained: choose another, or see trainable")
                 self.manual_backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
