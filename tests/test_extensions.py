@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ltexp import distributed
 from ltexp.config.build import build
+from ltexp.errors import ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext, StreamBatch
@@ -289,6 +290,9 @@ def test_the_prompted_transformer_is_torchvisions_and_stays_as_its_file_has_it(t
     for name, value in backbone.transformer.state_dict().items():
         assert torch.equal(run[f"backbone.transformer.{name}"], value)
     assert not torch.equal(run["backbone.prompts"], start["backbone.prompts"])
+    with pytest.raises(ConfigError, match=r"^invalid backbone.image_size=16: expected 8, as the images have it$"):
+        run_here(tmp_path / "large", *overrides, "backbone.image_size=16", project=FOLDERS / "prompted_vit")
+    assert not (tmp_path / "large" / "record.json").exists()
 
 
 def test_the_experiment_sets_parts_and_keys() -> None:

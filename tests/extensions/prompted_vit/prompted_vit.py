@@ -41,7 +41,8 @@ class PromptedTransformer(Backbone):
             self.transformer.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         bound = (6 / (3 * patch_size**2 + hidden_dim)) ** 0.5  # the authors' code
         self.prompts = nn.Parameter(torch.empty(prompts, hidden_dim).uniform_(-bound, bound))
-        self.feature_dim, self.map_channels, self.side = hidden_dim, [hidden_dim], image_size // patch_size
+        self.feature_dim, self.map_channels = hidden_dim, [hidden_dim]
+        self.image_size, self.side = image_size, image_size // patch_size
 
     def forward_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The class token (B, D) after the last layer, and the patches' tokens (B, D, h, w)."""
@@ -52,6 +53,11 @@ class PromptedTransformer(Backbone):
         tokens = encoder.ln(encoder.layers(tokens))
         maps = tokens[:, 1 : 1 + self.side**2].transpose(1, 2).unflatten(2, (self.side, self.side))
         return tokens[:, 0], [maps]
+
+    def check(self, inputs: Tensor) -> None:
+        """Refuses images of another size than the transformer's positions are for."""
+        for side in inputs.shape[2:]:
+            require(side == self.image_size, "image_size", self.image_size, f"{side}, as the images have it")
 
     def frozen_parts(self) -> list[nn.Module]:
         return [self.transformer]
