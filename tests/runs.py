@@ -35,7 +35,7 @@ def composed(*overrides: str, small: bool = True, project: Path | None = None) -
 
     Args:
         small: two epochs of the quickstart's data, silent, without figures.
-        project: a folder outside ltexp with modules, which go on the Python path, and `conf/`, as --config-dir names it.
+        project: a folder outside ltexp whose modules go on the Python path, with `conf/` as --config-dir names it.
     """
     if project is not None and str(project) not in sys.path:
         sys.path.append(str(project))

@@ -135,7 +135,8 @@ def test_a_value_on_a_part_of_a_part_belongs_to_that_choice(tmp_path: Path) -> N
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "mine.yaml").write_text(
         "# @package _global_\n"
-        "defaults: [ce, {/stream@stage1.streams.rare: reversed}, _self_, {override /sampler@stage1.sampler: deferred}]\n"
+        "defaults:\n"
+        "  [ce, {/stream@stage1.streams.rare: reversed}, _self_, {override /sampler@stage1.sampler: deferred}]\n"
         "stage1:\n"
         "  sampler: {start: 0.5, after: {epoch_length: 7}}\n"
         "  streams: {rare: {batch_size: 32, sampler: {epoch_length: 9}}}\n"

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from runs import assert_equal_weights, run_here, weights
-
 from torch import Tensor
 
 from ltexp.distributed import gather_batch, gather_with_gradient, own_rows, world_size

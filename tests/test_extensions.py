@@ -97,7 +97,8 @@ def test_killed_and_resumed_equals_uninterrupted(folder: str, tmp_path: Path, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", EXTENSIONS)
 def test_two_processes_train_what_one_trains(folder: str, tmp_path: Path, run_on_ranks: Any) -> None:
-    overrides = settings(folder, "batch_norm=frozen", epochs=EXTENSIONS[folder].epochs)
+    odd = "dataset.max_per_class=25"  # 49 images: the shares of the last batch, of 17, are unequal
+    overrides = (*settings(folder, "batch_norm=frozen", epochs=EXTENSIONS[folder].epochs), odd)
     compare(tmp_path, 2, overrides, run_on_ranks, FOLDERS / folder)
 
 

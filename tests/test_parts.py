@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from choices import load, names
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
 from torch import Tensor, nn
@@ -238,7 +238,8 @@ def test_a_stream_by_its_name_feeds_a_term(name: str, tmp_path: Path) -> None:
 
 def test_a_stream_of_another_size_keeps_it(tmp_path: Path) -> None:
     session = session_of(tmp_path, *REVERSED)
-    loader = train_loader(session, "stage1", session.config.stage1, session.fresh_model("stage1", session.config.stage1))
+    stage = session.config.stage1
+    loader = train_loader(session, "stage1", stage, session.fresh_model("stage1", stage))
     assert [batch.streams["rare"].size for batch in loader] == [32] * len(loader)
 
 

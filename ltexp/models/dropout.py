@@ -27,9 +27,7 @@ class KeyedDropout(nn.Module):
         self.rate = rate
         self.key, self.size, self.part, self.views = (0, 0, 0), 0, slice(None), 1
 
-    def set_step(
-        self, seed: int, epoch: int, step: int, size: int, part: slice = slice(None), views: int = 1
-    ) -> None:
+    def set_step(self, seed: int, epoch: int, step: int, size: int, part: slice = slice(None), views: int = 1) -> None:
         """Says which draws come next.
 
         Args:

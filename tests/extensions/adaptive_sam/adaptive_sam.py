@@ -10,7 +10,7 @@ from ltexp.training.steps import Closure, Step, SteppedStage, statistics_at_rest
 
 
 class AdaptiveSharpnessAware(Step):
-    """The gradient at w + ρ T² g / ||T g|| moves w, with T = |w| + η element by element (Eq. 10).
+    """The gradient at w + ρ T² g / ||T g|| moves w, with T = |w| + η element by element.
 
     As in the authors' code T is 1 for what is no `weight`.
 

@@ -30,7 +30,8 @@ class ProjectionHead(StageModule):
         self.layers = nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, width))
 
     def forward(self, view_features: Tensor) -> Tensor:
-        return F.normalize(self.layers(view_features), dim=-1)
+        rows: Tensor = self.layers(view_features)
+        return F.normalize(rows, dim=-1)
 
 
 class SupervisedContrastive(Loss):
@@ -63,5 +64,6 @@ class SupervisedContrastive(Loss):
         place = (own_rows(size).to(target.device) + size * torch.arange(views, device=target.device)[:, None]).flatten()
         logits = logits.scatter(1, place[:, None], float("-inf"))
         positive = (target.repeat(views)[:, None] == labels).scatter(1, place[:, None], False)
-        log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)
-        return -(log_share.sum(1) / positive.sum(1)).view(views, -1).mean(0)
+        of_positives = logits.log_softmax(1).masked_fill(~positive, 0.0).sum(1)
+        losses: Tensor = -of_positives / positive.sum(1)
+        return losses.view(views, -1).mean(0)

@@ -11,7 +11,7 @@ from ltexp.training.mixing import Mixed, Mixture, Mixup, partners_of
 class Remix(Mixup):
     """mixup of the images; of two classes whose sizes differ κ-fold, the rarer takes the whole label where it can.
 
-    The label's weight of image i, mixed with j at λ (Eq. 4): 0 where n_i / n_j >= κ and λ < τ, 1 where n_i / n_j <= 1 / κ
+    The weight of the label of image i, mixed with j at λ: 0 where n_i / n_j >= κ and λ < τ, 1 where n_i / n_j <= 1 / κ
     and 1 - λ < τ, else λ.
 
     Args:

@@ -12,7 +12,7 @@ from ltexp.outputs import ModelOutput
 
 
 class RebalancingBranch(StageModule):
-    """A second classifier with a layer of its own; the trained model's logits are the mean of both (λ = 1/2, Sec. 4.4).
+    """A second classifier with a layer of its own; the trained model's logits are the mean of both (λ = 1/2).
 
     It reads features (B, D) and the first classifier's logits (B, C), and gives the logits and its own. In training the
     former are as they were, because the loss mixes the branches.
@@ -27,9 +27,7 @@ class RebalancingBranch(StageModule):
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, num_classes)
-        )
+        self.layers = nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, num_classes))
 
     def forward(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         own = self.layers(features)
