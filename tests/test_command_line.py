@@ -74,7 +74,6 @@ def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_two_jobs_that_want_the_same_stage_1_train_it_once(tmp_path: Path) -> None:
     jobs = {
         name: start(
@@ -167,8 +166,8 @@ def test_evaluate_repeats_the_record_and_tries_classifiers_without_training(tmp_
     kept = json.loads(next((tmp_path / "run" / "evaluations").glob("stage1_tau*.json")).read_text())["metrics"]
     assert kept["per_class"] == record(tmp_path / "run")["stages"][0]["metrics"]["per_class"]  # type: ignore[index]
     wrong = ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalised")
-    assert wrong.returncode == 1
-    assert wrong.stderr.strip() == "ltexp: unknown classifier 'tau_normalised': did you mean 'tau_normalized'?"
+    assert wrong.returncode == 2
+    assert wrong.stderr == "ltexp evaluate: unknown classifier 'tau_normalised': did you mean 'tau_normalized'?\n"
 
 
 def test_a_finished_runs_config_runs_again(tmp_path: Path) -> None:
