@@ -203,14 +203,14 @@ class Stage(pl.LightningModule):
 
     def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor) -> ModelOutput:
         """The model's output, in float32, of some rows of a batch whose inputs may be mixed."""
-        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows)
         views = 1 if batch.views is None else len(batch.views)
+        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows, views)
         given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
         return in_float32(self.output_of(given, batch.labels[rows], views, stream))
 
-    def _key_dropouts(self, seed: int, batch: Batch, rows: slice) -> None:
+    def _key_dropouts(self, seed: int, batch: Batch, rows: slice, views: int) -> None:
         for dropout in self.dropouts:
-            dropout.set_step(seed, batch.epoch, batch.step, batch.size, rows)
+            dropout.set_step(seed, batch.epoch, batch.step, batch.size, rows, views)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         """Within the block gradients stay on their process; the last part's backward pass sums up all."""
