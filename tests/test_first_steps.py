@@ -123,5 +123,5 @@ def test_every_choice_takes_its_first_step(
 def test_a_loss_that_reads_nothing_that_is_trained_is_refused(tmp_path: Path) -> None:
     """cRT's second stage trains the classifier, and this loss compares features."""
     words = ("method=crt", "loss@stage2.loss=feature_distillation", "stage2.teacher=stage1", *ONE_STEP)
-    with pytest.raises(ConfigError, match="^stage2: its loss reads nothing that is trained"):
+    with pytest.raises(ConfigError, match=r"^stage2: its loss reads nothing that is trained"):
         run_here(tmp_path / "run", *words)
