@@ -31,7 +31,7 @@ _OF_A_RUN = {"method", "dataset", "ratio", "imbalance", "backbone", "settings"}
 _OF_A_SWEEP = {"name", "dataset", "ratio", "backbone"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """One image of a figure.
 

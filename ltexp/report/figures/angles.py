@@ -47,12 +47,14 @@ def draw(
         raise ConfigError(f"classes={classes or len(shown)}: choose two to {len(MARKERS)} classes")
     figure, axes = panels(runs, 3.2, 3.4)
     names, counts = class_names(runs[0]), runs[0].record["class_counts"]
-    for axis, run, title in zip(axes, runs, titles(runs), strict=True):
-        kept = read(run)
-        labels = kept[f"{split}_labels"]
-        chosen = choose(labels, shown, int(samples))
-        places = angles(kept[f"{split}_features"][chosen], kept["classifier_weight"][shown[:2]])
-        _panel(axis, places, labels[chosen], shown)
+    points = [_points(run, shown, int(samples), split) for run in runs]
+    # the same for all panels, so that they can be compared
+    low = max(0.0, min(float(places.min()) for places, _ in points) - 5)
+    high = min(180.0, max(float(places.max()) for places, _ in points) + 5)
+    for axis, title, (places, labels) in zip(axes, titles(runs), points, strict=True):
+        _panel(axis, places, labels, shown)
+        axis.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
+        axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(f"angle to the weight of {names[shown[0]]} (°)", fontsize=8)
         axis.set_ylabel(f"angle to the weight of {names[shown[1]]} (°)", fontsize=8)
@@ -90,13 +92,18 @@ def angles(features: Floats32, weight: Floats32) -> Floats32:
     return found
 
 
+def _points(run: Run, classes: Sequence[int], samples: int, split: str) -> tuple[Floats32, Ints]:
+    """(angles (N, 2) to the weights of the first two classes, labels (N,)) of up to `samples` images of each class."""
+    kept = read(run)
+    labels = kept[f"{split}_labels"]
+    chosen = choose(labels, classes, samples)
+    return angles(kept[f"{split}_features"][chosen], kept["classifier_weight"][classes[:2]]), labels[chosen]
+
+
 def _panel(axis: Any, places: Floats32, labels: Ints, classes: Sequence[int]) -> None:
     for number, (label, (color, marker)) in enumerate(zip(classes, MARKERS, strict=False)):
         of = places[labels == label]
         axis.scatter(of[:, 0], of[:, 1], s=7, marker=marker, color=color, alpha=0.6, linewidths=0, zorder=2 + number)
-    low, high = max(0.0, float(places.min()) - 5), min(180.0, float(places.max()) + 5)
-    axis.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
     for line in (axis.axvline, axis.axhline):
         line(90, color="#666666", linewidth=0.8, linestyle=":", zorder=1)
-    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axis.tick_params(labelsize=7)
