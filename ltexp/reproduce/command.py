@@ -46,5 +46,3 @@ def print_all(*content: RenderableType) -> None:
     console = window if window.is_terminal else Console(width=UNLIMITED)
     for part in content:
         console.print(part, soft_wrap=not window.is_terminal)
-
-

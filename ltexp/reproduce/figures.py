@@ -13,7 +13,6 @@ from rich.text import Text
 from ltexp.config.words import read_flag, split_words
 from ltexp.data.images.arrays import default_root
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.names import unknown_name
 from ltexp.papers.figures import Drawing, Figure, find_figure, load_figures
 from ltexp.report import figures as kinds
 from ltexp.report import plots

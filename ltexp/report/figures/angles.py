@@ -1,4 +1,4 @@
-"""Angles between features and two classes' weights (thesis, Figs. 3.5, 3.6), after `ltexp evaluate RUN features=true`."""
+"""Angles of features to two classes' weights (thesis, Figs. 3.5 and 3.6), after `ltexp evaluate RUN features=true`."""
 
 from collections.abc import Sequence
 from pathlib import Path

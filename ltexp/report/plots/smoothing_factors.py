@@ -8,7 +8,6 @@ from ltexp.names import unknown_name
 from ltexp.report.drawing import MARKERS, new_figure, save
 from ltexp.report.plots import numbers, plain
 
-
 LARGEST, SMALLEST = 500, 5  # images of a class of CIFAR-100-LT at ratio 100
 HEAD, TAIL = 0.4, 0.1  # the factors of these two, the paper's choice
 
