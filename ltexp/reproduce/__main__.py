@@ -9,7 +9,7 @@
     python -m ltexp.reproduce table=mislas/3                    run, then compare
     python -m ltexp.reproduce compare out=results.html          every published cell, as one page that works offline
     python -m ltexp.reproduce figure=kps/3.5                    trains what a figure is of, and draws it
-    python -m ltexp.reproduce show figure=kps/3.5               what it shows and what it is of; plan figure= as for tables
+    python -m ltexp.reproduce show figure=kps/3.5               what it shows; plan figure= as for tables
 
 Which cells (all of them must fit; commas list alternatives):
   table=PAPER/NUMBER  paper=PAPER  cells=NAME    a cell, the beginning of its name, or a glob

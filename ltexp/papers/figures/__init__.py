@@ -1,7 +1,7 @@
 """Figures of the papers as data: what each shows, what is trained for it, and how it is drawn.
 
-One YAML file a paper, named as its file of numbers; the thesis's chapters 1 and 2 stand with chapter 3. `figures` are by
-number, each with its `caption`, a `note` where something is not printed, and either one drawing or several `parts`:
+One YAML file a paper, named as its file of numbers; the thesis's chapters 1 and 2 stand with chapter 3. `figures` are
+by number, each with its `caption`, a `note` where something is not printed, and either one drawing or several `parts`:
 
 - `draw`: a kind of `ltexp report figure=KIND`, of the `runs`; or `plot`: one of ltexp/report/plots/, without runs.
 - `options`: of that kind or plot.
