@@ -51,8 +51,9 @@ def draw(
             epochs = read_curves(seeds[0], stage)[0] + 1
             axis.plot(epochs, mean[:, label], color=color, marker=marker, markersize=3, linewidth=1.4)
         count = runs[0].record["class_counts"][label]
-        axis.set_title(f"class {class_names(runs[0])[label]} ({count} images)", fontsize=8)
+        axis.set_title(f"class {class_names(runs[0])[label]}\n{count} images", fontsize=8)
         axis.set_xlabel("epoch", fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         _plain(axis)
         axis.tick_params(labelleft=axis is upper[0])
     upper[0].set_ylabel("mean feature norm", fontsize=9)

@@ -82,8 +82,7 @@ def _lines(dataset: str, ratios: str | None, splits: list[str], root: str) -> di
 
 def _number(axis: Any, least: int, most: int) -> None:
     """Whole numbers at 1, 2 and 5 times the powers of ten, instead of powers."""
-    ticks = [
-        step * 10**power for power in range(7) for step in (1, 2, 5) if 0.7 * least <= step * 10**power <= 1.5 * most
-    ]
+    steps = [step * 10**power for power in range(7) for step in (1, 2, 5)]
+    ticks = [step for step in steps if 0.7 * least <= step <= 1.5 * most]
     axis.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
