@@ -10,7 +10,7 @@ from records import record, write
 from ltexp.errors import ConfigError, DataError
 from ltexp.report import plots
 from ltexp.report.drawing import titles
-from ltexp.report.figures import angles, draw, to_evaluate
+from ltexp.report.figures import angles, draw, probabilities_by_shot, to_evaluate
 from ltexp.report.plots import class_counts, softmax_gradient
 from ltexp.report.records import Run
 
@@ -89,6 +89,16 @@ def test_angles_are_of_the_most_and_the_least_frequent_class_and_want_the_weight
     text = (tmp_path / "x.svg").read_text()
     for axis in ("weight of b", "weight of c"):  # 500 and 5 images
         assert axis in text
+
+
+def test_probabilities_are_of_the_true_class_and_by_shot(tmp_path: Path) -> None:
+    odds = np.array([[1, 1, 2], [6, 1, 1], [1, 3, 4], [2, 2, 6]])
+    np.savez(tmp_path / "predictions.npz", logits=np.log(odds).astype(np.float32), labels=np.array([2, 0, 1, 1]))
+    found = probabilities_by_shot.probabilities(Run(tmp_path, record(class_counts=[500, 50, 5])))
+    expected = {"many": [6 / 8], "medium": [3 / 8, 2 / 10], "few": [2 / 4]}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6)
 
 
 def test_titles_leave_out_what_all_runs_share_where_they_have_the_stage() -> None:
