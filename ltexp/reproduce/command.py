@@ -14,7 +14,7 @@ from ltexp.reproduce.run import outputs_root
 
 def is_override(key: str) -> bool:
     """Whether it looks like an override of `ltexp train` rather than a misspelt key of this command."""
-    return any(sign in key for sign in ".@/+~") or key in ("trainer", "logger")
+    return any(sign in key for sign in ".@/+~") or key in ("trainer", "logger", "launcher")
 
 
 def seeds_of(options: dict[str, str]) -> list[int]:
