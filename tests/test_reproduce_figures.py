@@ -11,14 +11,17 @@ from records import record, write
 from runs import composed
 
 from hydra_plugins.ltexp_listed import listed_jobs
+from ltexp.config import to_config
+from ltexp.config.identity import config_hash
 from ltexp.errors import ConfigError
 from ltexp.papers import all_cells, load_papers
 from ltexp.papers.figures import Drawing, find_figure, load_figures
 from ltexp.report import figures as kinds
 from ltexp.report import plots
-from ltexp.report.records import find_runs
+from ltexp.report.records import Run, find_runs
 from ltexp.reproduce.__main__ import main
 from ltexp.reproduce.figure_jobs import runs_of
+from ltexp.reproduce.measured import Outputs
 
 # counted in the papers; the thesis's chapters 1 to 3, 4 and 5 stand with its three systems
 PRINTED = {
@@ -143,6 +146,21 @@ def test_a_figure_is_drawn_of_runs_that_are_there(
     assert capsys.readouterr().out.strip() == "drawn_a.svg"
     text = (tmp_path / "drawn_a.svg").read_text()
     assert "<!-- kps, stage1.loss.gradient_adjustment=false -->" in text
+
+
+def test_a_run_in_other_words_counts_where_its_config_is_the_same(tmp_path: Path) -> None:
+    """BKD's sweep has its usual beta among the values: it and the cell of the table are one experiment."""
+    sweep = runs_of(find_figure("bkd/6").drawings[0], []).jobs
+    usual = runs_of(find_figure("bkd/3").drawings[0], []).jobs[2]
+    same, other = sweep[4], sweep[3]
+    for job in (usual, same, other):
+        typed = [text for text in job.overrides if not text.startswith("dataset.imbalance_ratio")]
+        stages = [stage | {"epochs": 200} for stage in record()["stages"]]
+        content = to_config(composed(*job.overrides, small=False))
+        facts = {"method": "bkd", "overrides": typed, "config_hash": config_hash(content), "stages": stages}
+        run = Run(tmp_path, record(**facts))
+        done = [bool(Outputs([run]).done(asked)) for asked in (usual, same, other)]
+        assert done == ([False, False, True] if job is other else [True, True, False])
 
 
 def test_show_says_what_a_figure_is_of(capsys: pytest.CaptureFixture[str]) -> None:

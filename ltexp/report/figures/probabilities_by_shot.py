@@ -38,7 +38,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         axis.plot(places, [np.median(of) for of in together], linestyle="", color=color, marker=marker, label=name)
     axis.set_xticks(np.arange(len(groups)), [f"{group}-shot classes" for group in groups], fontsize=9)
     axis.set_ylabel("probability of the true class", fontsize=9)
-    axis.set(ylim=(0, 1), xlim=(-0.5, len(groups) - 0.5))
+    axis.set(ylim=(-0.02, 1.02), xlim=(-0.5, len(groups) - 0.5))
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(common(runs), fontsize=9)
