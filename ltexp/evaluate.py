@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -32,7 +32,11 @@ from ltexp.names import unknown_name
 from ltexp.report.table import cost_text
 from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
 
-KEYS = ("classifier", "stage", "features", "gradients", "accelerator", "precision", "data")
+if TYPE_CHECKING:
+    from ltexp.analysis.restored import LoadedStage
+
+KEPT = ("features", "gradients")  # what is kept for figures
+KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data")
 
 
 def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
@@ -107,14 +111,12 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     config, stage = chosen(folder, options, node)
 
     # imports torch: only once the command line is sound
-    from ltexp.analysis.gradients import write_gradients
-    from ltexp.analysis.restored import restore, write_features
+    from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
-    if read_flag(options, "features"):
-        print(f"features kept in {write_features(restored)}")
-    if read_flag(options, "gradients"):
-        print(f"gradients kept in {write_gradients(restored)}")
+    for what in KEPT:
+        if read_flag(options, what):
+            print(f"{what} kept in {_write(restored, what)}")
     metrics, networks = restored.measure(), restored.cost()
     name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
     content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
@@ -124,6 +126,25 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
     print(f"kept in {path}")
     return 0
+
+
+def keep(folder: Path, what: str) -> Path:
+    """Measures `what`, features or gradients, of the last stage of the run in `folder`; the path of what is kept.
+
+    Raises:
+        LtexpError: if the run has no checkpoint, its data is not there, or it has no such thing.
+    """
+    from ltexp.analysis.restored import restore
+
+    config, stage = chosen(folder, {}, None)
+    return _write(restore(config, folder, stage, None), what)
+
+
+def _write(restored: "LoadedStage", what: str) -> Path:
+    from ltexp.analysis.gradients import write_gradients
+    from ltexp.analysis.restored import write_features
+
+    return write_features(restored) if what == "features" else write_gradients(restored)
 
 
 def _settings(node: dict[str, Any]) -> list[str]:

@@ -54,6 +54,7 @@ def write_measured(folder: Path) -> None:
     np.savez(folder / "predictions.npz", logits=logits, labels=labels, index=np.arange(8), feature_norms=norms)
     arrays = {"train_features": draws.normal(size=(6, 5)), "train_labels": np.array([0, 0, 0, 1, 1, 2])}
     arrays |= {"test_features": draws.normal(size=(8, 5)), "test_labels": labels}
+    arrays["classifier_weight"] = draws.normal(size=(3, 5))
     np.savez(folder / "features.npz", **arrays)
     (folder / "stage2").mkdir(exist_ok=True)
     (folder / "stage1" / "feature_norms.csv").write_text("epoch,0,1,2\n0,1.0,2.0,\n1,1.5,2.5,\n")

@@ -10,7 +10,7 @@ from texts import write_articles
 
 from ltexp.config.build import build
 from ltexp.data.commands.catalog import dataset_config, datasets
-from ltexp.data.images.dataset import long_tailed
+from ltexp.data.images.dataset import listed_sizes, long_tailed
 from ltexp.data.types import LongTailedData, SourceArrays
 from ltexp.errors import ConfigError, DataError, LtexpError
 
@@ -54,6 +54,21 @@ def test_train_split_holds_the_chosen_images() -> None:
     assert np.array_equal(data.test.images, source.arrays.test_images)
     assert data.validation is None
     assert (data.num_classes, data.class_names) == (4, ("c0", "c1", "c2", "c3"))
+
+
+def test_sizes_can_be_listed_for_the_first_classes() -> None:
+    settings: dict[str, Any] = {"channel_mean": [0.5] * 3, "channel_std": [0.25] * 3}
+    source = Made()
+    data = listed_sizes(source=source, root=".", name="made", class_sizes=[50, 5, 10], **settings)
+    assert data.class_counts.tolist() == [50, 5, 10]
+    assert (data.imbalance, data.imbalance_ratio, data.class_names) == ("given", 10.0, ("c0", "c1", "c2"))
+    assert np.array_equal(data.train.images, source.arrays.train_images[data.train.index])
+    assert np.bincount(data.test.labels).tolist() == [5, 5, 5]
+    for sizes, message in (([5], "class_sizes"), ([5, 0], "class_sizes"), (5, "class_sizes")):
+        with pytest.raises(ConfigError, match=message):
+            listed_sizes(source=source, root=".", name="made", class_sizes=sizes, **settings)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"class_sizes=\[61, 5\]: class 0 \(c0\) has 60 of 61"):
+        listed_sizes(source=source, root=".", name="made", class_sizes=[61, 5], **settings)
 
 
 def test_validation_is_held_out_of_the_same_subset() -> None:
@@ -155,8 +170,11 @@ def test_every_dataset_config_builds(name: str, tmp_path: Path) -> None:
             np.save(tmp_path / folder / f"{split}_images.npy", np.zeros((len(labels), 32, 32, 3), np.uint8))
             np.save(tmp_path / folder / f"{split}_labels.npy", labels)
         (tmp_path / folder / "classes.txt").write_text("".join(f"name{label}\n" for label in range(classes)))
-        assert class_defaults(config) == {"cifar10": (5000, 100), "cifar100": (500, 100)}[folder]
-        config |= {"max_per_class": 12, "imbalance_ratio": 6}
+        if "class_sizes" in config:
+            config |= {"class_sizes": [12, 2, 5]}
+        else:
+            assert class_defaults(config) == {"cifar10": (5000, 100), "cifar100": (500, 100)}[folder]
+            config |= {"max_per_class": 12, "imbalance_ratio": 6}
     data = build(config, root=tmp_path)
     assert data.name == name
     assert data.class_counts.min() >= 1

@@ -173,6 +173,8 @@ def test_evaluate_keeps_features_whose_norms_are_the_recorded_ones(tmp_path: Pat
     path = write_features(restore(load(tmp_path / "run" / "config.yaml"), tmp_path / "run", "stage1", None))
     with np.load(path, allow_pickle=False) as arrays, np.load(tmp_path / "run" / "predictions.npz") as predictions:
         assert str(arrays["stage"]) == "stage1"
+        state = torch.load(tmp_path / "run" / "stage1" / "checkpoint.pt", weights_only=True)["classifier"]
+        np.testing.assert_array_equal(arrays["classifier_weight"], state["weight"].numpy())
         assert np.bincount(arrays["train_labels"]).tolist() == [120, 76, 48, 30, 19, 12, 7, 4, 3, 2]
         norms = np.linalg.norm(arrays["test_features"], axis=1)
         np.testing.assert_allclose(norms, predictions["feature_norms"], rtol=1e-5)

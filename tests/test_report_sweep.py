@@ -8,7 +8,7 @@ from records import record, write
 
 from ltexp.errors import ConfigError
 from ltexp.report.__main__ import main
-from ltexp.report.figures.sweep import Axes, _points, choose_axes, draw
+from ltexp.report.figures.sweep import Axes, _points, _positions, choose_axes, draw
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
@@ -48,6 +48,14 @@ def test_seeds_are_averaged_and_each_swept_key_has_its_values() -> None:
 )
 def test_numbers_go_along_the_axes_and_names_make_lines(columns: dict[str, list[str]], expected: Axes) -> None:
     assert choose_axes(columns) == expected
+
+
+def test_numbers_stand_in_their_places_unless_they_would_touch() -> None:
+    assert _positions(["2", "1", "4"]) == ({"2": 2.0, "1": 1.0, "4": 4.0}, None)
+    assert _positions(["0.001", "0.01", "0.1"])[1] is None  # on a log axis
+    close = ["0.9", "0.999", "0.99", "0.9999"]
+    assert _positions(close) == ({"0.9": 0.0, "0.99": 1.0, "0.999": 2.0, "0.9999": 3.0}, sorted(close, key=float))
+    assert _positions([str(value) for value in range(40)])[1] is None
 
 
 def test_a_value_that_was_not_typed_comes_from_the_config(tmp_path: Path) -> None:

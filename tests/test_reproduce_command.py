@@ -102,6 +102,11 @@ def test_plan_says_what_is_measured_and_what_is_to_run(tmp_path: Path, capsys: p
     assert "no throughput on record for resnet32 in 32-true" in text
 
 
+def test_a_launcher_may_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *TABLE, "method=ce", f"runs={tmp_path}", "launcher=joblib", "launcher.n_jobs=2"]) == 0
+    assert "1 to run" in capsys.readouterr().out
+
+
 def test_plan_estimates_time_from_what_is_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import os
     import platform

@@ -1,5 +1,6 @@
 """A stage of a finished run, taken up again from its checkpoint: to be measured anew, or for its features."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,9 @@ def write_features(restored: LoadedStage) -> Path:
     """Writes features.npz to the run's folder, and returns its path.
 
     It holds, of the training images as the run used them (not augmented) and of the test images, `train_features` and
-    `test_features` (N, D) float32 and `train_labels` and `test_labels` (N,), and `stage`, whose backbone it was; of a
-    stage that generates features also some `generated_features` with `generated_labels`.
+    `test_features` (N, D) float32 and `train_labels` and `test_labels` (N,), and `stage`, whose backbone it was; the
+    `classifier_weight` (C, D) where the classifier has one; of a stage that generates features also some
+    `generated_features` with `generated_labels`.
     """
     session, arrays = restored.session, {"stage": np.asarray(restored.stage)}
     for name, split in (("train", session.data.train), ("test", session.data.test)):
@@ -106,6 +108,8 @@ def write_features(restored: LoadedStage) -> Path:
         _, features, labels = extract_features(restored.model, loader, session.config.trainer.precision)
         # of experts: one after the other
         arrays |= {f"{name}_features": features.reshape(len(features), -1), f"{name}_labels": labels}
+    with suppress(NotImplementedError):  # such as experts', who have no one weight a class
+        arrays["classifier_weight"] = restored.model.classifier.linear_form()[0].float().cpu().numpy()
     stage = session.config.stages[restored.stage]
     arrays |= generated_examples(session, restored.stage, stage, restored.model)
     path = session.folder / FEATURES

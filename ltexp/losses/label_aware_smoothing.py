@@ -12,7 +12,7 @@ from ltexp.losses.label_smoothing import SPREADS, Spread, smoothed_cross_entropy
 from ltexp.outputs import ModelOutput
 
 Form = Literal["concave", "linear", "convex", "power"]
-FORMS = ("concave", "linear", "convex", "power")
+FORMS: tuple[Form, ...] = ("concave", "linear", "convex", "power")
 
 
 def smoothing_factors(class_counts: Tensor, head: float, tail: float, form: Form, power: float = 1.0) -> Tensor:

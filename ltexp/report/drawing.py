@@ -1,6 +1,8 @@
 """What the figures share: colours, panels side by side, and files."""
 
 import io
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ MARKERS = (
 SHADES = {"many": "#ffffff", "medium": "#efefef", "few": "#dddddd"}
 FORMATS = (".png", ".pdf", ".svg")
 MOST_PANELS = 16
+LINE = 44  # characters of a line of a title, which is as wide as a panel
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -56,13 +59,34 @@ def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[
 
 
 def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
-    """A name for each run: its method, and whatever else (its seed only if `seeds`) tells it from the others."""
-    facts = [_facts(run) for run in runs]
+    """A name for each run: its method, and whatever else (its seed only if `seeds`) tells it from the others.
+
+    Long ones have several lines. An override that all runs have, as far as they have its stage, tells them not apart.
+    """
+    facts = [_facts(run) | {"overrides": " ".join(_own_overrides(run, runs))} for run in runs]
     for fact in facts if not seeds else ():
         del fact["seed"]
     differing = [key for key in facts[0] if len({fact[key] for fact in facts}) > 1]
     shown = [key for key in facts[0] if key == "method" or key in differing]
-    return [", ".join(fact[key] for key in shown if fact[key]) for fact in facts]
+    names = [", ".join(fact[key] for key in shown if fact[key]) for fact in facts]
+    return [textwrap.fill(name, LINE, break_long_words=False, break_on_hyphens=False) for name in names]
+
+
+def _own_overrides(run: Run, runs: Sequence[Run]) -> list[str]:
+    def concerns(text: str, other: Run) -> bool:
+        stage = re.search(r"\bstage\d+\b", text.partition("=")[0])
+        return stage is None or stage[0] in {entry["name"] for entry in other.record["stages"]}
+
+    return [
+        text for text in run.overrides if any(concerns(text, other) and text not in other.overrides for other in runs)
+    ]
+
+
+def legend_below(figure: Any, names: Sequence[str]) -> None:
+    """A legend below all panels of what is labelled `names`, in as many columns as the figure's width can take."""
+    longest = max(len(line) for name in names for line in name.splitlines())
+    columns = int(figure.get_figwidth() * 13) // (longest + 6)  # characters of 8 points to the inch
+    figure.legend(loc="outside lower center", ncols=max(1, min(len(names), columns)), fontsize=8, frameon=False)
 
 
 def common(runs: Sequence[Run]) -> str:
@@ -79,7 +103,7 @@ def _facts(run: Run) -> dict[str, str]:
         "dataset": str(record["dataset"]),
         "ratio": ratio_text(record),
         "backbone": str(record["backbone"]),
-        "overrides": " ".join(run.overrides),
+        "overrides": "",
         "seed": f"seed {record['seed']}",
     }
 

@@ -1,4 +1,4 @@
-"""Published tables, addressed, run and compared.
+"""Published tables and figures, addressed, run and compared.
 
     python -m ltexp.reproduce list                              papers and tables, how many cells ltexp can run
     python -m ltexp.reproduce show table=mislas/3               the table as printed
@@ -8,6 +8,8 @@
     python -m ltexp.reproduce compare table=mislas/3            published and measured side by side
     python -m ltexp.reproduce table=mislas/3                    run, then compare
     python -m ltexp.reproduce compare out=results.html          every published cell, as one page that works offline
+    python -m ltexp.reproduce figure=kps/3.5                    trains what a figure is of, and draws it
+    python -m ltexp.reproduce show figure=kps/3.5               what it shows; plan figure= as for tables
 
 Which cells (all of them must fit; commas list alternatives):
   table=PAPER/NUMBER  paper=PAPER  cells=NAME    a cell, the beginning of its name, or a glob
@@ -19,6 +21,10 @@ plan, run:
   KEY=VALUE             any override of `ltexp train`, for every run: trainer=bf16 stage1.epochs=20
                         launcher=joblib, or launcher=slurm launcher.partition=gpu
                         A run with other epochs or images stands apart in every comparison.
+figures:
+  figure=PAPER/NUMBER   commas list several; list names them all. seeds=, dry_run= and overrides are as for runs
+  out=FILE              .png, .pdf or .svg; default: outputs/figures/PAPER_NUMBER.png, of several images ..._PART.png
+  KEY=VALUE             options of the drawing, such as classes=0,9 (ltexp report --help)
 compare:
   runs=DIR,DIR          where finished runs are; default: outputs (or paths.outputs=DIR)
   format=terminal|markdown|latex|csv|html     default: as the ending of out= says
@@ -33,22 +39,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
-from ltexp.papers import Cell, find_paper, find_table
-from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, put_out, to_terminal
-from ltexp.report.records import Run, counts_of, find_runs
+from ltexp.papers import Cell, find_paper, find_table, load_papers
+from ltexp.report.formats import ENDINGS, FORMATS, as_text, put_out, to_terminal
+from ltexp.report.records import Run, counts_of
+from ltexp.reproduce.command import is_override, load_runs, print_all, seeds_of
 from ltexp.reproduce.compare import compare, to_page, to_table
 from ltexp.reproduce.cost import Cost
+from ltexp.reproduce.figures import figures, list_figures
 from ltexp.reproduce.keep import keep_records
 from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import Plan, make_plan, show_plan
-from ltexp.reproduce.run import check_extra, check_jobs, outputs_root, run_plan
+from ltexp.reproduce.run import check_extra, check_jobs, run_plan
 from ltexp.reproduce.selection import FILTERS, select
-from ltexp.reproduce.show import list_all, list_papers, show_cell, show_paper, show_table
+from ltexp.reproduce.show import list_papers, show_cell, show_paper, show_table
 
 VERBS = ("list", "show", "plan", "run", "compare")
 KEYS = {
@@ -74,37 +82,9 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"'{word}' is not KEY=VALUE; see ltexp reproduce --help")
     trains = verb in ("plan", "run", "")
-    extra, options = split_words(rest, KEYS[verb], lambda word: trains and _is_override(word.partition("=")[0]))
+    extra, options = split_words(rest, KEYS[verb], lambda word: trains and is_override(word.partition("=")[0]))
     check_extra(extra)
     return verb, options, extra
-
-
-def _is_override(key: str) -> bool:
-    """Whether it looks like an override of `ltexp train` rather than a misspelt key of this command."""
-    return any(sign in key for sign in ".@/+~") or key in ("trainer", "logger")
-
-
-def seeds_of(options: dict[str, str]) -> list[int]:
-    """The seeds asked for.
-
-    Raises:
-        ConfigError: if they are not whole numbers of 0 or more.
-    """
-    text = options.get("seeds", "0")
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ConfigError(f"invalid seeds={text}: expected whole numbers of 0 or more, such as seeds=0,1,2")
-    return sorted({int(part) for part in text.split(",")})
-
-
-def load_runs(options: dict[str, str], extra: Sequence[str]) -> list[Run]:
-    """The finished runs; what is damaged or foreign is named in a line each and left out."""
-    folders = [Path(name) for name in options["runs"].split(",")] if "runs" in options else [outputs_root(extra)]
-    if "runs" not in options and not folders[0].exists():
-        return []
-    runs, notes = find_runs(folders)
-    for note in notes:
-        print(f"ltexp reproduce: {note}", file=sys.stderr)
-    return runs
 
 
 def show(options: dict[str, str]) -> None:
@@ -113,11 +93,11 @@ def show(options: dict[str, str]) -> None:
     if "table" not in options and "cells" not in options:
         if set(options) != {"paper"}:
             raise ConfigError("name a table, a paper or cells: ltexp reproduce show table=mislas/3")
-        _print(*(show_paper(find_paper(name)) for name in options["paper"].split(",")))
+        print_all(*(show_paper(find_paper(name)) for name in options["paper"].split(",")))
     elif len(cells) <= 3 or "table" not in options:
-        _print(*map(show_cell, cells))
+        print_all(*map(show_cell, cells))
     else:
-        _print(*(_table(name, cells) for name in dict.fromkeys(f"{cell.paper}/{cell.table}" for cell in cells)))
+        print_all(*(_table(name, cells) for name in dict.fromkeys(f"{cell.paper}/{cell.table}" for cell in cells)))
 
 
 def _table(name: str, cells: Sequence[Cell]) -> RenderableType:
@@ -139,10 +119,10 @@ def run(options: dict[str, str], extra: Sequence[str]) -> int:
     """Runs what is missing; 1 if something is missing still."""
     made, cost = plan(options, extra)
     if read_flag(options, "dry_run"):
-        _print(show_plan(made, cost))
+        print_all(show_plan(made, cost))
         return 0
     if not made.jobs:
-        _print(show_plan(made, cost))
+        print_all(show_plan(made, cost))
         return 1
     problems = check_jobs(made)
     for dataset, problem in problems.items():
@@ -178,7 +158,7 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
         kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
         print(f"{counts_of(len(keep_records(kept.values(), Path(options['keep']))), 'record')} in {options['keep']}")
     if name == "terminal" and out is None:
-        _print(to_terminal(to_table(lines)))
+        print_all(to_terminal(to_table(lines)))
         return
     if name == "html":
         assert out is not None
@@ -189,23 +169,17 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
     put_out(text, out)
 
 
-def _print(*content: RenderableType) -> None:
-    window = Console()
-    console = window if window.is_terminal else Console(width=UNLIMITED)
-    for part in content:
-        console.print(part, soft_wrap=not window.is_terminal)
-
-
 def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:
     """Does what the command line says; the exit status."""
     if verb == "list":
-        _print(list_papers([find_paper(name) for name in options["paper"].split(",")]) if options else list_all())
+        papers = [find_paper(name) for name in options["paper"].split(",")] if options else list(load_papers().values())
+        print_all(list_papers(papers), list_figures([paper.id for paper in papers]))
         return 0
     if verb == "show":
         show(options)
         return 0
     if verb == "plan":
-        _print(show_plan(*plan(options, extra)))
+        print_all(show_plan(*plan(options, extra)))
         return 0
     _check_compare(options)
     status = run(options, extra) if verb in ("run", "") else 0
@@ -220,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    return status_of("ltexp reproduce", lambda: execute(*parse(words)))
+    of_figures = any(word.startswith("figure=") for word in words)
+    return status_of("ltexp reproduce", lambda: figures(words) if of_figures else execute(*parse(words)))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ class Job:
     Attributes:
         method: a file of conf/method/.
         dataset: a file of conf/dataset/.
-        imbalance: longtail | step; None for a dataset with one fixed training set.
-        ratio: imbalance ratio; None as above.
+        imbalance: longtail | step | balanced; None for a dataset with one fixed training set.
+        ratio: imbalance ratio, 1 of a balanced set; None as above.
         backbone: a file of conf/backbone/.
         settings: further overrides: what a variant changes, and the epochs that a table prints.
     """
@@ -33,8 +33,8 @@ class Job:
     def overrides(self) -> list[str]:
         """The overrides of `ltexp train` that compose it."""
         words = [f"method={self.method}", f"dataset={self.dataset}"]
-        if self.imbalance == "step":
-            words.append("dataset.imbalance=step")
+        if self.imbalance not in (None, "longtail"):
+            words.append(f"dataset.imbalance={self.imbalance}")
         if self.ratio is not None:
             words.append(f"dataset.imbalance_ratio={self.ratio}")
         return [*words, f"backbone={self.backbone}", *self.settings]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ltexp.errors import LtexpError
 from ltexp.evaluation.shots import ShotRule
 from ltexp.report.groups import Statistic, statistic
 from ltexp.report.records import Run, is_own_setting
@@ -117,11 +118,16 @@ class Outputs:
         return sorted(found, key=lambda measured: (not measured.protocol.full, *_order(measured)))
 
     def done(self, job: Job) -> dict[int, Run]:
-        """The runs, by seed, that leave nothing to do for `job`, under any precision and on any devices."""
+        """The runs, by seed, that leave nothing to do for `job`, under any precision and on any devices.
+
+        One that was typed in other words, such as a sweep's whose value is the usual one, counts by its config.
+        """
         found: dict[int, Run] = {}
         for measured in self.of(job):
             unlike = measured.protocol  # what is not as the job asks
-            if not any((unlike.other, unlike.schedule, unlike.subset, unlike.selection)):
+            if unlike.schedule or unlike.subset or unlike.selection:
+                continue
+            if not unlike.other or measured.runs[0].record.get("config_hash") == _config_hash(job):
                 found |= {int(run.record["seed"]): run for run in measured.runs}
         return found
 
@@ -182,6 +188,19 @@ def _among(overrides: Iterable[str], keys: tuple[str, ...]) -> tuple[str, ...]:
 def expected_epochs(job: Job) -> tuple[int, ...]:
     """Epochs of each stage of the job."""
     return tuple(stage.epochs for stage in read_stages(job.overrides).values())
+
+
+@cache
+def _config_hash(job: Job) -> str | None:
+    """What the records of the job's runs hold; None where it does not compose."""
+    from ltexp.config import to_config
+    from ltexp.config.identity import config_hash
+    from ltexp.reproduce.run import compose_job
+
+    try:
+        return config_hash(to_config(compose_job(job)))
+    except LtexpError:
+        return None
 
 
 def _same_data(run: Run, job: Job) -> bool:

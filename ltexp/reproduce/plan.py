@@ -51,17 +51,23 @@ class Plan:
 def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], extra: Sequence[str]) -> Plan:
     """The plan for `cells` under `seeds` with the overrides `extra`."""
     plan = Plan(list(seeds), list(extra))
-    finished: set[tuple[str, int]] = set()
     for cell in cells:
         job = job_of(cell)
         if isinstance(job, Job):
             plan.jobs.setdefault(job.with_extra(extra), []).append(cell)
         else:
             plan.impossible.setdefault(job, []).append(cell)
+    complete(plan, outputs)
+    return plan
+
+
+def complete(plan: Plan, outputs: Outputs) -> None:
+    """Finds what is missing of the plan's jobs, and which stage-1 trainings that takes."""
+    finished: set[tuple[str, int]] = set()
     for job in plan.jobs:
         done = outputs.done(job)
         finished |= {(stage1_key(job), seed) for seed in done}
-        if absent := [seed for seed in seeds if seed not in done]:
+        if absent := [seed for seed in plan.seeds if seed not in done]:
             plan.missing[job] = absent
     for job, absent in plan.missing.items():
         for seed in absent:
@@ -70,7 +76,6 @@ def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], ext
                 plan.shared.add(key)
             else:
                 plan.stages.setdefault(key, job)
-    return plan
 
 
 def stage1_key(job: Job) -> str:
@@ -84,18 +89,22 @@ def show_plan(plan: Plan, cost: Cost) -> RenderableType:
     """The plan for people: commands, stage-1 trainings, what is there, and the time that the rest takes."""
     lines: list[Text] = []
     for job, cells in plan.jobs.items():
-        absent = plan.missing.get(job, [])
-        done = [seed for seed in plan.seeds if seed not in absent]
-        state = "measured" if not absent else f"measured: seed {', '.join(map(str, done))}" if done else "to run"
         names = ", ".join(f"{cell.paper}/{cell.table}/{cell.row}/{cell.column}" for cell in cells[:3])
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-        lines.append(Text(f"{names}{more}: {state}", style="dim" if not absent else ""))
-        if absent:
-            lines.append(Text(f"  {job.command(absent)}", style="bold"))
+        lines += show_job(plan, job, f"{names}{more}")
     for reason, cells in plan.impossible.items():
         lines.append(Text(f"cannot run {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
     lines.append(Text(_summary(plan, cost)))
     return Lines(*lines)
+
+
+def show_job(plan: Plan, job: Job, name: str) -> list[Text]:
+    """Whether the job, which people know as `name`, is measured, and else the command that does it."""
+    absent = plan.missing.get(job, [])
+    done = [seed for seed in plan.seeds if seed not in absent]
+    state = "measured" if not absent else f"measured: seed {', '.join(map(str, done))}" if done else "to run"
+    lines = [Text(f"{name}: {state}", style="dim" if not absent else "")]
+    return lines + ([Text(f"  {job.command(absent)}", style="bold")] if absent else [])
 
 
 def _examples(cells: Sequence[Cell]) -> str:
@@ -111,14 +120,18 @@ def _summary(plan: Plan, cost: Cost) -> str:
         f"{cells} of {total} cells can be run, by {counts_of(len(plan.jobs), 'composition')} under "
         f"{counts_of(len(plan.seeds), 'seed')}: {len(plan.jobs) * len(plan.seeds) - runs} runs measured, {runs} to run"
     ]
-    if runs:
-        stages = f"{counts_of(len(plan.stages), 'stage-1 training')} in them"
-        there = f" ({len(plan.shared)} more are there already)" if plan.shared else ""
-        lines.append(stages + there)
-        each = [job for job, seeds in plan.missing.items() for _ in seeds]
-        seconds, unknown = cost.of_runs(plan.stages.values(), each, plan.extra)
-        lines.append(f"time on this machine, one run at a time: {_time(seconds, unknown)}")
-    return "\n".join(lines)
+    return "\n".join(lines + show_cost(plan, cost))
+
+
+def show_cost(plan: Plan, cost: Cost) -> list[str]:
+    """The stage-1 trainings of the missing runs, and the time that all of these take; nothing if none is missing."""
+    if not plan.to_run:
+        return []
+    stages = f"{counts_of(len(plan.stages), 'stage-1 training')} in them"
+    there = f" ({len(plan.shared)} more are there already)" if plan.shared else ""
+    each = [job for job, seeds in plan.missing.items() for _ in seeds]
+    seconds, unknown = cost.of_runs(plan.stages.values(), each, plan.extra)
+    return [stages + there, f"time on this machine, one run at a time: {_time(seconds, unknown)}"]
 
 
 def _time(seconds: float, unknown: Sequence[str]) -> str:

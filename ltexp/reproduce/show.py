@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ltexp.papers import Cell, Paper, Table, load_papers
+from ltexp.papers import Cell, Paper, Table
 from ltexp.reproduce.jobs import Job, job_of
 
 LETTERS = string.ascii_lowercase  # of footnotes
@@ -86,8 +86,3 @@ def show_paper(paper: Paper) -> RenderableType:
     lines = ["settings, as printed:", *(f"  {text}" for text in settings)]
     lines += ["misprints, contradictions, and what was decided:", *(f"  - {note}" for note in paper.notes)]
     return Lines(list_papers([paper]), Text("\n".join(lines)))
-
-
-def list_all() -> RenderableType:
-    """Every paper and table."""
-    return list_papers(list(load_papers().values()))

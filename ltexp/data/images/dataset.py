@@ -1,4 +1,4 @@
-"""The target of conf/dataset/: a source's long-tailed subset, its held-out validation part and its test set."""
+"""The targets of conf/dataset/: a subset of a source's images, its held-out validation part and its test set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.config.require import is_number, require
-from ltexp.data.tail.selection import Request, choose, hash_of
+from ltexp.config.require import is_number, is_whole, require
+from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of
 from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source
 
 
@@ -45,15 +45,49 @@ def long_tailed(
         DataError: for data that is missing, damaged or has too few images of a class.
     """
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
+    return _subset(request, source, Path(root), channel_mean, channel_std)
+
+
+def listed_sizes(
+    *,
+    source: Source,
+    root: str | Path,
+    name: str,
+    class_sizes: Sequence[int],
+    channel_mean: Sequence[float],
+    channel_std: Sequence[float],
+    subset: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+) -> LongTailedData:
+    """Takes the first classes of a source, with listed numbers of training images and all their test images.
+
+    Args:
+        class_sizes: training images of labels 0, 1, 2 and so on; two classes at least. Later labels are left out.
+        source, root, name, channel_mean, channel_std, subset, validation: see `long_tailed`.
+
+    Raises:
+        ConfigError: for a setting out of range or unknown.
+        DataError: for data that is missing, damaged or has too few images of a class.
+    """
+    listed = isinstance(class_sizes, Sequence) and len(class_sizes) >= 2 and all(is_whole(n, 1) for n in class_sizes)
+    require(listed, "class_sizes", class_sizes, "a list of at least two whole numbers of 1 or more")
+    sizes = tuple(class_sizes)
+    request = Request(name, None, GIVEN, max(sizes) / min(sizes), len(sizes), subset, validation, sizes)
+    return _subset(request, source, Path(root), channel_mean, channel_std)
+
+
+def _subset(
+    request: Request, source: Source, root: Path, channel_mean: Sequence[float], channel_std: Sequence[float]
+) -> LongTailedData:
     mean = check_channels("channel_mean", channel_mean, least=0.0)
     std = check_channels("channel_std", channel_std, least=1e-6)
-    arrays = source.open(Path(root))
+    arrays = source.open(root)
     chosen = choose(request, arrays.train_labels, arrays.test_labels, arrays.class_names, arrays.unit)
     train = _split(arrays.train_images, arrays.train_labels, chosen.train)
     held = _split(arrays.train_images, arrays.train_labels, chosen.held_out) if len(chosen.held_out) else None
     return LongTailedData(
-        name=name,
-        imbalance=imbalance,
+        name=request.name,
+        imbalance=request.imbalance,
         imbalance_ratio=request.ratio,
         train=train,
         validation=held,

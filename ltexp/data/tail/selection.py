@@ -29,8 +29,8 @@ GIVEN = "given"  # the imbalance of a dataset that is taken as it is
 class Request:
     """What is asked for; `long_tailed` explains each.
 
-    `imbalance` may also be `given`: every sample that there is. A `max_per_class` of None stands for the largest that
-    the classes can fill.
+    `imbalance` may also be `given`: every sample that there is, or `class_sizes` of each class. A `max_per_class` of
+    None stands for the largest that the classes can fill.
 
     Raises:
         ConfigError: for a setting out of range or unknown.
@@ -43,6 +43,7 @@ class Request:
     num_classes: int | None
     subset: Mapping[str, Any] | None
     validation: Mapping[str, Any] | None
+    class_sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         cut = self.imbalance != GIVEN or self.max_per_class is None
@@ -108,6 +109,9 @@ def choose(
 def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) -> list[int]:
     """The training samples of each class."""
     available: Ints = np.bincount(labels, minlength=len(names))[: len(names)].astype(np.int64)
+    if request.class_sizes is not None:
+        _check_listed(request, names, available, unit)
+        return list(request.class_sizes)
     if request.imbalance == GIVEN:
         if empty := np.flatnonzero(available == 0).tolist():
             listed = name_classes(empty, names)
@@ -172,6 +176,15 @@ def _check_enough(names: tuple[str, ...], available: Ints, sizes: list[int], req
     asked = imbalance if imbalance == "balanced" else f"{imbalance}, ratio {ratio:g}"
     has = f"it has {compact_counts(available.tolist())}" if len(names) <= 20 else f"{len(short)} classes are short"
     raise DataError(f"{request.name} has too few training {unit} for {asked}: {listed}{more} ({has}); {remedy}")
+
+
+def _check_listed(request: Request, names: tuple[str, ...], available: Ints, unit: str) -> None:
+    """Raises a DataError unless each class has as many samples as `request.class_sizes` lists."""
+    sizes = request.class_sizes or ()
+    short = [label for label, size in enumerate(sizes) if available[label] < size]
+    if short:
+        listed = ", ".join(f"class {name_class(c, names)} has {available[c]} of {sizes[c]}" for c in short[:5])
+        raise DataError(f"{request.name} has too few training {unit} for class_sizes={list(sizes)}: {listed}")
 
 
 def _mark_last(sizes: Sequence[int], held: Sequence[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -1,7 +1,8 @@
 """Figures of runs: each module of this folder is a kind, with `draw(runs, path)`.
 
 To add a kind, add a file: `figure=<its name>` then works, and `draw_run_figures` leaves it alone unless it is in
-`AT_THE_END`. Further parameters of its `draw`, texts with a default, are options of that kind on the command line.
+`AT_THE_END`. Further parameters of its `draw`, texts with a default, are options of that kind on the command line. A
+kind that draws what `ltexp evaluate` has to make first names its option in `EVALUATED` and has a function `read(run)`.
 """
 
 import inspect
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.record import read_record
 from ltexp.names import unknown_name
 from ltexp.report.records import Run
@@ -38,6 +39,19 @@ def options(kind: str) -> dict[str, str]:
 def summary(kind: str) -> str:
     """The first line of what the figure `kind` says of itself."""
     return (import_module(f"{__name__}.{kind}").__doc__ or "").partition("\n")[0]
+
+
+def to_evaluate(kind: str, run: Run) -> str | None:
+    """The option of `ltexp evaluate` that makes what the figure `kind` needs of `run`; None if it is there."""
+    module = import_module(f"{__name__}.{kind}")
+    option: str | None = getattr(module, "EVALUATED", None)
+    if option is None:
+        return None
+    try:
+        module.read(run)
+    except DataError:
+        return option
+    return None
 
 
 def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:

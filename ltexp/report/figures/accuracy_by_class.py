@@ -8,7 +8,7 @@ import numpy as np
 
 from ltexp.evaluation.arrays import Floats
 from ltexp.evaluation.shots import ShotRule
-from ltexp.report.drawing import MARKERS, SHADES, common, experiments, new_figure, save
+from ltexp.report.drawing import MARKERS, SHADES, common, experiments, legend_below, new_figure, save
 from ltexp.report.records import Run
 
 MOST_VERTICES = 12  # of a line; more distinct class sizes are averaged in groups
@@ -32,7 +32,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     axis.set(ylim=(-2, 102), xlabel="training images of the class", ylabel="test accuracy (%)")
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=min(len(groups), 3), fontsize=8, frameon=False)
+    legend_below(figure, [name for name, _ in groups])
     axis.set_title(common(runs), fontsize=9, pad=20)
     save(figure, path)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ltexp.errors import ConfigError, DataError
-from ltexp.report.drawing import MARKERS, common, new_figure, save, titles
+from ltexp.report.drawing import MARKERS, common, legend_below, new_figure, save, titles
 from ltexp.report.groups import group_runs, statistic
 from ltexp.report.records import Run
 from ltexp.run_folder import METRICS, read_metrics
@@ -59,7 +59,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-    figure.legend(loc="outside lower center", ncols=min(len(groups), 3), fontsize=8, frameon=False)
+    legend_below(figure, names)
     figure.suptitle(common([group.runs[0] for group in groups]), fontsize=9)
     save(figure, path)
 

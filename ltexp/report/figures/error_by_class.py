@@ -7,7 +7,7 @@ import numpy as np
 
 from ltexp.evaluation.arrays import Ints
 from ltexp.report.classes import check_same_classes, frequency_groups
-from ltexp.report.drawing import MARKERS, common, experiments, new_figure, save
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
 from ltexp.report.records import Run
 
 HATCHES = ("", "////", "", "\\\\\\\\", "", "....", "xxxx")
@@ -56,7 +56,7 @@ def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(common(runs), fontsize=9)
-    figure.legend(loc="outside lower center", ncols=min(len(found), 4), fontsize=8, frameon=False)
+    legend_below(figure, [name for name, _ in found])
     save(figure, path)
 
 

@@ -14,6 +14,7 @@ from ltexp.report.drawing import BLACK, BLUE, MOST_PANELS, ORANGE, common, load_
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURES
 
+EVALUATED = "features"
 GROUPS = (("test", "test images", BLUE, "o", 8), ("generated", "generated", ORANGE, "x", 10))
 DRAWN_LAST = ("train", "training images", BLACK, "*", 70)
 
@@ -39,7 +40,7 @@ def draw(runs: Sequence[Run], path: Path, classes: str | None = None) -> None:
     axes = figure.subplots(len(shown), len(runs), squeeze=False)
     names, counts = class_names(runs[0]), runs[0].record["class_counts"]
     for column, (run, title) in enumerate(zip(runs, titles(runs), strict=True)):
-        kept = _load(run)
+        kept = read(run)
         for row, label in enumerate(shown):
             _panel(axes[row, column], kept, label)
             axes[row, 0].set_ylabel(f"{names[label]} ({counts[label]} training images)", fontsize=9)
@@ -51,7 +52,12 @@ def draw(runs: Sequence[Run], path: Path, classes: str | None = None) -> None:
     save(figure, path)
 
 
-def _load(run: Run) -> dict[str, npt.NDArray[Any]]:
+def read(run: Run) -> dict[str, npt.NDArray[Any]]:
+    """What the run's features.npz holds of this figure.
+
+    Raises:
+        DataError: if it is missing, damaged, or of a run that generates none.
+    """
     names = [f"{split}_{what}" for split in ("train", "test", "generated") for what in ("features", "labels")]
     advice = f"of a run with generated features, python -m ltexp.evaluate {run.folder} features=true makes it"
     return load_arrays(run.folder / FEATURES, names, advice)

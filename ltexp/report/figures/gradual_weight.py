@@ -24,6 +24,15 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     curves = sorted({curve for run in runs if (curve := curve_of(load(run.folder / CONFIG).stage1))}, key=str)
     if not curves:
         raise DataError("none of these runs has loss gradual_balanced in stage 1, whose weight this figure shows")
+    draw_curves(curves, path)
+
+
+def draw_curves(curves: Sequence[Curve], path: Path) -> None:
+    """Draws a line for each of `curves` to `path`.
+
+    Raises:
+        ConfigError: for more curves than there are colours to tell apart.
+    """
     if len(curves) > len(MARKERS):
         raise ConfigError(f"{len(curves)} curves are too many for one figure: choose at most {len(MARKERS)}")
     figure = new_figure(4.4, 3.4)

@@ -8,9 +8,11 @@ import numpy.typing as npt
 
 from ltexp.errors import DataError
 from ltexp.report.classes import check_same_classes, frequency_groups
-from ltexp.report.drawing import MARKERS, common, experiments, new_figure, save
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
 from ltexp.report.records import Run
 from ltexp.run_folder import GRADIENTS, read_metrics
+
+EVALUATED = "gradients"
 
 
 def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
@@ -30,7 +32,7 @@ def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
     axis = figure.subplots()
     place = np.arange(len(members))
     for (name, seeds), (color, marker) in zip(found, MARKERS, strict=False):
-        sums = np.mean([read_gradients(run) for run in seeds], axis=0)
+        sums = np.mean([read(run) for run in seeds], axis=0)
         axis.plot(place, [sums[group].sum() for group in members], color=color, marker=marker, markersize=4, label=name)
     axis.set_xticks(place, labels, fontsize=7)
     what = "class" if all(len(group) == 1 for group in members) else "group of classes"
@@ -40,11 +42,11 @@ def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(common(runs), fontsize=9)
-    figure.legend(loc="outside lower center", ncols=min(len(found), 4), fontsize=8, frameon=False)
+    legend_below(figure, [name for name, _ in found])
     save(figure, path)
 
 
-def read_gradients(run: Run) -> npt.NDArray[np.float64]:
+def read(run: Run) -> npt.NDArray[np.float64]:
     """(C,) the sums from other classes, of the run's last stage that they were measured for.
 
     Raises:

@@ -17,6 +17,7 @@ from ltexp.report.groups import Group, Statistic, group_runs, statistic
 from ltexp.report.records import Run
 from ltexp.report.swept import number, sort_key, swept_values
 
+MOST_TICKS = 8  # values that are each written at the axis
 METRICS = {
     "all": "accuracy",
     "many": "many-shot accuracy",
@@ -142,7 +143,7 @@ def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], series: str 
             linewidth=1.6,
             capsize=3,
             # names have no order, so no line leads from one to the next
-            linestyle="-" if ticks is None else "",
+            linestyle="-" if all(number(across) is not None for across in positions) else "",
             label=name or None,
         )
     if ticks is not None:
@@ -150,9 +151,9 @@ def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], series: str 
         axis.set_xlim(-0.5, len(ticks) - 0.5)
     else:
         values = sorted(positions.values())
-        if values[0] > 0 and values[-1] / values[0] >= 50:
+        if _logarithmic(values):
             axis.set_xscale("log")
-        if len(values) <= 8:
+        if len(values) <= MOST_TICKS:
             axis.set_xticks(values, [f"{value:g}" for value in values])
             axis.minorticks_off()
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4)
@@ -183,12 +184,28 @@ def _heat_map(axis: Any, points: Sequence[tuple[str, str, Statistic]], limits: t
 
 
 def _positions(values: Sequence[str]) -> tuple[dict[str, float], list[str] | None]:
-    """(where each value stands along x, the names to write there; None for numbers)."""
-    numbers = {value: number(value) for value in values}
-    if all(found is not None for found in numbers.values()):
-        return {value: found for value, found in numbers.items() if found is not None}, None
+    """(where each value stands along x, what to write there).
+
+    None to write for numbers in their own places; names, and numbers too close to be read, stand at equal distances.
+    """
+    numbers = {value: found for value in values if (found := number(value)) is not None}
+    if len(numbers) == len(set(values)) and not _crowded(sorted(set(numbers.values()))):
+        return numbers, None
     names = sorted(set(values), key=sort_key)
     return {name: float(place) for place, name in enumerate(names)}, names
+
+
+def _logarithmic(values: Sequence[float]) -> bool:
+    """Whether rising `values` belong on a log axis."""
+    return values[0] > 0 and values[-1] / values[0] >= 50
+
+
+def _crowded(values: Sequence[float]) -> bool:
+    """Whether two of a few rising `values` would touch on their axis, as 0.99, 0.999 and 0.9999 would."""
+    if not 2 < len(values) <= MOST_TICKS:
+        return False
+    places = np.log(values) if _logarithmic(values) else np.asarray(values)
+    return bool(np.diff(places).min() < 0.06 * (places[-1] - places[0]))
 
 
 def _heading(groups: Sequence[Group]) -> str:

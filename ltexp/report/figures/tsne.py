@@ -15,6 +15,7 @@ from ltexp.report.drawing import MARKERS, MOST_PANELS, common, load_arrays, new_
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURES
 
+EVALUATED = "features"
 SPLITS = ("train", "test")
 MOST_CLASSES = 2 * len(MARKERS)  # each colour and shape once filled and once open
 PERPLEXITY = 30
@@ -49,7 +50,7 @@ def draw(
     figure = new_figure(3.2 * len(runs), 3.2 * len(splits))
     axes = figure.subplots(len(splits), len(runs), squeeze=False)
     for column, (run, title) in enumerate(zip(runs, titles(runs), strict=True)):
-        kept = _load(run)
+        kept = read(run)
         for row, name in enumerate(splits):
             features, labels = kept[f"{name}_features"], kept[f"{name}_labels"]
             chosen = choose(labels, shown, int(samples))
@@ -82,7 +83,12 @@ def _splits(split: str | None) -> Sequence[str]:
     return (split,)
 
 
-def _load(run: Run) -> dict[str, npt.NDArray[Any]]:
+def read(run: Run) -> dict[str, npt.NDArray[Any]]:
+    """What the run's features.npz holds of this figure.
+
+    Raises:
+        DataError: if it is missing or damaged.
+    """
     names = [f"{split}_{what}" for split in SPLITS for what in ("features", "labels")]
     return load_arrays(
         run.folder / FEATURES, names, f"make it with python -m ltexp.evaluate {run.folder} features=true"

@@ -10,7 +10,7 @@ from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats
 from ltexp.names import unknown_name
 from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, class_names
-from ltexp.report.drawing import MARKERS, common, experiments, new_figure, save
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
 from ltexp.report.records import Run
 
 
@@ -50,7 +50,7 @@ def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(common(runs), fontsize=9)
-    figure.legend(loc="outside lower center", ncols=min(len(found), 3), fontsize=8, frameon=False)
+    legend_below(figure, [name for name, _ in found])
     save(figure, path)
 
 
