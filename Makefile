@@ -21,7 +21,7 @@ quickstart: install ## train ce, crt and mislas on long-tailed digits and compar
 	$(BIN)/ltexp report outputs/quickstart
 	@echo
 	@echo "What next (put $(BIN) on your PATH first: source $(BIN)/activate):"
-	@echo "  ltexp train --help                                      every choice there is"
+	@echo "  ltexp methods                                           what there is to choose from"
 	@echo "  ltexp train -m method=crt,lws,mislas seed=0,1,2         a grid; stages are shared"
 	@echo "  ltexp data prepare cifar100                             then: ltexp train dataset=cifar100_lt method=mislas"
 

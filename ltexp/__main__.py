@@ -7,6 +7,7 @@ from ltexp import __version__
 from ltexp.names import unknown_name
 
 VERBS = {
+    "methods": "what there is to choose from: methods, losses, samplers ...",
     "train": "train a run or a sweep: one or two stages on one dataset",
     "reproduce": "published tables: show them, run what is missing, compare",
     "evaluate": "evaluate a finished run again, or with a classifier that needs no training",
@@ -21,6 +22,9 @@ def main() -> None:
         lines = [f"  {verb:<11}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))
         print("\nEach verb has its own --help.")
+        return
+    if sys.argv[1] in ("-V", "--version"):
+        print(f"ltexp {__version__}")
         return
     verb = sys.argv.pop(1)
     if verb not in VERBS:

@@ -1,0 +1,159 @@
+"""What there is to choose from: `ltexp methods`, `ltexp methods gcl`, `ltexp methods loss`, `ltexp methods loss/ldam`.
+
+Reads the comments that open the files of `conf/`, so a choice is described where it is made.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ltexp.config.composer import compose
+from ltexp.config.path import conf_dir
+from ltexp.config.words import split_words, status_of
+from ltexp.errors import ConfigError
+from ltexp.launching.explain import config_dirs
+from ltexp.names import unknown_name
+from ltexp.papers import all_cells
+
+USAGE = """\
+ltexp methods: what there is to choose from, as the files of conf/ describe it.
+
+  ltexp methods                          every method, in a line each, and the groups of choices
+  ltexp methods gcl                      one method: what each stage is made of, where its numbers are printed
+  ltexp methods gcl dataset=cifar100_lt  ... with its paper's settings for a dataset; any KEY=VALUE of ltexp train
+  ltexp methods loss                     every choice of a group
+  ltexp methods loss/ldam                one choice: its file
+
+  --config-dir DIR   takes in your own files
+"""
+_END = re.compile(r"(?<!\bal)(?<!\bCh)(?<!\bSec)(?<!\bSecs)(?<!\bFig)(?<!\bEq)(?<!\bEqs)(?<!\bvs)\.(?=\s|$)")
+_PARTS = ("loss", "classifier", "sampler", "mixing", "reweighting", "features", "schedule", "optimizer", "augmentation")
+_HIDDEN = ("hydra", "paper", "stage")  # groups that nobody chooses from by themselves
+
+
+def comment_of(path: Path) -> list[str]:
+    """The lines of the comment that opens a config file, without their #."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" "))
+    return lines
+
+
+def first_sentence(comment: Sequence[str]) -> str:
+    """The first sentence of a comment, without its full stop."""
+    text = " ".join(line.strip() for line in comment)
+    end = _END.search(text)
+    return text[: end.start()] if end else text
+
+
+def choices(group: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """The files of a group by name; a file of a later folder takes the place of one of the same name."""
+    found = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def groups(folders: Sequence[Path]) -> list[str]:
+    """The groups that a command line chooses from."""
+    return sorted(
+        {path.name for folder in folders for path in folder.iterdir() if path.is_dir() and path.name not in _HIDDEN}
+    )
+
+
+def show_group(console: Console, group: str, folders: Sequence[Path]) -> None:
+    """A line for each choice of a group."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, path in choices(group, folders).items():
+        table.add_row(name, first_sentence(comment_of(path)))
+    console.print(table, markup=False)
+
+
+def show_method(console: Console, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """A method's comment, the parts of its stages, and the tables that print its numbers."""
+    print("\n".join(comment_of(choices("method", folders)[name])))
+    config = compose([f"method={name}", *overrides], folders[1:])
+    chosen = config.choices
+    print(f"\nOn {config.dataset.name}:")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for stage in ("stage1", "stage2"):
+        if config[stage] is None:
+            continue
+        named = [f"{part} {chosen[key]}" for part in _PARTS if (key := f"{part}@{stage}.{part}") in chosen]
+        named = [text for text in named if not text.endswith(" none")]
+        for kind in ("terms", "modules", "streams"):
+            if config[stage][kind]:
+                named.append(f"{kind} {', '.join(config[stage][kind])}")
+        table.add_row(stage, f"{config[stage].epochs} epochs · {' · '.join(named)}")
+    console.print(table, markup=False)
+    if "paper" in chosen:
+        print(f"  its paper's settings: conf/paper/{chosen.paper}.yaml")
+    cells = [cell for cell in all_cells() if cell.method == name]
+    if cells:
+        tables = sorted({f"{cell.paper}/{cell.table}" for cell in cells})
+        print(f"\nPrinted numbers: {len(cells)}, in {' '.join(tables)} (ltexp reproduce show table={tables[0]})")
+    page = Path(__file__).parents[1] / "docs" / "methods" / f"{name.partition('_')[0]}.md"
+    if page.exists():
+        print(f"More: docs/methods/{page.name}")
+    print(f"Train it: ltexp train {' '.join([f'method={name}', *overrides])}")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; answers its exit status.
+
+    Raises:
+        ConfigError: for a name that is none.
+    """
+    folders = [conf_dir(), *config_dirs(arguments)]
+    words = [word for position, word in enumerate(arguments) if not _of_a_flag(arguments, position)]
+    names, _ = split_words(words, [], is_other=lambda word: True)
+    overrides = [word for word in names if "=" in word]
+    names = [word for word in names if "=" not in word]
+    console = Console(soft_wrap=False)
+    if len(names) > 1:
+        raise ConfigError(f"one name at a time: {' '.join(names)}")
+    if not names:
+        show_group(console, "method", folders)
+        print(f"\nOther groups (ltexp methods GROUP): {', '.join(g for g in groups(folders) if g != 'method')}")
+        return 0
+    name = names[0].lower().replace("-", "_")  # as papers write it: LDAM-DRW
+    group, separator, choice = name.rpartition("/")
+    if separator and group not in groups(folders):
+        raise ConfigError(unknown_name("group", group, groups(folders)))
+    if not separator and name in choices("method", folders):
+        show_method(console, name, overrides, folders)
+    elif not separator and name in groups(folders):
+        show_group(console, name, folders)
+    elif separator and choice in choices(group, folders):
+        print(choices(group, folders)[choice].read_text(encoding="utf-8"), end="")
+    else:
+        known = choices(group, folders) if separator else [*choices("method", folders), *groups(folders)]
+        raise ConfigError(unknown_name(group or "method", choice, known))
+    return 0
+
+
+def _of_a_flag(arguments: Sequence[str], position: int) -> bool:
+    """Whether a word is the flag --config-dir, or its value."""
+    word = arguments[position]
+    return word.startswith("--config-dir") or (position > 0 and arguments[position - 1] == "--config-dir")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m ltexp.methods`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "-h" in words or "--help" in words:
+        print(USAGE, end="")
+        return 0
+    return status_of("ltexp methods", lambda: run(words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

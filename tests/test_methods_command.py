@@ -1,0 +1,72 @@
+"""`ltexp methods`: every choice is described where it is made, and found by its name."""
+
+from pathlib import Path
+
+import pytest
+from choices import CONF, names
+
+from ltexp.config.path import conf_dir
+from ltexp.methods import choices, comment_of, first_sentence, groups, main
+
+
+def test_every_choice_opens_with_a_comment_that_describes_it() -> None:
+    assert "loss" in groups([CONF])
+    bare = [
+        str(path.relative_to(CONF))
+        for group in groups([CONF])
+        for path in choices(group, [CONF]).values()
+        if not first_sentence(comment_of(path))
+    ]
+    assert not bare
+
+
+def test_sentences_end_at_their_full_stop_and_not_within_a_reference() -> None:
+    comment = ["GCL (A et al., Ch. 5, Eqs. 1-2): clouds", "in stage 1. Then more."]
+    assert first_sentence(comment) == "GCL (A et al., Ch. 5, Eqs. 1-2): clouds in stage 1"
+
+
+def test_all_methods_and_groups_are_listed_within_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([]) == 0
+    *lines, _, others = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if not line.startswith(" ")} == set(names("method"))
+    assert max(map(len, lines)) <= 80
+    assert "sampler" in others
+
+
+def test_a_method_is_shown_with_its_parts_on_a_dataset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["LDAM-DRW", "dataset=cifar10_lt"]) == 0  # as its paper writes it
+    shown = capsys.readouterr().out
+    assert "On cifar10_lt:" in shown
+    assert "loss ldam" in shown
+    assert "reweighting deferred" in shown
+    assert "conf/paper/ldam_drw/cifar.yaml" in shown
+    assert "ltexp train method=ldam_drw dataset=cifar10_lt" in shown
+    assert "stage2 " not in shown
+
+
+def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text("# A loss of my own. And more.\n_target_: mine.Loss\n")
+    assert main(["loss", "--config-dir", str(tmp_path)]) == 0
+    assert "A loss of my own" in capsys.readouterr().out
+    assert main(["loss/ldam"]) == 0
+    assert capsys.readouterr().out == (conf_dir() / "loss" / "ldam.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gclx"], "unknown method 'gclx': did you mean 'gcl'?"),
+        (["losss/ldam"], "unknown group 'losss': did you mean 'loss'?"),
+        (["loss/ldma"], "unknown loss 'ldma': did you mean 'ldam'?"),
+        (["gcl", "kps"], "one name at a time: gcl kps"),
+    ],
+)
+def test_a_wrong_name_gets_one_line_and_status_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"ltexp methods: {message}\n"
