@@ -14,6 +14,7 @@ from runs import composed
 from ltexp.config.composer import compose
 from ltexp.config.layers import Fold, Layer
 from ltexp.errors import ConfigError
+from ltexp.launching.explain import explained
 from ltexp.launching.freeze import freeze
 from ltexp.train import flags_first
 
@@ -264,3 +265,15 @@ def test_every_named_value_in_conf_is_a_key_of_its_choice() -> None:
                 )
                 for name, values in named.items():
                     assert set(values) <= set(read(group, name)), (path.name, stage, group)
+
+
+def test_override_before_a_choice_in_a_users_method_file_is_answered_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    listed = ["override /schedule@stage1.schedule: cosine", "crt", "_self_"]
+    (tmp_path / "method" / "mine.yaml").write_text("defaults:\n" + "".join(f"  - {line}\n" for line in listed))
+    with pytest.raises(ConfigError) as raised, explained(["method=mine"]):
+        compose(["method=mine"], [tmp_path])
+    assert str(raised.value) == (
+        "method/mine: 'override /schedule@stage1.schedule: cosine' stands before 'crt' in the defaults list: "
+        "put override lines last"
+    )

@@ -159,6 +159,10 @@ class Loader(ABC, Generic[AnySplit]):
     def end_epoch(self, epoch: int) -> None:
         """Called after an epoch's last step, on every process, for a loader that learns from one epoch to the next."""
 
+    def history(self) -> list[dict[str, Any]]:
+        """Rows for a file beside the stage's metrics; none: no file."""
+        return []
+
     def state(self) -> dict[str, Tensor]:
         """What such a loader has learned, for the checkpoint to resume from."""
         return {}

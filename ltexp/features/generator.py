@@ -40,6 +40,8 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
         ConfigError: for a setting out of range.
     """
 
+    generates = True
+
     def __init__(
         self,
         tail_at_most: int = 100,

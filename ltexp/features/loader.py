@@ -127,6 +127,9 @@ class FeatureLoader(Loader[Split]):
             score = class_scores(self._model, self._scored, self._precision)
             self.source.end_epoch(epoch, score)
 
+    def history(self) -> list[dict[str, Any]]:
+        return self.source.history()
+
     def state(self) -> dict[str, Tensor]:
         """The source's."""
         return self.source.state()

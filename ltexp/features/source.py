@@ -18,6 +18,7 @@ class ExtractedFeatures:
     """
 
     keeps_score: bool = False
+    generates: bool = False  # whether it makes features beside the extracted ones
 
     def check(self, class_counts: Tensor, class_names: Sequence[str], separate: bool) -> None:
         """Refuses a training set that the source cannot work with; see `held_out`.

@@ -16,6 +16,8 @@ from ltexp.config.composer import compose
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 
+OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined before '([^']+)'")
+
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """One line for `error`, which the command-line `arguments` led to."""
@@ -45,6 +47,11 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def _composition(error: ConfigCompositionException, arguments: list[str]) -> str:
+    if order := OVERRIDE_TOO_EARLY.search(str(error)):
+        file, override, later = (part.replace(" :", ":") for part in order.groups())
+        typed = override.replace(f"@{file.partition('/')[0]}.", "@")  # Hydra has put the file's own group in
+        later = later.rpartition(": ")[2]
+        return f"{file}: 'override /{typed}' stands before '{later}' in the defaults list: put override lines last"
     found = re.search(r"[Cc]ould not override '([^']+)'", str(error))
     if not found:
         return _first_line(error)

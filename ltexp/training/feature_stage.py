@@ -9,10 +9,10 @@ import torch
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
+from ltexp.data.loader import Loader
 from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
-from ltexp.features.generator import AdaptiveFeatureGenerator
 from ltexp.features.loader import FeatureLoader
 from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
@@ -83,9 +83,9 @@ def describe_features(session: Session, stage: StageConfig) -> dict[str, Any]:
     }
 
 
-def write_history(loader: Any, folder: Path) -> None:
+def write_history(loader: Loader[Any], folder: Path) -> None:
     """Writes confidence.csv of a finished stage: β of each tail class by epoch, where there is one."""
-    rows = loader.source.history() if isinstance(loader, FeatureLoader) else []
+    rows = loader.history()
     if rows and rank() == 0:
         write_metrics(folder / CONFIDENCE, rows)
 
@@ -97,9 +97,7 @@ def generated_examples(session: Session, name: str, stage: StageConfig, model: M
         `generated_features` (M, D) float32 and `generated_labels` (M,); nothing where the stage generates none.
     """
     plain = replace(stage, augmentation={"_target_": "ltexp.data.augmentation.NoAugmentation"})
-    if not isinstance(
-        build(stage.features, path="features") if stage.features.get("_target_") else None, AdaptiveFeatureGenerator
-    ):
+    if not stage.features.get("_target_") or not build(stage.features, path="features").generates:
         return {}
     loader = feature_loader(session, name, plain, model)
     rows = read_metrics(session.folder / name / CONFIDENCE)
