@@ -9,7 +9,7 @@ from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.session import Session
-from ltexp.training.teacher import Teacher, read_teacher
+from ltexp.training.teacher import Teacher, model_of, read_teacher
 
 
 def start_model(session: Session, name: str, stage: StageConfig) -> Model:
@@ -59,6 +59,23 @@ def load_teacher(session: Session, stage: StageConfig) -> Teacher | None:
     teacher = read_teacher(checkpoint.locate(str(path)), session.class_counts, session.data.backbone_settings)
     session.place(teacher.model)
     return teacher
+
+
+def load_stage1(session: Session, stage: StageConfig) -> Model:
+    """The model that the stage's backbone was trained in, with its own classifier, on this process's device.
+
+    Raises:
+        CheckpointError: if its checkpoint is missing, damaged, or of other classes.
+    """
+    where = stage.init.backbone
+    path = checkpoint.locate(str(session.folder / "stage1") if where == "stage1" else where)
+    source = checkpoint.read(path)
+    if source.num_classes != session.data.num_classes:
+        raise CheckpointError(
+            f"features.beta_reference=stage1: the classifier in {path} knows {source.num_classes} classes and this "
+            f"dataset has {session.data.num_classes}: set features.beta_reference=last_epoch"
+        )
+    return session.place(model_of(source, path, session.data.backbone_settings))
 
 
 def load_model(model: Model, path: Path) -> None:
