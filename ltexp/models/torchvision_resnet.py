@@ -43,8 +43,8 @@ class TorchvisionResNet(Backbone):
             torchvision's names, plain or as a self-supervised pre-training prefixes them; its classifier is left out.
         frozen_trunk: whether everything before the last block of stage 4 is frozen. Default false.
         fresh_last_block: whether the last block of stage 4 starts at random in spite of the weights; its convolutions
-            as torch's layers do by themselves (uniform, deviation 1 / sqrt(3 fan-in)), not as torchvision starts a whole
-            network (normal, deviation sqrt(2 / fan-out)). Default false.
+            as torch's layers do by themselves (uniform, deviation 1 / sqrt(3 fan-in)), not as torchvision starts a
+            whole network (normal, deviation sqrt(2 / fan-out)). Default false.
         experts: E, or None for an ordinary network.
 
     Raises:

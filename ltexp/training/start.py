@@ -15,6 +15,8 @@ from ltexp.training.teacher import Teacher, model_of, read_teacher
 def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     """A model whose parts start as `stage.init` says.
 
+    In a stage without epochs the scale of its logits is that of what its classifier starts from: no loss trains it.
+
     Raises:
         CheckpointError: if what it starts from is missing, damaged or from a different model.
     """
@@ -31,6 +33,8 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
             load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
         elif part == "classifier":
             model.classifier.start_from(source.build_classifier())
+            if stage.epochs == 0:
+                model.logit_scale = source.scale_for(model.classifier)
         else:
             load_module(model, part.removeprefix("modules."), source, f"the stage that {name} starts from")
     return model
@@ -79,7 +83,7 @@ def load_stage1(session: Session, stage: StageConfig) -> Model:
 
 
 def load_model(model: Model, path: Path) -> None:
-    """Loads every part of `model` from the stage checkpoint `path`.
+    """Loads every part of `model`, and the scale of its logits, from the stage checkpoint `path`.
 
     Raises:
         CheckpointError: if it is missing, damaged or from a different model.
@@ -89,6 +93,8 @@ def load_model(model: Model, path: Path) -> None:
     load_part(model.classifier, source.classifier, f"the classifier in {path}")
     for name in model.attached:
         load_module(model, name, source, str(path))
+    if source.logit_scale is not None:
+        model.logit_scale = source.logit_scale
 
 
 def make_trainable(model: Model, stage: StageConfig) -> None:

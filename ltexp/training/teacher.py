@@ -68,7 +68,7 @@ def model_of(source: checkpoint.Checkpoint, path: Path, backbone_settings: dict[
     backbone: Backbone = build(without_files(source.backbone_config), path="backbone", **backbone_settings)
     load_part(backbone, source.backbone, f"the backbone in {path}")
     model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
-    model.logit_scale = source.logit_scale
+    model.logit_scale = 1.0 if source.logit_scale is None else source.logit_scale
     return model
 
 
