@@ -1,6 +1,6 @@
 """The few facts and exchanges that code needs from torch.distributed; each is a no-op on one process."""
 
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -75,3 +75,32 @@ def gather_batch(local: Tensor, total: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world)]
     dist.all_gather(parts, padded)
     return torch.stack(parts, dim=1).flatten(0, 1)[:total]
+
+
+def own_rows(total: int) -> Tensor:
+    """int64 (n,): which rows of a global batch of `total` this process holds; the last one where its share is empty."""
+    return torch.arange(rank() if rank() < total else total - 1, total, world_size())
+
+
+def gather_with_gradient(local: Tensor, total: int) -> Tensor:
+    """`gather_batch` for losses that compare samples of the whole batch: the gradient flows back to every process.
+
+    Where each process's loss is a mean over its own rows, the gradient of their mean over processes is that of the
+    mean over the global batch, as one process has it.
+    """
+    return cast(Tensor, _Gathered.apply(local, total)) if active() else local
+
+
+class _Gathered(torch.autograd.Function):
+    """The losses of all processes depend on a row, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, total: int) -> Tensor:
+        ctx.rows, ctx.own = len(local), own_rows(total)
+        ctx.stand_in = rank() >= total
+        return gather_batch(local, total)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        mine = sum_over_ranks(gradients[0].contiguous())[ctx.own.to(gradients[0].device)]
+        return mine.new_zeros((ctx.rows, *mine.shape[1:])) if ctx.stand_in else mine, None

@@ -1,5 +1,6 @@
 """Runs composed as the command line composes them, inside the test's own process."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,38 +30,47 @@ TINY = (
 )
 
 
-def composed(*overrides: str, small: bool = True) -> dict[str, Any]:
-    """The frozen config of a command line; small: two epochs of the quickstart's data, silent, without figures."""
-    return freeze(compose([*(SMALL if small else ()), *overrides]))
+def composed(*overrides: str, small: bool = True, project: Path | None = None) -> dict[str, Any]:
+    """The frozen config of a command line.
+
+    Args:
+        small: two epochs of the quickstart's data, silent, without figures.
+        project: a folder outside ltexp whose modules go on the Python path, with `conf/` as --config-dir names it.
+    """
+    if project is not None and str(project) not in sys.path:
+        sys.path.append(str(project))
+    further = [] if project is None else [project / "conf"]
+    return freeze(compose([*(SMALL if small else ()), *overrides], further))
 
 
-def tiny(method: str, *keys: str, epochs: int = 2) -> tuple[str, ...]:
+def tiny(method: str, *keys: str, epochs: int = 2, project: Path | None = None) -> tuple[str, ...]:
     """A run of `method` on 48 digits of 4 classes, in batches of 16.
 
     Args:
         keys: set on each stage that the method trains, such as `batch_norm=frozen`.
         epochs: of each of these stages.
+        project: see `composed`.
     """
-    stages = composed(f"method={method}")
+    stages = composed(f"method={method}", project=project)
     overrides = [f"method={method}", *TINY]
-    for name in trained_stages(method):
+    for name in trained_stages(method, project):
         overrides += [f"{name}.{key}" for key in (f"epochs={epochs}", "batch_size=16", *keys)]
         if "tail_at_most" in stages[name]["features"]:  # of the 24 and 13 of the head features are generated
             overrides.append(f"{name}.features.tail_at_most=8")
     return tuple(overrides)
 
 
-def trained_stages(method: str) -> list[str]:
+def trained_stages(method: str, project: Path | None = None) -> list[str]:
     """The stages that the method gives epochs."""
-    stages = composed(f"method={method}")
+    stages = composed(f"method={method}", project=project)
     return [name for name in ("stage1", "stage2") if stages[name] and stages[name]["epochs"] > 0]
 
 
-def run_here(folder: Path, *overrides: str) -> Config:
+def run_here(folder: Path, *overrides: str, project: Path | None = None) -> Config:
     """Composes a small run and does it in `folder`, in this process; its outputs lie beside the folder."""
     from ltexp.training.run import run
 
-    plain = composed(f"paths.outputs={folder.parent}", *overrides)
+    plain = composed(f"paths.outputs={folder.parent}", *overrides, project=project)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
     config = to_config(plain)

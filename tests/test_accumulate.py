@@ -74,6 +74,7 @@ def test_the_comparison_notices_batch_statistics(tmp_path: Path) -> None:
         assert_equal_weights(*(weights(tmp_path / str(parts), "stage1") for parts in (1, 4)), tolerance=2e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_in_parts_train_as_one_with_the_whole_batch(tmp_path: Path, run_on_ranks: Any) -> None:
     overrides = (*FROZEN, *OBJECTIVES["weights by class, mixed, clipped"], "loss@stage1.loss=equalization")
     run_here(tmp_path / "one", *overrides)

@@ -1,5 +1,6 @@
 """The config: composition, precedence, freezing, and one clear line for each mistake, before torch is imported."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from runs import composed
 
 from ltexp.config import to_config
 from ltexp.config.identity import config_hash, differing_keys, run_identity
+from ltexp.config.reading import load
 from ltexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -164,3 +166,11 @@ def test_unknown_keys_inside_a_config_are_refused() -> None:
     plain = composed()
     with pytest.raises(ConfigError, match=r"did you mean 'evaluation\.every'"):
         to_config(plain | {"evaluation": plain["evaluation"] | {"evry": 1}})
+
+
+def test_the_hashes_of_the_records_that_are_kept_are_still_those_of_their_configs() -> None:
+    """Names move, meanings stay: a config of an older run has the hash that its record was written with."""
+    records = sorted((Path(__file__).parents[1] / "docs" / "records").rglob("record.json"))
+    assert records
+    for path in records:
+        assert config_hash(load(path.parent / "config.yaml")) == json.loads(path.read_text())["config_hash"], path

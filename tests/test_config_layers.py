@@ -130,6 +130,35 @@ def test_a_term_of_the_command_line_composes() -> None:
     assert plain["choices"]["loss@stage1.terms.aux.loss"] == "label_smoothing"
 
 
+def test_a_value_on_a_part_of_a_part_belongs_to_that_choice(tmp_path: Path) -> None:
+    """A stream's sampler, and one of a deferred sampler's two, are choices like a stage's own."""
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n"
+        "  [ce, {/stream@stage1.streams.rare: reversed}, _self_, {override /sampler@stage1.sampler: deferred}]\n"
+        "stage1:\n"
+        "  sampler: {start: 0.5, after: {epoch_length: 7}}\n"
+        "  streams: {rare: {batch_size: 32, sampler: {epoch_length: 9}}}\n"
+        "  terms: {rare: {loss: {_target_: ltexp.losses.cross_entropy.CrossEntropy}, stream: rare}}\n"
+    )
+
+    def stage1(*typed: str) -> tuple[Any, Any]:
+        stage = freeze(compose(["method=mine", *typed], [tmp_path]))["stage1"]
+        return stage["streams"]["rare"], stage["sampler"]
+
+    stream, sampler = stage1()
+    assert (stream["batch_size"], stream["sampler"]["epoch_length"]) == (32, 9)
+    assert (sampler["start"], sampler["after"]["epoch_length"]) == (0.5, 7)
+    stream, sampler = stage1(
+        "sampler@stage1.streams.rare.sampler=square_root", "sampler@stage1.sampler.after=class_aware"
+    )
+    assert (stream["batch_size"], stream["sampler"]) == (32, read("sampler", "square_root"))
+    assert (sampler["start"], sampler["after"]) == (0.5, read("sampler", "class_aware"))
+    stream, _ = stage1("stream@stage1.streams.rare=held_out")
+    assert stream == alone("stream", "held_out", {}, "")
+
+
 def test_choices_say_what_the_nodes_are() -> None:
     """DaSL's settings choose drops for stage 2, where its method has a cosine."""
     plain = composed("method=dasl", "dataset=cifar100_lt", small=False)

@@ -28,7 +28,9 @@ class PerRank(ClassAware):
         return super().indices(seed + (dist.get_rank() if dist.is_initialized() else 0), epoch, max_epochs)
 
 
-def run_and_note(folder: str, overrides: tuple[str, ...]) -> list[tuple[str, int, int, int]]:
+def run_and_note(
+    folder: str, overrides: tuple[str, ...], project: Path | None = None
+) -> list[tuple[str, int, int, int]]:
     """Runs, on one rank of several or alone; the (stage, epoch, step, row) of each sample shown."""
     shown: list[tuple[str, int, int, int]] = []
     step = Stage.training_step
@@ -47,19 +49,22 @@ def run_and_note(folder: str, overrides: tuple[str, ...]) -> list[tuple[str, int
     )
     try:
         if dist.is_initialized():
-            run_on_rank(folder, overrides)
+            run_on_rank(folder, overrides, project)
         else:
-            run_here(Path(folder), *overrides)
+            run_here(Path(folder), *overrides, project=project)
     finally:
         Stage.training_step = step  # type: ignore[method-assign]
         auxiliary.pointwise = point_wise
     return shown
 
 
-def compare(folder: Path, ranks: int, overrides: tuple[str, ...], run_on_ranks: Any) -> None:
+def compare(
+    folder: Path, ranks: int, overrides: tuple[str, ...], run_on_ranks: Any, project: Path | None = None
+) -> None:
     """One process against several: images drawn, weights of each stage, and metrics by class."""
-    alone = run_and_note(str(folder / "one"), overrides)
-    shares = run_on_ranks(run_and_note, ranks, str(folder / "several"), (*overrides, f"trainer.devices={ranks}"))
+    alone = run_and_note(str(folder / "one"), overrides, project)
+    several = (*overrides, f"trainer.devices={ranks}")
+    shares = run_on_ranks(run_and_note, ranks, str(folder / "several"), several, project)
     assert sorted(alone) == sorted(row for share in shares for row in share), "other images were drawn"
     for stage in ("stage1", "stage2"):
         if (folder / "one" / stage).exists():

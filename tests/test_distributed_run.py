@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from runs import assert_equal_weights, run_here, weights
+from torch import Tensor
 
+from ltexp.distributed import gather_batch, gather_with_gradient, own_rows, world_size
 from ltexp.run_folder import read_metrics
 from ltexp.training.run_stage import StageCache
 
@@ -18,7 +21,7 @@ RUNS = ("one", "two")
 FROZEN = ("method=crt_mixup", "stage2.epochs=2", "stage_cache.enabled=false")
 
 
-def run_on_rank(folder: str, overrides: tuple[str, ...]) -> None:
+def run_on_rank(folder: str, overrides: tuple[str, ...], project: Path | None = None) -> None:
     """What one process of torch's launcher does; the pool of the tests has joined the processes already."""
     os.environ |= {
         "TORCHELASTIC_RUN_ID": "test",
@@ -28,7 +31,7 @@ def run_on_rank(folder: str, overrides: tuple[str, ...]) -> None:
         "WORLD_SIZE": str(dist.get_world_size()),
         "LOCAL_WORLD_SIZE": str(dist.get_world_size()),
     }
-    run_here(Path(folder), *overrides)
+    run_here(Path(folder), *overrides, project=project)
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +95,35 @@ def test_processes_agree_on_a_cached_stage(tmp_path: Path, run_on_ranks: Any) ->
     run_on_ranks(run_on_rank, 2, str(tmp_path / "one"), overrides)
     run_on_ranks(run_on_a_slow_second_rank, 2, str(tmp_path / "two"), overrides)
     assert_equal_weights(weights(tmp_path / "one", "stage2"), weights(tmp_path / "two", "stage2"))
+
+
+def pairs(rows: Tensor, everything: Tensor) -> Tensor:
+    """A loss of each row that depends on all."""
+    return (rows @ everything.T).square().mean(1)
+
+
+def gradient_of_own_rows(total: int, with_gradient: bool) -> list[list[float]]:
+    """Of the mean over processes of each one's mean, counted by its share, as DDP has it."""
+    everything = torch.arange(3.0 * total).sin().view(total, 3)
+    mine = own_rows(total)
+    own = everything[mine].requires_grad_()
+    gather = gather_with_gradient if with_gradient else gather_batch
+    share = 0.0 if dist.get_rank() >= total else len(mine) * world_size() / total
+    (pairs(own, gather(own, total)).mean() * share).backward()
+    assert own.grad is not None
+    return (own.grad / world_size()).tolist()
+
+
+@pytest.mark.parametrize("total", [6, 5, 1])  # equal shares, unequal ones, and a process without rows
+def test_a_loss_over_the_global_batch_has_its_gradient_on_each_process(total: int, run_on_ranks: Any) -> None:
+    """Against autograd on one process; without the other processes' part of the gradient, the control differs."""
+    rows = torch.arange(3.0 * total).sin().view(total, 3).requires_grad_()
+    pairs(rows, rows).mean().backward()
+    assert rows.grad is not None
+    shares = run_on_ranks(gradient_of_own_rows, 2, total, True)
+    for rank in range(min(total, 2)):
+        torch.testing.assert_close(torch.tensor(shares[rank]), rows.grad[rank::2])
+    if total == 1:
+        assert shares[1] == [[0.0] * 3]
+    control = run_on_ranks(gradient_of_own_rows, 2, total, False)
+    assert not torch.allclose(torch.tensor(control[0]), rows.grad[0::2])

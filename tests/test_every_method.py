@@ -44,23 +44,32 @@ def kill_in(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_in_each_stage_and_resumed_equals_uninterrupted(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    resume_in_each(trained_stages(method), tiny(method), tmp_path, monkeypatch)
+
+
+def resume_in_each(
+    stages: Collection[str],
+    overrides: Collection[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    project: Path | None = None,
+) -> None:
     """Bit-equal weights of every stage and module, equal metrics by epoch, and the same record."""
-    overrides = tiny(method)
-    run_here(tmp_path / "whole", *overrides)
-    for stage in trained_stages(method):
+    run_here(folder / "whole", *overrides, project=project)
+    for stage in stages:
         with monkeypatch.context() as context:
             kill_in(stage, context)
             with pytest.raises(Killed):
-                run_here(tmp_path / "resumed", *overrides, "resume=true")
-        assert (tmp_path / "resumed" / stage / "resume.ckpt").exists()
-    run_here(tmp_path / "resumed", *overrides, "resume=true")
-    for stage in stages_of(tmp_path / "whole"):
-        assert_equal_weights(weights(tmp_path / "whole", stage), weights(tmp_path / "resumed", stage))
-        assert courses(tmp_path / "whole", stage) == courses(tmp_path / "resumed", stage)
-        paths = [tmp_path / name / stage / CONFIDENCE for name in ("whole", "resumed")]
+                run_here(folder / "resumed", *overrides, "resume=true", project=project)
+        assert (folder / "resumed" / stage / "resume.ckpt").exists()
+    run_here(folder / "resumed", *overrides, "resume=true", project=project)
+    for stage in stages_of(folder / "whole"):
+        assert_equal_weights(weights(folder / "whole", stage), weights(folder / "resumed", stage))
+        assert courses(folder / "whole", stage) == courses(folder / "resumed", stage)
+        paths = [folder / name / stage / CONFIDENCE for name in ("whole", "resumed")]
         assert paths[0].exists() == paths[1].exists()
         assert not paths[0].exists() or paths[0].read_text() == paths[1].read_text()
-    whole, resumed = (read_record(tmp_path / name)["metrics"] for name in ("whole", "resumed"))
+    whole, resumed = (read_record(folder / name)["metrics"] for name in ("whole", "resumed"))
     assert whole == resumed
 
 

@@ -108,6 +108,25 @@ def test_processes_drop_what_one_process_drops(run_on_ranks) -> None:  # type: i
         assert torch.equal(rows, whole[number::2])
 
 
+def _views_of_rank(_: int) -> Tensor:
+    module, rows = KeyedDropout(0.25).train(), 2 if rank() else 3
+    module.set_step(0, 1, 2, size=5, views=2)
+    return module(torch.ones(2 * rows, 50)).view(2, rows, 50)
+
+
+def test_each_view_is_dropped_apart_and_on_processes_as_on_one(run_on_ranks) -> None:  # type: ignore[no-untyped-def]
+    """The first view as it would be alone, the second otherwise; of the second half of the rows likewise."""
+    module = KeyedDropout(0.25).train()
+    module.set_step(0, 1, 2, size=5, views=2)
+    both = module(torch.ones(10, 50)).view(2, 5, 50)
+    assert torch.equal(both[0], dropped((0, 1, 2), rows=5, size=5))
+    assert not torch.equal(both[0], both[1])
+    for number, views in enumerate(run_on_ranks(_views_of_rank, 2, 0)):
+        assert torch.equal(views, both[:, number::2])
+    module.set_step(0, 1, 2, size=5, part=slice(3, 5), views=2)
+    assert torch.equal(module(torch.ones(4, 50)).view(2, 2, 50), both[:, 3:])
+
+
 # --- GloVe -----------------------------------------------------------------------------------------------------------
 
 

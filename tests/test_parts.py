@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from choices import load, names
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
@@ -207,8 +208,39 @@ def test_held_out_images_are_the_streams_alone(tmp_path: Path) -> None:
     loader = train_loader(session, "stage1", session.config.stage1, model)
     shown = [(batch.index.tolist(), batch.streams["meta"]) for batch in loader]
     assert len(shown) == len(loader)
-    assert all(len(stream.labels) == 64 and int(stream.index.max()) < len(held) for _, stream in shown)
+    assert all(len(stream.labels) == len(index) and int(stream.index.max()) < len(held) for index, stream in shown)
     assert [stream.step for _, stream in shown] == list(range(len(shown)))
+
+
+@pytest.mark.parametrize("name", names("stream"))
+def test_a_stream_by_its_name_feeds_a_term(name: str, tmp_path: Path) -> None:
+    """Its choices are told; its batches are as large as the stage's to the last, and of its own sampler's classes."""
+    chosen = (
+        *("method=ce", f"+stream@stage1.streams.rare={name}", "stage1.epochs=1"),
+        *("+loss@stage1.terms.rare.loss=balanced_softmax", "+stage1.terms.rare.stream=rare"),
+    )
+    plain = composed(*chosen)
+    sampler = plain["choices"]["sampler@stage1.streams.rare.sampler"]
+    assert plain["choices"]["stream@stage1.streams.rare"] == name
+    assert plain["stage1"]["streams"]["rare"]["sampler"] == load("sampler", sampler)
+    session = session_of(tmp_path, *chosen)
+    model = session.fresh_model("stage1", session.config.stage1)
+    batches = list(train_loader(session, "stage1", session.config.stage1, model))
+    assert [batch.size for batch in batches] == [batch.streams["rare"].size for batch in batches]
+    assert batches[-1].size != batches[0].size
+    labels = torch.cat([batch.streams["rare"].labels for batch in batches])
+    assert (labels >= 5).float().mean() > 0.3  # of the stage's own images 0.09 are of these classes
+    run_here(tmp_path / "with", *chosen, *FROZEN)
+    run_here(tmp_path / "without", *chosen, *FROZEN, "+stage1.terms.rare.weight=0")
+    trained, plainly = (weights(tmp_path / run, "stage1")["classifier.weight"] for run in ("with", "without"))
+    assert not torch.allclose(trained, plainly, atol=1e-4)
+
+
+def test_a_stream_of_another_size_keeps_it(tmp_path: Path) -> None:
+    session = session_of(tmp_path, *REVERSED)
+    stage = session.config.stage1
+    loader = train_loader(session, "stage1", stage, session.fresh_model("stage1", stage))
+    assert [batch.streams["rare"].size for batch in loader] == [32] * len(loader)
 
 
 def test_a_stream_goes_on_with_further_orders_where_its_own_ends() -> None:

@@ -65,6 +65,7 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
             "reweighting",
             "sampler",
             "module",
+            "stream",
             "step",
             "mixing",
             "schedule",

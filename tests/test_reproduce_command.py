@@ -114,6 +114,7 @@ def test_plan_estimates_time_from_what_is_on_record(tmp_path: Path, capsys: pyte
     assert "about 1 min 45 s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, accuracy in enumerate((46.0, 48.0)):
         finished(tmp_path / "runs" / str(seed), seed=seed, all=accuracy)

@@ -116,7 +116,7 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
 
 def _check_stream(key: str, stream: Stream, world_size: int) -> None:
     if not stream.sampler.get("_target_"):
-        raise ConfigError(f"{key} has no sampler: choose it with +sampler@{key}.sampler=NAME")
+        raise ConfigError(f"{key} has no sampler: choose +stream@{key}=NAME, or +sampler@{key}.sampler=NAME")
     size = stream.batch_size
     whole = size is None or (size >= 1 and size % world_size == 0)
     require(whole, f"{key}.batch_size", size, f"null (the stage's), or a multiple of the {world_size} devices")

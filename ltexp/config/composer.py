@@ -4,7 +4,7 @@ The one place that knows Hydra from the inside.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def _group(default: ResultDefault) -> str:
 
 def _layer(repo: Any, path: str) -> Layer:
     loaded = repo.load_config(path)
-    return Layer(path, _plain(loaded.config), dict(_chosen(loaded, "")))
+    return Layer(path, _plain(loaded.config), _chosen(repo, loaded, ""))
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -232,13 +232,22 @@ def _plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _chosen(loaded: Any, at: str) -> Iterator[tuple[str, str]]:
-    """(package, name) of the choices of parts in a file's own defaults list; `at` is where the file is mounted."""
+def _chosen(repo: Any, loaded: Any, at: str) -> dict[str, str]:
+    """The choices of parts in a file's own defaults list by package, with those that the chosen files make in turn.
+
+    Args:
+        at: where the file is mounted.
+    """
+    own: dict[str, str] = {}
+    within: dict[str, str] = {}
     for entry in loaded.defaults_list:
         if isinstance(entry, GroupDefault) and isinstance(entry.value, str):
-            package = f"{at}.{entry.package}".lstrip(".")
+            package, path = f"{at}.{entry.package}".lstrip("."), f"{str(entry.group).lstrip('/')}/{entry.value}"
             if _is_part(package):
-                yield package, entry.value
+                own[package] = entry.value
+                if repo.config_exists(path):
+                    within |= _chosen(repo, repo.load_config(path), package)
+    return within | own
 
 
 def _chosen_in(repo: Any, path: str, group: str) -> str | None:
@@ -267,7 +276,7 @@ def _choices_of_stage(repo: Any, path: str, at: str) -> dict[str, str]:
     for entry in loaded.defaults_list:
         if isinstance(entry, ConfigDefault) and entry.path != "_self_":
             found |= _choices_of_stage(repo, f"{path.rpartition('/')[0]}/{entry.path}", at)
-    return found | dict(_chosen(loaded, at))
+    return found | _chosen(repo, loaded, at)
 
 
 def _stage_of(override: Override) -> str | None:

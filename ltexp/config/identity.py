@@ -8,6 +8,7 @@ from typing import Any
 from ltexp.config import Config, StageConfig
 from ltexp.config.lightning import IMMATERIAL as OF_LIGHTNING
 from ltexp.config.lightning import material_callbacks, material_lightning
+from ltexp.config.moved import with_first_targets
 
 # what changes where or how a run is shown or kept, but not what it computes; the last two are of Hydra's alone
 IMMATERIAL = (
@@ -66,7 +67,7 @@ def material(config: Config) -> dict[str, Any]:
     if callbacks := material_callbacks(config.callbacks):  # by the measurements they are shown, too
         plain["callbacks"] = callbacks
         plain["evaluation"]["every"] = config.evaluation.every
-    return plain
+    return with_first_targets(plain)
 
 
 def is_material(key: str) -> bool:

@@ -164,7 +164,8 @@ class Fold:
         for name, values in [*belonging, *(self._by_choice(rest, package, layer) if rest else ())]:
             if values and name == self.choices[package]:
                 node = target.get(key)
-                target[key] = merged(node if isinstance(node, dict) else {}, values)
+                target[key] = node if isinstance(node, dict) else {}
+                self._merge(target[key], values, place, layer)  # a part of it may be a choice, too
 
     def _by_choice(
         self, value: Mapping[str, Any], package: str, layer: Layer

@@ -19,6 +19,8 @@ _MOVED = {
     "ltexp.features.source.Extracted": "ltexp.features.source.ExtractedFeatures",
 }
 _OLD_NAME = re.compile("|".join(rf"{re.escape(old)}(?![\w])" for old in _MOVED))
+_FIRST = {new: old for old, new in _MOVED.items()}
+_NEW_NAME = re.compile("|".join(rf"{re.escape(new)}(?![\w])" for new in _FIRST))
 
 
 def in_todays_keys(container: dict[str, Any]) -> dict[str, Any]:
@@ -26,17 +28,23 @@ def in_todays_keys(container: dict[str, Any]) -> dict[str, Any]:
     for name in ("stage1", "stage2"):
         if isinstance(stage := container.get(name), dict):
             _auxiliary_as_module(stage)
-    _rename_targets(container)
+    _rename_targets(container, _OLD_NAME, _MOVED)
     return container
 
 
-def _rename_targets(node: Any) -> None:
+def with_first_targets(container: dict[str, Any]) -> dict[str, Any]:
+    """The config with the `_target_`s of the first records, for hashes that stay what they were."""
+    _rename_targets(container, _NEW_NAME, _FIRST)
+    return container
+
+
+def _rename_targets(node: Any, pattern: re.Pattern[str], names: dict[str, str]) -> None:
     if isinstance(node, dict):
         target = node.get("_target_")
         if isinstance(target, str):
-            node["_target_"] = _OLD_NAME.sub(lambda found: _MOVED[found[0]], target)
+            node["_target_"] = pattern.sub(lambda found: names[found[0]], target)
         for child in node.values():
-            _rename_targets(child)
+            _rename_targets(child, pattern, names)
 
 
 def _auxiliary_as_module(stage: dict[str, Any]) -> None:

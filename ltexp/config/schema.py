@@ -57,7 +57,7 @@ class Stream:
 
     sampler: dict[str, Any] = field(default_factory=dict)
     augmentation: dict[str, Any] = field(default_factory=dict)  # empty: the stage's
-    batch_size: int | None = None  # null: the stage's
+    batch_size: int | None = None  # null: the stage's, and as many rows in every step
     held_out: HeldOut | None = None  # null: it shows the stage's own training set
 
 

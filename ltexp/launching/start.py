@@ -154,6 +154,8 @@ def _environment(config: Config) -> dict[str, str]:
         # torch's launcher gives each process one thread where nothing is said; a CPU run wants its share of the cores
         share = max(1, usable_cores() // config.trainer.devices)
         environment.setdefault("OMP_NUM_THREADS", str(share))
+        # when a process dies, the others' broken connections are no news: the failure is told in one line
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     return environment
 
 

@@ -29,6 +29,16 @@ class Backbone(nn.Module):
         """Features (B, D) and the map of each block, (B, map_channels[i], h_i, w_i), after its last ReLU."""
         raise NotImplementedError
 
+    def check(self, inputs: Tensor) -> None:
+        """Refuses, before training, samples that the backbone cannot read, such as images of another size.
+
+        Args:
+            inputs: (1, ...), one sample as batches hold it.
+
+        Raises:
+            ConfigError: saying what to choose instead.
+        """
+
     def frozen_parts(self) -> list[nn.Module]:
         """Parts that never learn: no stage gives their parameters a gradient or takes them out of eval mode."""
         return []

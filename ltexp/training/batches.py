@@ -40,7 +40,9 @@ def _stream_loader(
 ) -> Loader[Any]:
     """Batches of a stream, one for each of `main`."""
     split, size = session.held_out.get(name, session.data.train), stream.batch_size or stage.batch_size
-    sampler = Stretched(_sampler(session, stream.sampler, split), lambda: len(main) * size)
+    # batches of the stage's size are as large as the stage's to the last, so that a loss may pair their rows
+    paired = size == stage.batch_size
+    sampler = Stretched(_sampler(session, stream.sampler, split), lambda: main.rows if paired else len(main) * size)
     own = (
         {"augmentation": build(stream.augmentation, path="augmentation")} if stream.augmentation.get("_target_") else {}
     )

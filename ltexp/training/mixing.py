@@ -14,7 +14,7 @@ from ltexp.config import StageConfig
 from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
 from ltexp.data.loader import Batch
-from ltexp.distributed import gather_batch, rank, world_size
+from ltexp.distributed import gather_batch, own_rows, world_size
 from ltexp.losses.context import WHOLE_BATCH, BatchContext
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import key_to_seed
@@ -163,9 +163,7 @@ def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
     if size % (2 * world) == 0 or world == 1:
         shift = size // 2 // world
         return half_turned(batch.inputs, shift), half_turned(batch.labels, shift)
-    # A process without rows holds the batch's last row as a stand-in; its partner does not matter.
-    own = torch.arange(rank() if rank() < size else size - 1, size, world)
-    mine = ((own + size // 2) % size).to(batch.labels.device, non_blocking=True)
+    mine = ((own_rows(size) + size // 2) % size).to(batch.labels.device, non_blocking=True)
     return gather_batch(batch.inputs, size)[mine], gather_batch(batch.labels, size)[mine]
 
 

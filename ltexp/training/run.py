@@ -12,10 +12,12 @@ from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
 from ltexp.config.lightning import check_monitored, partial_settings
+from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation import record as records
+from ltexp.models.backbone import Backbone
 from ltexp.models.module import present
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
@@ -67,10 +69,7 @@ def check_against_data(session: Session) -> None:
             other classes, or a module that finds nothing it can read.
     """
     config, data = session.config, session.data
-    reads = getattr(get_class(config.backbone["_target_"]), "reads", "images")
-    if reads != data.kind:
-        name = config.choices.get("backbone")
-        raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    _check_backbone(session)
     for split in (data.validation, data.test):
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
@@ -84,6 +83,20 @@ def check_against_data(session: Session) -> None:
         check_features(own, stage)
         if stage.teacher != "stage1":
             load_teacher(own, stage)
+
+
+def _check_backbone(session: Session) -> None:
+    """The backbone is for this kind of data, and can read a sample of it."""
+    config, data = session.config, session.data
+    chosen = get_class(config.backbone["_target_"])
+    reads = getattr(chosen, "reads", "images")
+    if reads != data.kind:
+        name = config.choices.get("backbone")
+        raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    if getattr(chosen, "check", Backbone.check) is not Backbone.check:  # building a backbone takes time
+        backbone = session.fresh_model("stage1", config.stage1, loads=True).backbone
+        with within("backbone"):
+            backbone.check(session.sample_inputs())
 
 
 def _check_modules(session: Session, name: str, stage: StageConfig) -> None:

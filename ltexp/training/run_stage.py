@@ -156,7 +156,7 @@ def _fit(trainer: pl.Trainer, module: Stage, data: StageData, folder: Path) -> N
     resume = folder / RESUME if broadcast_object((folder / RESUME).exists()) else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except MisconfigurationException as error:
+    except (ConfigError, MisconfigurationException) as error:
         raise ConfigError(f"{folder.name}: {one_line(error)}") from error
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         if str(error).startswith("Early stopping conditioned on metric"):

@@ -99,7 +99,7 @@ class Stage(pl.LightningModule):
         factors = flat_factors(self.config.lr_factors)
         groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
         if not groups:
-            raise ConfigError("nothing to train: set epochs=0, or make a part trainable (stageN.trainable)")
+            raise ConfigError("nothing to train: set epochs=0, or make a part trainable (trainable)")
         optimizer: torch.optim.Optimizer = build(settings, groups, path="optimizer")
         self.trainer.fit_loop.setup_data()  # steps of an epoch are known from then on
         steps = int(self.trainer.num_training_batches)
@@ -129,6 +129,8 @@ class Stage(pl.LightningModule):
         for number in range(parts):
             with nullcontext() if number == parts - 1 else self._unsynchronised():
                 loss = self.loss_of(batch, mixed, (number, parts), context, sample_weights)
+                if not loss.requires_grad:
+                    raise ConfigError("its loss reads nothing that is trained: choose another, or see trainable")
                 self.manual_backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
@@ -201,14 +203,14 @@ class Stage(pl.LightningModule):
 
     def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor) -> ModelOutput:
         """The model's output, in float32, of some rows of a batch whose inputs may be mixed."""
-        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows)
         views = 1 if batch.views is None else len(batch.views)
+        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows, views)
         given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
         return in_float32(self.output_of(given, batch.labels[rows], views, stream))
 
-    def _key_dropouts(self, seed: int, batch: Batch, rows: slice) -> None:
+    def _key_dropouts(self, seed: int, batch: Batch, rows: slice, views: int) -> None:
         for dropout in self.dropouts:
-            dropout.set_step(seed, batch.epoch, batch.step, batch.size, rows)
+            dropout.set_step(seed, batch.epoch, batch.step, batch.size, rows, views)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         """Within the block gradients stay on their process; the last part's backward pass sums up all."""

@@ -1,0 +1,127 @@
+"""Every choice of every part takes its first step on every kind of data, with the parts that it needs beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from choices import names
+from image_trees import long_tail, write_tree
+from runs import run_here
+from test_config_layers import PARTS
+from texts import write_articles
+
+from ltexp.errors import ConfigError
+from ltexp.evaluation.record import read_record
+
+ONE_STEP = ("stage_cache.enabled=false", "trainer.fast_dev_run=true")
+KINDS = ("digits", "arrays", "text", "files")
+IMAGES = ("digits", "arrays", "files")
+GROUPS = (*PARTS, "step")
+
+COSINE = "classifier@{stage}.classifier=cosine"
+EXPERTS = ("method=ride_2",)
+MODULE = "+module@{stage}.modules.auxiliary=two_way"
+READER = "+loss@{stage}.terms.aux.loss=auxiliary_cross_entropy"
+FEATURES = ("{stage}.trainable.backbone=false", "{stage}.batch_norm=frozen")
+# what a choice asks for beside it, as the line that refuses it alone says
+COMPANIONS: dict[str, tuple[str, ...]] = {
+    **{f"loss {name}": (COSINE,) for name in ("arcface", "cosface", "gaussian_clouded", "key_point", "ldam")},
+    **{
+        f"loss {name}": ("{stage}.teacher=stage1",)
+        for name in ("balanced_distillation", "distillation", "head_distillation", "virtual_examples")
+    },
+    "loss feature_distillation": ("{stage}.teacher=stage1", "{stage}.trainable.backbone=true"),
+    "loss auxiliary_cross_entropy": (MODULE,),
+    "loss auxiliary_soft_labels": (MODULE,),
+    "loss attention_distillation": (MODULE, READER),
+    "loss ride": EXPERTS,
+    "classifier expert_cosine": EXPERTS,
+    "classifier nearest_class_mean": ("{stage}.epochs=0",),
+    **{
+        f"classifier {name}": ("{stage}.init.classifier=stage1", f"{{stage}}.epochs={epochs}")
+        for name, epochs in {
+            "learnable_weight_scaling": 1,
+            "weight_shift": 1,
+            "logit_adjusted": 0,
+            "tau_normalized": 0,
+        }.items()
+    },
+    "features extracted": FEATURES,
+    "features generated": (*FEATURES, "{stage}.features.tail_at_most=3"),
+}
+FIRST = {"loss ride", "classifier expert_cosine"}  # of a method of one stage
+BOTH = ("stage1", "stage2")
+# What follows another stage has its first step in stage 2.
+SECOND = {
+    *(choice for choice, words in COMPANIONS.items() if "{stage}.teacher=stage1" in words),
+    *(f"classifier {name}" for name in ("learnable_weight_scaling", "logit_adjusted", "nearest_class_mean")),
+    *("classifier tau_normalized", "classifier weight_shift", "features extracted", "features generated"),
+}
+# what cannot be on a kind of data: the kinds where it can, and a part of the line elsewhere
+ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
+    "augmentation auto_augment": (("digits", "arrays"), "is for images in memory"),
+    "augmentation crop_flip": (("digits", "arrays"), "is for images in memory"),
+    "augmentation random_resized_crop": (("files",), "is for image files"),
+    "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
+    "mixing mixup": (IMAGES, "is for images"),
+    **{
+        f"loss {name}": (IMAGES, "reads feature maps of images")
+        for name in ("attention_distillation", "auxiliary_cross_entropy", "auxiliary_soft_labels")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """By kind of data the words that choose a small dataset of it, of four to ten classes."""
+    root = tmp_path_factory.mktemp("data")
+    write_articles(root)
+    tree = write_tree(root / "tree", long_tail(6, 12, 2))
+    (root / "cifar10").mkdir()
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 200), ("test", 40)):
+        np.save(root / "cifar10" / f"{split}_images.npy", draws.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+        np.save(root / "cifar10" / f"{split}_labels.npy", np.arange(count) % 10)
+    (root / "cifar10" / "classes.txt").write_text("".join(f"class{label}\n" for label in range(10)))
+    tail = ("dataset.max_per_class=20", "dataset.imbalance_ratio=10", f"paths.data={root}")
+    return {
+        "digits": (),
+        "arrays": ("dataset=cifar10_lt", "backbone=resnet8", *tail),
+        "text": ("dataset=ag_news_lt", "backbone.dim=16", *tail),
+        "files": (
+            *("dataset=image_folder", f"dataset.source.folder={tree}", "dataset.workers=0"),
+            *("backbone=resnet10", "dataset.image_size=64", "dataset.resize=72"),
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_choice_takes_its_first_step(
+    group: str, kind: str, data: dict[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    for name in names(group):
+        choice = f"{group} {name}"
+        stages = ("stage2",) if choice in SECOND else BOTH if kind == "digits" and choice not in FIRST else ("stage1",)
+        for stage in stages:
+            place = tmp_path / f"{name}_{stage}"
+            words = [*data[kind], *ONE_STEP, f"method={'ce' if stage == 'stage1' else 'crt'}"]
+            words += [f"{group}@{stage}.{group}={name}", *(w.format(stage=stage) for w in COMPANIONS.get(choice, ()))]
+            kinds, why = ONLY_ON.get(choice, (KINDS, ""))
+            if kind not in kinds:
+                with pytest.raises(ConfigError, match=f"^[^\n]*{why}[^\n]*$"):
+                    run_here(place, *words)
+                continue
+            run_here(place, *words)
+            record = read_record(place)
+            assert record["status"] == "finished", (stage, choice)
+            trained = record["stages"][-1]
+            assert trained["epochs"] == 0 or np.isfinite(trained["train_loss"]), (stage, choice)
+
+
+def test_a_loss_that_reads_nothing_that_is_trained_is_refused(tmp_path: Path) -> None:
+    """cRT's second stage trains the classifier, and this loss compares features."""
+    words = ("method=crt", "loss@stage2.loss=feature_distillation", "stage2.teacher=stage1", *ONE_STEP)
+    with pytest.raises(ConfigError, match=r"^stage2: its loss reads nothing that is trained"):
+        run_here(tmp_path / "run", *words)
