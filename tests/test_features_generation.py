@@ -185,9 +185,22 @@ def test_counts_balance_exactly_and_sources_take_turns() -> None:
     assert not torch.equal(other, sources)
 
 
-def test_beta_moves_with_the_score_and_stays_in_bounds() -> None:
+def test_beta_follows_what_a_class_gained_over_stage_1() -> None:
+    """Above stage 1's score it grows, whether or not the score rises any more; below it shrinks."""
     tail = torch.tensor([True, True, True, True, False])
-    found = Confidence(tail, epochs=20, start=0.6)
+    found = Confidence(tail, epochs=8, start=0.6)
+    found.set_reference(torch.tensor([0.2, 0.5, 0.3, torch.nan, 0.1]))
+    score = torch.tensor([0.4, 0.4, 0.303, 0.4, 0.9])  # above, below, within the threshold, unknown, no tail class
+    for epoch in range(8):
+        found.update(epoch, score)
+    assert found.beta[1].tolist() == pytest.approx([0.65, 0.55, 0.6, 0.6, 0.0])
+    assert found.beta[4].tolist() == pytest.approx([0.8, 0.4, 0.6, 0.6, 0.0])
+    assert found.beta[8].tolist() == pytest.approx([0.9, 0.2, 0.6, 0.6, 0.0])
+
+
+def test_beta_against_the_last_epoch_moves_with_the_score_and_stays_in_bounds() -> None:
+    tail = torch.tensor([True, True, True, True, False])
+    found = Confidence(tail, epochs=20, start=0.6, reference="last_epoch")
     assert found.beta[0].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.0])
     for epoch in range(20):  # rising, falling, within the threshold, unknown
         change = torch.tensor([0.01, -0.01, 0.004, torch.nan, 0.5])

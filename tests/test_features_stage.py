@@ -16,7 +16,7 @@ from ltexp.config import to_config
 from ltexp.config.identity import differing_keys
 from ltexp.data.images import digits
 from ltexp.data.types import SourceArrays
-from ltexp.errors import ConfigError, TrainingError
+from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.features import loader
 from ltexp.features.generator import AdaptiveFeatureGenerator
 from ltexp.models.cifar_resnet import CifarResNet
@@ -49,8 +49,32 @@ def test_a_run_says_what_its_classifier_learned_from(glag: Path) -> None:
     assert features["extracted"] + features["generated"] == 10 * 120
     rows = read_metrics(glag / "stage2" / "confidence.csv")
     assert [(row["epoch"], row["class"]) for row in rows] == [(str(e), str(c)) for e in range(4) for c in range(2, 10)]
-    assert {row["beta"] for row in rows if row["epoch"] in "01"} == {"0.6"}
+    assert {row["beta"] for row in rows if row["epoch"] == "0"} == {"0.6"}
     assert all(0 <= float(row["score"]) <= 1 for row in rows)
+
+
+def test_beta_is_moved_by_the_score_of_stage_1s_own_classifier(glag: Path) -> None:
+    """Computed again here from stage 1's checkpoint and the held-out images: the last of each tail class."""
+    session = restore(to_config(composed(*GLAG, "stage1.epochs=4")), glag, "stage1", None).session
+    train, counts = session.data.train, session.class_counts.tolist()
+    held = [max(1, count // 5) if count <= 48 else 0 for count in counts]
+    rows = np.concatenate(
+        [np.flatnonzero(train.labels == c)[len(np.flatnonzero(train.labels == c)) - n :] for c, n in enumerate(held)]
+    )
+    model = restore(to_config(composed(*GLAG, "stage1.epochs=4")), glag, "stage1", None).model
+    batch = next(iter(session.loader(train.take(rows), batch_size=len(rows))))
+    with torch.no_grad():
+        right = model(batch.inputs).logits.softmax(1).gather(1, batch.labels[:, None]).squeeze(1)
+    beta = {int(row["class"]): 0.6 for row in read_metrics(glag / "stage2" / "confidence.csv")}
+    moved = set()
+    for row in read_metrics(glag / "stage2" / "confidence.csv"):
+        label = int(row["class"])
+        assert float(row["beta"]) == pytest.approx(beta[label], abs=1e-4)
+        change = float(row["score"]) - float(right[batch.labels == label].mean())
+        step = 0.05 if change > 0.005 else -0.05 if change < -0.005 else 0.0
+        beta[label] = min(max(beta[label] + step, 0.0), 0.9)
+        moved.add(step)
+    assert moved & {0.05, -0.05}
 
 
 def test_the_power_is_part_of_the_model_wherever_it_is_evaluated(glag: Path) -> None:
@@ -199,6 +223,15 @@ def test_a_class_of_one_image_works(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("stage2.features.support_classes=3", r"only 2 classes have more images than class 2 with 48: lower it"),
+        (
+            "stage2.features.tail_at_most=1",
+            r"tail_at_most=1: no class has so few images, the smallest has 2, .*: raise",
+        ),
+        ("dataset.imbalance=balanced", r"tail_at_most=48: no class has so few images, the smallest has 120, "),
+        (
+            "stage2.features.beta_reference=stage2",
+            r"beta_reference=stage2: expected stage1 .* last_epoch; did you mean",
+        ),
         ("stage2.features.tail_at_most=200", r"only 0 classes have more images than class 0 with 120"),
         (
             "stage2.features.gamma=-0.1",
@@ -319,3 +352,14 @@ def test_glag_and_graloss_share_their_stage_1_and_any_method_takes_the_loss() ->
         plain = to_config(composed(f"method={method}"))
         changed = to_config(composed(f"method={method}", "loss@stage1.loss=gradual_balanced"))
         assert all(key.startswith("stage1.loss") for key in differing_keys(plain, changed))
+
+
+def test_a_backbone_of_other_classes_has_no_score_to_compare_with(glag: Path, tmp_path: Path) -> None:
+    fewer = ("dataset.num_classes=8", "stage2.epochs=1", f"stage2.init.backbone={glag}", "stage2.init.classifier=fresh")
+    other = (*GLAG, *fewer, "classifier@stage2.classifier=linear", "stage2.features.support_classes=1")
+    with pytest.raises(
+        CheckpointError, match=r"beta_reference=stage1: .* knows 10 classes and this dataset has 8: set"
+    ):
+        run_here(tmp_path / "refused", *other)
+    assert not (tmp_path / "refused" / "stage1").exists()
+    run_here(tmp_path / "run", *other, "stage1.epochs=1", "stage2.features.beta_reference=last_epoch")

@@ -10,6 +10,7 @@ from ltexp.errors import ConfigError
 from ltexp.losses.auxiliary import AttentionDistillation, AuxiliaryCrossEntropy, AuxiliarySoftLabels, attention
 from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy
+from ltexp.losses.label_smoothing import LabelSmoothing
 from ltexp.losses.online_label_smoothing import OnlineLabelSmoothing
 from ltexp.outputs import ModelOutput
 
@@ -130,7 +131,7 @@ def smoothed(soft_weight: float = 0.5, **settings: object) -> OnlineLabelSmoothi
 def test_online_soft_labels_are_the_mean_prediction_of_the_right_samples_of_a_class() -> None:
     loss = smoothed()
     loss(output(logits=BATCH), LABELS)
-    torch.testing.assert_close(loss.soft_labels, torch.full((3, 3), 1 / 3))  # in use from the next epoch on
+    torch.testing.assert_close(loss.soft_labels, torch.zeros(3, 3))  # in use from the next epoch on
     loss.end_epoch()
     p = torch.softmax(BATCH, 1)
     expected = torch.stack([(p[0] + p[1]) / 2, p[2], torch.full((3,), 1 / 3)])
@@ -150,8 +151,10 @@ def test_online_smoothing_is_half_hard_and_half_soft() -> None:
 def test_limits_of_online_smoothing() -> None:
     y = LABELS
     torch.testing.assert_close(smoothed(0.0)(output(logits=BATCH), y), CrossEntropy(COUNTS)(output(logits=BATCH), y))
-    first = smoothed(start="zero")(output(logits=BATCH), y)
+    first = smoothed()(output(logits=BATCH), y)  # no soft part yet, as in the authors' code
     torch.testing.assert_close(first, 0.5 * CrossEntropy(COUNTS)(output(logits=BATCH), y))
+    uniform, plain = smoothed(start="uniform"), LabelSmoothing(COUNTS, 0.5)
+    torch.testing.assert_close(uniform(output(logits=BATCH), y), plain(output(logits=BATCH), y))
 
 
 def test_each_epoch_counts_anew_and_evaluation_does_not_count() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ltexp.config import to_config
 from ltexp.config.build import build as build_node
 from ltexp.errors import ConfigError
+from ltexp.outputs import ModelOutput
 from ltexp.training.composition import check_composition
 
 EQUAL = torch.full((5,), 40)
@@ -60,6 +61,24 @@ def test_a_scale_out_of_range_is_refused(name: str) -> None:
     if "scale" in load_choice("loss", name):
         with pytest.raises(ConfigError, match=r"^invalid scale=-1\.0: expected a number above 0"):
             build("loss", name, class_counts=EQUAL, scale=-1.0)
+
+
+def reads_anothers_logits(name: str) -> bool:
+    needs = get_class(load_choice("loss", name)._target_).needs
+    return bool(needs & {"teacher_logits", "auxiliary_logits"}) and "scale" in load_choice("loss", name)
+
+
+@pytest.mark.parametrize("name", [name for name in names("loss") if reads_anothers_logits(name)])
+def test_a_term_compares_cosines_with_anothers_logits_at_the_models_own_scale(name: str) -> None:
+    """At the scale of the output it is what it is for the scaled logits; at another it is not."""
+    draws, labels = torch.Generator().manual_seed(0), torch.arange(8) % 5
+    logits, other = (6 * torch.randn(8, 5, generator=draws) for _ in range(2))
+    loss = build("loss", name, class_counts=torch.tensor([400, 200, 150, 30, 10]))
+    loss.set_progress(3, 4)
+    read = {"teacher_logits": other, "auxiliary_logits": other}
+    scaled = loss(ModelOutput(logits=logits, **read), labels)
+    torch.testing.assert_close(loss(ModelOutput(logits=logits / 30, logit_scale=30.0, **read), labels), scaled)
+    assert not torch.isclose(loss(ModelOutput(logits=logits / 30, **read), labels), scaled, rtol=0.01)
 
 
 def value_and_gradient(name: str, settings: dict[str, Any], epoch: int) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ from runs import composed
 from torch import Tensor
 
 from ltexp.config import to_config
+from ltexp.config.build import build as build_node
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
@@ -153,6 +154,19 @@ def test_feature_balanced(growth: str, reach: float, order: str) -> None:
     assert_close_to(loss, rows, exact, data)
 
 
+@pytest.mark.parametrize(
+    ("growth", "last"),
+    [("linear_decrease", 0.005), ("linear", 0.995), ("sine", 0.99997), ("cosine", 0.99215), ("parabolic", 1.09698)],
+)
+def test_the_parabola_alone_reaches_its_height_before_the_end(growth: str, last: float) -> None:
+    """Table 4.4 on CIFAR, in epoch 199 of 200: of the authors' curves only the parabola's T is 190."""
+    loss = build_node(
+        composed("method=fbl", "dataset=cifar10_lt", f"stage1.loss.growth={growth}")["stage1"]["loss"],
+        class_counts=COUNTS["sorted"],
+    )
+    assert loss.alpha(199, 200) / 60 == pytest.approx(last, abs=6e-6)
+
+
 @pytest.mark.parametrize(("epoch", "curve"), [(0, 0.0), (100, 0.27701), (190, 1.0), (199, 1.09698)])
 def test_feature_balanced_curriculum(epoch: int, curve: float) -> None:
     loss = FeatureBalanced(COUNTS["sorted"])
@@ -160,7 +174,7 @@ def test_feature_balanced_curriculum(epoch: int, curve: float) -> None:
 
 
 def test_feature_balanced_decrease_ends_at_zero() -> None:
-    loss = FeatureBalanced(COUNTS["sorted"], growth="linear_decrease")
+    loss = FeatureBalanced(COUNTS["sorted"], growth="linear_decrease", reach=0.95)
     assert loss.alpha(199, 200) == 0
 
 

@@ -1,9 +1,14 @@
 """Classifiers without training: tau-normalisation, nearest class mean, post-hoc logit adjustment."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from runs import run_here
 from torch import Tensor
 
+from ltexp.analysis.restored import restore
 from ltexp.errors import CheckpointError, ConfigError, DataError
 from ltexp.models import posthoc
 from ltexp.models.classifier import Cosine, Linear
@@ -135,3 +140,23 @@ def test_tau_of_a_cosine_stage_is_the_formula_on_its_raw_weights_up_to_one_facto
     unit = features / features.norm(dim=1, keepdim=True)
     expected = unit @ weight.T / weight.norm(dim=1) ** tau
     torch.testing.assert_close(head(features) * 2 ** (0.5 * (1 - tau)), expected)
+
+
+@pytest.mark.parametrize(("classifier", "scale"), [("tau_normalized", 30.0), ("nearest_class_mean", 1.0)])
+def test_a_stage_that_trains_nothing_keeps_the_scale_of_its_source(
+    classifier: str, scale: float, tmp_path: Path
+) -> None:
+    """tau = 1 over cosines is stage 1 itself, its calibration too, whatever scale the untrained stage's loss has."""
+    chosen = (f"classifier@stage2.classifier={classifier}", "loss@stage2.loss=cross_entropy", "stage2.loss.scale=5")
+    config = run_here(tmp_path / "run", "method=gcl", *chosen, "stage1.epochs=1", "stage2.epochs=0")
+    read = torch.load(tmp_path / "run" / "stage2" / "checkpoint.pt", weights_only=True)
+    assert read["logit_scale"] == scale
+    one, two = json.loads((tmp_path / "run" / "record.json").read_text())["stages"]
+    kept = restore(config, tmp_path / "run", "stage2", None).measure()
+    assert kept == two["metrics"]
+    if classifier == "tau_normalized":
+        node = {"_target_": "ltexp.models.posthoc.TauNormalized", "tau": 1.0}
+        again = restore(config, tmp_path / "run", "stage2", node).measure()
+        for metric in ("all", "ece", "mce"):
+            assert two["metrics"][metric] == pytest.approx(one["metrics"][metric], abs=1e-3)
+            assert again[metric] == pytest.approx(one["metrics"][metric], abs=1e-3)

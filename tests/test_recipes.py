@@ -1,14 +1,18 @@
 """The large sets: what a dataset's recipe, a paper's settings and a way of fine-tuning compose to."""
 
+import math
 from typing import Any
 
 import pytest
+import torch
 from choices import names
 from runs import composed
+from torch.optim import SGD
 
 from ltexp.config import to_config
 from ltexp.errors import ConfigError
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.schedules import build_schedule
 
 LARGE = ("imagenet_lt", "places_lt", "inat18")
 # epochs, batch size, learning rate, weight decay, schedule, its drops, colour jitter: method-facts of each paper
@@ -24,8 +28,8 @@ STAGE1: dict[tuple[str, str], tuple[Any, ...]] = {
     ("fbl", "inat18"): (180, 512, 0.2, 1e-4, "MultiStep", [120, 160], 0.0),
     ("kps_mixup", "imagenet_lt"): (180, 128, 0.1, 1e-4, "MultiStep", [120, 160], 0.0),
     ("dasl", "inat18"): (80, 512, 0.2, 1e-4, "MultiStep", [30, 60], 0.0),
-    ("ride_3", "imagenet_lt"): (100, 256, 0.1, 2e-4, "MultiStep", [0.6, 0.8], 0.4),
-    ("bkd", "places_lt"): (30, 256, 0.2, 5e-4, "MultiStep", [0.3333, 0.6666], 0.4),
+    ("ride_3", "imagenet_lt"): (100, 256, 0.1, 2e-4, "MultiStep", [60, 80], 0.4),
+    ("bkd", "places_lt"): (30, 256, 0.2, 5e-4, "MultiStep", [10, 20], 0.4),
     ("bkd", "inat18"): (90, 256, 0.2, 1e-4, "Cosine", None, 0.0),
 }
 
@@ -43,10 +47,47 @@ def test_stage_1_is_what_the_recipe_or_the_paper_says(method: str, dataset: str)
         found = (stage["epochs"], stage["batch_size"], optimizer["lr"], optimizer["weight_decay"])
         kind = schedule["_target_"].rpartition(".")[2]
         expected = STAGE1[method, dataset]
-        assert (*found, kind, schedule.get("milestones"), stage["augmentation"]["jitter"]) == expected
+        drops = [round(point * stage["epochs"], 2) for point in schedule.get("milestones", [])] or None
+        assert (
+            *found,
+            kind,
+            drops and [math.ceil(drop) for drop in drops],
+            stage["augmentation"]["jitter"],
+        ) == expected
         assert plain["choices"]["schedule@stage1.schedule"] == kind.lower()
     if "Mixup" in stages[-1]["mixing"]["_target_"]:
         assert stages[-1]["mixing"]["alpha"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset"),
+    [
+        *((method, dataset) for method in ("kps", "fbl", "gcl") for dataset in LARGE),
+        *((method, dataset) for method in ("dasl", "ride_3") for dataset in ("imagenet_lt", "inat18")),
+        ("bkd", "places_lt"),
+    ],
+)
+def test_the_drops_of_a_shortened_run_follow_its_epochs(method: str, dataset: str) -> None:
+    """At half of the paper's epochs each drop comes at half of its epoch."""
+    whole = of(f"method={method}", f"dataset={dataset}")["stage1"]
+    epochs = whole["epochs"]
+    half = of(f"method={method}", f"dataset={dataset}", f"stage1.epochs={epochs // 2}")["stage1"]
+    factors = [
+        build_schedule(stage["schedule"], SGD([torch.zeros(1)], lr=1.0), stage["epochs"], 1)[0].lr_lambdas[0]
+        for stage in (whole, half)
+    ]
+    late = range(epochs // 5, epochs // 2)
+    assert [factors[1](epoch) for epoch in late] == pytest.approx([factors[0](2 * epoch) for epoch in late])
+    assert factors[1](epochs // 2 - 1) == pytest.approx(0.01)
+
+
+def test_a_drop_behind_the_end_of_a_stage_is_refused() -> None:
+    refused = r"invalid stage1.schedule.milestones=\[120, 160\]: expected fractions .*, or epochs that it .* below 130"
+    with pytest.raises(ConfigError, match=refused):
+        check_composition(to_config(of("method=ce", "stage1.epochs=130", "stage1.schedule.milestones=[120,160]")))
+    # a stage without epochs has no such end
+    idle = ("method=tau_norm", "schedule@stage2.schedule=multistep", "stage2.schedule.milestones=[120,160]")
+    check_composition(without_idle_epochs(to_config(of(*idle))))
 
 
 def test_mislas_on_the_large_sets_has_its_authors_smoothing_and_rates() -> None:

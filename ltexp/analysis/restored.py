@@ -72,6 +72,8 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         load_module(model, name, source, str(folder / stage))
     if classifier is None:
         load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
+        if source.logit_scale is not None:
+            model.logit_scale = source.logit_scale
     else:
         model.classifier = build(
             classifier, feature_dim=source.feature_dim, num_classes=source.num_classes, path="classifier"
@@ -80,12 +82,9 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         if any(True for _ in model.classifier.parameters()):
             raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
         model.classifier.start_from(source.build_classifier())
+        model.logit_scale = source.scale_for(model.classifier)
     model = session.place(model).eval()
     session.fit_classifier(model)
-    # a linear classifier over a cosine one has logits of its own, which the stage's loss never scaled
-    kept = classifier is None or model.classifier.kind == "cosine"
-    if not kept:
-        model.logit_scale = 1.0
     return LoadedStage(session, stage, model)
 
 

@@ -201,8 +201,9 @@ class EffectiveNumber(Sampler):
 class ClassBasedEffectiveNumber(Sampler):
     """Effective number with a β of each class's own (CBEN, the sampler of GCL): β_c = base + slope δ_c.
 
-    δ_c is log n_max - log n_c scaled to [0, 1] (0 for all classes if all counts are equal). The weight
-    (1 - β_c) / (1 - β_c^n_c) is an image's, so P(class) is proportional to n_c times it.
+    δ_c is log n_max - log n_c scaled to [0, 1] (0 for all classes if all counts are equal): that of GCL's default
+    cloud, whatever cloud the loss has, though Eq. 5.15 writes one δ for both. The weight (1 - β_c) / (1 - β_c^n_c) is
+    an image's, so P(class) is proportional to n_c times it.
 
     Args:
         labels: (N,) int64.

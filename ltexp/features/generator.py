@@ -31,7 +31,7 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
         gamma: γ of Eq. 9. Default 0 (the paper: 0 or 0.1).
         gamma_everywhere: whether γ is added to every entry of the covariance, as in the code of free-lunch and
             TailCalibX. Default false: to the diagonal.
-        beta, adaptive, beta_step, beta_threshold, most_beta: see `Confidence`; `beta` is its start.
+        beta, adaptive, beta_reference, beta_step, beta_threshold, most_beta: see `Confidence`; `beta` is its start.
         held_out_fraction: of a tail class's training images, cut to a whole number but at least 1. Default 0.2.
         held_out_most: at most so many of a class. Default 20.
         covariance: see `FeatureBank`.
@@ -50,6 +50,7 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
         gamma_everywhere: bool = False,
         beta: float = 0.6,
         adaptive: bool = True,
+        beta_reference: str = "stage1",
         beta_step: float = 0.05,
         beta_threshold: float = 0.005,
         most_beta: float = 0.9,
@@ -68,8 +69,15 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
         self.tail_at_most, self.k = tail_at_most, support_classes
         self.gamma, self.gamma_everywhere, self.covariance = gamma, gamma_everywhere, covariance
         self.keeps_score = adaptive
-        self.confidence_settings = {"start": beta, "adaptive": adaptive, "step": beta_step}
-        self.confidence_settings |= {"threshold": beta_threshold, "most": most_beta}
+        self.compares_with_stage1 = adaptive and beta_reference == "stage1"
+        self.confidence_settings = {
+            "start": beta,
+            "adaptive": adaptive,
+            "reference": beta_reference,
+            "step": beta_step,
+            "threshold": beta_threshold,
+            "most": most_beta,
+        }
         self._confidence(torch.ones(1, dtype=torch.bool), 1)  # settings out of range
         self.held_out_fraction, self.held_out_most = held_out_fraction, held_out_most
 
@@ -81,7 +89,13 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
         return class_counts <= self.tail_at_most
 
     def check(self, class_counts: Tensor, class_names: Sequence[str], separate: bool) -> None:
-        """See `ExtractedFeatures`: a tail class has K richer ones and, where samples are held out, more than one."""
+        """See `ExtractedFeatures`: some class is a tail class; each has K richer ones and, held out aside, an image."""
+        if not self.is_tail(class_counts).any():
+            raise ConfigError(
+                f"features.tail_at_most={self.tail_at_most}: no class has so few images, the smallest has "
+                f"{int(class_counts.min())}, and no other class learns from richer ones: raise it, or train "
+                "on the real features alone with features@stage2.features=extracted"
+            )
         richer = (class_counts[:, None] < class_counts[None, :]).sum(1)
         lacking = (self.is_tail(class_counts) & (richer < self.k)).nonzero().flatten().tolist()
         if lacking:
@@ -137,6 +151,10 @@ class AdaptiveFeatureGenerator(ExtractedFeatures):
             gamma=self.gamma,
             everywhere=self.gamma_everywhere,
         )
+
+    def set_reference(self, score: Tensor) -> None:
+        """See `ExtractedFeatures`."""
+        self.confidence.set_reference(score)
 
     def end_epoch(self, epoch: int, score: Tensor) -> None:
         """See `ExtractedFeatures`: sets the next epoch's β."""

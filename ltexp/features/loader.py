@@ -1,6 +1,6 @@
 """Batches of features: those of the training samples, extracted once an epoch, and those generated from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,8 @@ class FeatureLoader(Loader[Split]):
         scored: samples that keep the source's score; None: there are none.
         model: whose backbone extracts, and whose classifier is scored.
         source: of the generated features, started.
+        stage1: gives the model that the backbone was trained in, with its own classifier; asked where the source
+            compares its score with that model's.
         precision: as in `trainer.precision`.
         class_names: for messages.
         settings: see `Loader`.
@@ -51,13 +53,14 @@ class FeatureLoader(Loader[Split]):
         scored: Loader[Any] | None,
         model: Model,
         source: ExtractedFeatures,
+        stage1: Callable[[], Model],
         precision: str,
         class_names: Sequence[str],
         **settings: Any,
     ) -> None:
         super().__init__(split, **settings)
         self._images, self._scored = images, scored
-        self._model, self._precision = model, precision
+        self._model, self._stage1, self._precision = model, stage1, precision
         self.source, self._class_names = source, class_names
         self._steps = max(1, CHUNK // (model.backbone.feature_dim * self.batch_size))
         self._bank: FeatureBank
@@ -124,6 +127,8 @@ class FeatureLoader(Loader[Split]):
     def end_epoch(self, epoch: int) -> None:
         """Tells the source how each class does on the samples that keep the score."""
         if self._scored is not None:
+            if epoch == 0 and self.source.compares_with_stage1:
+                self.source.set_reference(class_scores(self._stage1(), self._scored, self._precision))
             score = class_scores(self._model, self._scored, self._precision)
             self.source.end_epoch(epoch, score)
 

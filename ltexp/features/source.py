@@ -19,6 +19,7 @@ class ExtractedFeatures:
 
     keeps_score: bool = False
     generates: bool = False  # whether it makes features beside the extracted ones
+    compares_with_stage1: bool = False  # whether `set_reference` is called before the first `end_epoch`
 
     def check(self, class_counts: Tensor, class_names: Sequence[str], separate: bool) -> None:
         """Refuses a training set that the source cannot work with; see `held_out`.
@@ -49,6 +50,9 @@ class ExtractedFeatures:
     def plan(self, bank: FeatureBank, epoch: int, seed: int) -> Generation | None:
         """How the further features of an epoch come about."""
         return None
+
+    def set_reference(self, score: Tensor) -> None:
+        """Takes the score (C,) of the classifier that was trained with the backbone, on the same samples."""
 
     def end_epoch(self, epoch: int, score: Tensor) -> None:
         """Takes the score (C,) of every class after an epoch: its mean probability of the true class, or NaN."""

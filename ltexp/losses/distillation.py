@@ -172,7 +172,6 @@ class FeatureDistillation(Loss):
 
     Args:
         class_counts: (C,) int64; without effect.
-        scale: without effect here; as every loss.
 
     Raises:
         ConfigError: on use, if the teacher's features are of another width.
@@ -181,8 +180,8 @@ class FeatureDistillation(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_features"})
     reads_labels = False
 
-    def __init__(self, class_counts: Tensor, scale: float = 1.0) -> None:
-        super().__init__(class_counts, scale)
+    def __init__(self, class_counts: Tensor) -> None:
+        super().__init__(class_counts)
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) cosine distances; the labels do not matter."""

@@ -14,6 +14,7 @@ from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
 Growth = Literal["parabolic", "linear", "sine", "cosine", "linear_decrease"]
+REACH = {"parabolic": 0.95}  # of the other curves: 1
 GROWTHS = ("parabolic", "linear", "sine", "cosine", "linear_decrease")
 
 
@@ -62,8 +63,9 @@ class FeatureBalanced(Loss):
         strength: α's factor. Default 60 (the authors' code on CIFAR; 150 on ImageNet-LT, iNaturalist 2018, Places-LT).
         growth: g, one of Table 4.4: "parabolic" (default, (t/T)^2), "linear" (t/T), "sine" (sin(π/2 t/T)),
             "cosine" (1 - cos(π/2 t/T)) or "linear_decrease" (1 - t/T).
-        reach: T as a fraction of the stage's epochs. Default 0.95: of 200 epochs T is 190 (the authors' code, which
-            has 10 epochs less than the stage), so that g passes 1 in the last epochs. 1: the thesis's T.
+        reach: T as a fraction of the stage's epochs. Default None: 0.95 for the parabola, whose T is 190 of 200 epochs
+            (the authors' code, which has 10 epochs less than the stage there), so that it passes 1 in the last
+            epochs, and 1 for the other curves (that code and the thesis).
         scale: see `Loss`.
 
     Raises:
@@ -80,12 +82,13 @@ class FeatureBalanced(Loss):
         class_counts: Tensor,
         strength: float = 60.0,
         growth: Growth = "parabolic",
-        reach: float = 0.95,
+        reach: float | None = None,
         scale: float = 1.0,
     ) -> None:
         super().__init__(class_counts, scale)
         require(strength >= 0, "strength", strength, "a number of 0 or more")
         require_choice("growth", growth, GROWTHS)
+        reach = REACH.get(growth, 1.0) if reach is None else reach
         require(0 < reach <= 1, "reach", reach, "a fraction of the stage above 0, at most 1")
         self.strength, self.growth, self.reach = strength, growth, reach
         self.register_buffer("rarity", log_rarity(class_counts).float(), persistent=False)

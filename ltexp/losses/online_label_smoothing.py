@@ -30,7 +30,7 @@ class OnlineLabelSmoothing(Loss):
     Args:
         class_counts: (C,) int64.
         soft_weight: λ in [0, 1]. Default 0.5 (the authors' CIFAR setting).
-        start: the rows of the first epoch: "uniform" (default) or "zero" (the authors' code: no soft part yet).
+        start: the rows of the first epoch: "zero" (default, the authors' code: no soft part yet) or "uniform".
         scale: see `Loss`.
 
     Raises:
@@ -40,7 +40,7 @@ class OnlineLabelSmoothing(Loss):
     soft_labels: Tensor
 
     def __init__(
-        self, class_counts: Tensor, soft_weight: float = 0.5, start: Start = "uniform", scale: float = 1.0
+        self, class_counts: Tensor, soft_weight: float = 0.5, start: Start = "zero", scale: float = 1.0
     ) -> None:
         super().__init__(class_counts, scale)
         require(0 <= soft_weight <= 1, "soft_weight", soft_weight, "a number from 0 to 1")

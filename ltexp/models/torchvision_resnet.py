@@ -42,7 +42,9 @@ class TorchvisionResNet(Backbone):
             "IMAGENET1K_V1" (downloaded once into torch's hub folder), or the path of a file with a `state_dict` in
             torchvision's names, plain or as a self-supervised pre-training prefixes them; its classifier is left out.
         frozen_trunk: whether everything before the last block of stage 4 is frozen. Default false.
-        fresh_last_block: whether the last block of stage 4 starts at random in spite of the weights. Default false.
+        fresh_last_block: whether the last block of stage 4 starts at random in spite of the weights; its convolutions
+            as torch's layers do by themselves (uniform, deviation 1 / sqrt(3 fan-in)), not as torchvision starts a
+            whole network (normal, deviation sqrt(2 / fan-out)). Default false.
         experts: E, or None for an ordinary network.
 
     Raises:
@@ -90,6 +92,9 @@ class TorchvisionResNet(Backbone):
             state = read_weights(architecture, weights, self.state_dict().keys())
             if fresh_last_block:
                 last = f"layer4.{layers[3] - 1}."
+                for module in self.layer4[-1].modules():
+                    if isinstance(module, nn.Conv2d):
+                        module.reset_parameters()
                 state |= {name: value for name, value in self.state_dict().items() if name.startswith(last)}
             load_part(self, state, f"backbone.weights '{weights}' for {architecture}")
 

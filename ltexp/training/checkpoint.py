@@ -33,7 +33,8 @@ class Checkpoint:
         num_classes: C.
         feature_dim: D, the width of what the classifier reads.
         class_counts: (C,) of the training set; None in an older file.
-        logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
+        logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss); None in
+            an older file.
         feature_power: what features are raised to before the classifier.
         modules: by name, `state` and the `config` node of each module of the stage.
     """
@@ -45,9 +46,18 @@ class Checkpoint:
     num_classes: int
     feature_dim: int
     class_counts: list[int] | None = None
-    logit_scale: float = 1.0
+    logit_scale: float | None = None
     feature_power: float = 1.0
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def scale_for(self, classifier: Classifier) -> float:
+        """The scale of the logits of a `classifier` that took over from this one and that no loss has trained.
+
+        It is this one's. A classifier of another kind, such as distances to the means of cosines' features, has logits
+        of its own, which no loss has scaled: 1.
+        """
+        scale = 1.0 if self.logit_scale is None else self.logit_scale
+        return scale if classifier.kind == self.build_classifier().kind else 1.0
 
     def build_classifier(self) -> Classifier:
         """The checkpoint's classifier, built and loaded."""

@@ -24,6 +24,7 @@ from ltexp.training.batch_checks import check_batches
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.schedules import build_schedule
 
+ENDLESS = 10**6  # epochs
 OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
 
 
@@ -110,7 +111,8 @@ def _check_settings(stage: StageConfig) -> Objective:
         build(stage.features, path="features")
     parameters = [nn.Parameter(torch.zeros(1))]
     optimizer: torch.optim.Optimizer = build(stage.optimizer, parameters, path="optimizer")
-    build_schedule(stage.schedule, optimizer, max(stage.epochs, 1), steps_per_epoch=1)
+    # a stage without epochs has no end that a point of its schedule could lie behind
+    build_schedule(stage.schedule, optimizer, stage.epochs or ENDLESS, steps_per_epoch=1)
     if stage.epochs > 0:  # a start may lie behind the stage's end
         with within("reweighting"):
             objective.reweighting.weights_in(0, stage.epochs)

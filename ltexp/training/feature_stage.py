@@ -1,6 +1,7 @@
 """A stage that trains its classifier on features: what it trains on, and what it leaves beside its metrics."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ltexp.models.model import Model
 from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
 from ltexp.training.mixing import blends
 from ltexp.training.session import Session
+from ltexp.training.start import load_stage1
 
 EXTRACTION_BATCH = 512
 EXAMPLES = 200  # generated features of a class that are kept for figures
@@ -42,6 +44,7 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
         scored=None if scored is None else session.loader(scored, **every),
         model=model,
         source=source,
+        stage1=partial(load_stage1, session, stage),
         precision=session.config.trainer.precision,
         class_names=session.data.class_names,
         batch_size=stage.batch_size,
@@ -60,10 +63,13 @@ def check_features(session: Session, stage: StageConfig) -> None:
 
     Raises:
         ConfigError: naming the class.
+        CheckpointError: a backbone's file without the classifier that the source compares with.
     """
     if stage.features.get("_target_"):
         source: ExtractedFeatures = build(stage.features, path="features")
         source.check(session.class_counts, session.data.class_names, session.data.validation is not None)
+        if source.compares_with_stage1 and stage.checkpoint is None and stage.init.backbone != "stage1":
+            load_stage1(session, stage)
 
 
 def describe_features(session: Session, stage: StageConfig) -> dict[str, Any]:

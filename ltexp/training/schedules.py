@@ -94,7 +94,7 @@ class MultiStep(Schedule):
         warmup_epochs: see `Schedule`. Default 5: 0.2, 0.4, ... 1.0 of the base rate.
 
     Raises:
-        ConfigError: a milestone that is neither, or a decay out of range.
+        ConfigError: a milestone that is neither, or a whole epoch that the stage does not reach; a decay out of range.
     """
 
     def __init__(
@@ -110,6 +110,9 @@ class MultiStep(Schedule):
         for milestone in milestones:
             point = is_point(milestone) and milestone > 0
             require(point, "milestones", list(milestones), "fractions of the stage between 0 and 1, or whole epochs")
+            reached = milestone < 1 or milestone < epochs
+            say = f"fractions of the stage, or epochs that it reaches, below {epochs}"
+            require(reached, "milestones", list(milestones), say)
         require(0 < decay <= 1, "decay", decay, "a number above 0, at most 1")
         self.milestones, self.decay = tuple(milestones), decay
         super().__init__(optimizer, epochs, steps_per_epoch, warmup_epochs, interval)

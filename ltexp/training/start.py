@@ -9,11 +9,13 @@ from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.session import Session
-from ltexp.training.teacher import Teacher, read_teacher
+from ltexp.training.teacher import Teacher, model_of, read_teacher
 
 
 def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     """A model whose parts start as `stage.init` says.
+
+    In a stage without epochs the scale of its logits is that of what its classifier starts from: no loss trains it.
 
     Raises:
         CheckpointError: if what it starts from is missing, damaged or from a different model.
@@ -31,6 +33,8 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
             load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
         elif part == "classifier":
             model.classifier.start_from(source.build_classifier())
+            if stage.epochs == 0:
+                model.logit_scale = source.scale_for(model.classifier)
         else:
             load_module(model, part.removeprefix("modules."), source, f"the stage that {name} starts from")
     return model
@@ -61,8 +65,25 @@ def load_teacher(session: Session, stage: StageConfig) -> Teacher | None:
     return teacher
 
 
+def load_stage1(session: Session, stage: StageConfig) -> Model:
+    """The model that the stage's backbone was trained in, with its own classifier, on this process's device.
+
+    Raises:
+        CheckpointError: if its checkpoint is missing, damaged, or of other classes.
+    """
+    where = stage.init.backbone
+    path = checkpoint.locate(str(session.folder / "stage1") if where == "stage1" else where)
+    source = checkpoint.read(path)
+    if source.num_classes != session.data.num_classes:
+        raise CheckpointError(
+            f"features.beta_reference=stage1: the classifier in {path} knows {source.num_classes} classes and this "
+            f"dataset has {session.data.num_classes}: set features.beta_reference=last_epoch"
+        )
+    return session.place(model_of(source, path, session.data.backbone_settings))
+
+
 def load_model(model: Model, path: Path) -> None:
-    """Loads every part of `model` from the stage checkpoint `path`.
+    """Loads every part of `model`, and the scale of its logits, from the stage checkpoint `path`.
 
     Raises:
         CheckpointError: if it is missing, damaged or from a different model.
@@ -72,6 +93,8 @@ def load_model(model: Model, path: Path) -> None:
     load_part(model.classifier, source.classifier, f"the classifier in {path}")
     for name in model.attached:
         load_module(model, name, source, str(path))
+    if source.logit_scale is not None:
+        model.logit_scale = source.logit_scale
 
 
 def make_trainable(model: Model, stage: StageConfig) -> None:

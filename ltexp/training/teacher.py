@@ -60,11 +60,16 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
             f"the teacher in {path} was trained on other class counts ({_counts(source.class_counts)}) than this run's "
             f"({_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset for both"
         )
+    return Teacher(model_of(source, path, backbone_settings))
+
+
+def model_of(source: checkpoint.Checkpoint, path: Path, backbone_settings: dict[str, Any]) -> Model:
+    """The model of a stage checkpoint, read from `path`, without its modules; see `read_teacher`."""
     backbone: Backbone = build(without_files(source.backbone_config), path="backbone", **backbone_settings)
-    load_part(backbone, source.backbone, f"the teacher's backbone in {path}")
+    load_part(backbone, source.backbone, f"the backbone in {path}")
     model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
-    model.logit_scale = source.logit_scale
-    return Teacher(model)
+    model.logit_scale = 1.0 if source.logit_scale is None else source.logit_scale
+    return model
 
 
 def _counts(counts: list[int]) -> str:
