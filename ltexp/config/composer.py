@@ -73,6 +73,7 @@ class LayeredLoader(ConfigLoaderImpl):
         if config_name != PRIMARY:  # a part alone, or a frozen config
             return super()._load_configuration_impl(config_name, overrides, run_mode, *arguments, **keywords)
         chosen = self._with_paper(overrides)
+        self._papers = next((text.removeprefix("paper=[")[:-1] for text in chosen if text.startswith("paper=[")), "")
         self._typed = OverridesParser.create().parse_overrides(overrides)
         config: DictConfig = super()._load_configuration_impl(config_name, chosen, run_mode, *arguments, **keywords)
         with open_dict(config):
@@ -207,6 +208,7 @@ class LayeredLoader(ConfigLoaderImpl):
         choices = {
             key: name for key, name in known.items() if "hydra/" not in key and not _is_part(key.partition("@")[2])
         }
+        choices |= {"paper": self._papers} if self._papers else {}  # Hydra does not note a list of choices
         choices |= {self._choice_keys.get(package, package): name for package, name in parts.items()}
         choices.pop("launcher", None)
         # a frozen config that is run again has no groups to choose from, but remembers its choices

@@ -76,6 +76,8 @@ def show_cell(cell: Cell) -> RenderableType:
     own = {True: "the paper's own run", False: "quoted by the paper", None: "own run or quoted: not said"}[cell.own]
     lines = [f"{cell.name}: {cell.metric} {cell.text}{error}, {own}"]
     lines += [f"  note: {cell.note}"] if cell.note else []
+    if isinstance(job, Job) and job.files:
+        lines.append(f"  needs FILE: {' '.join(job.files)}")
     lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  cannot run: {job}")
     return Text("\n".join(lines))
 
