@@ -155,6 +155,12 @@ class Difference(Rows):
     keys: tuple[str, ...] = ()
     why: str = ""
 
+    @property
+    def text(self) -> str:
+        """In a line: which keys of which rows, and why."""
+        where = "; ".join(", ".join(listed) for listed in (self.methods, self.tables, self.datasets) if listed)
+        return f"{', '.join(self.keys)} ({where or 'all rows'}): {self.why}"
+
 
 @dataclass(frozen=True)
 class Paper:

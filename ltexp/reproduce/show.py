@@ -87,6 +87,7 @@ def show_paper(paper: Paper) -> RenderableType:
     settings = [" ".join(f"{key}={value}" for key, value in record.items()) for record in paper.settings]
     lines = ["settings, as printed:", *(f"  {text}" for text in settings)]
     lines += ["misprints, contradictions, and what was decided:", *(f"  - {note}" for note in paper.notes)]
+    lines += ["composed otherwise than printed, and why:", *(f"  - {known.text}" for known in paper.differences)]
     return Lines(list_papers([paper]), Text("\n".join(lines)))
 
 

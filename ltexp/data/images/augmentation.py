@@ -12,8 +12,9 @@ from ltexp.data.images.moving import rotate
 class CropFlip(Augmentation):
     """A crop of the image's own size out of the zero-padded image, and a horizontal flip with probability 1/2.
 
-    With a `rotation` of 15 it is the augmentation of RIDE's CIFAR code (Wang et al., ICLR 2021). With `auto_augment` and a `cutout` of 16 it is the stronger augmentation of balanced softmax's CIFAR code (Ren et
-    al., NeurIPS 2020), in the order of the arguments.
+    With a `rotation` of 15 it is the augmentation of RIDE's CIFAR code (Wang et al., ICLR 2021). With `auto_augment`
+    and a `cutout` of 16 it is the stronger augmentation of balanced softmax's CIFAR code (Ren et al., NeurIPS 2020), in
+    the order of the arguments.
 
     Args:
         padding: pixels on each side; CIFAR: 4 (Cao et al., NeurIPS 2019).
