@@ -150,3 +150,17 @@ def test_pixels_of_the_source_are_not_changed(images: Tensor) -> None:
     assert changed.dtype == torch.uint8
     assert torch.equal(images, before)
     assert not torch.equal(changed, images)
+
+
+def test_a_rotation_is_torchvisions() -> None:
+    from torchvision.transforms.v2 import functional as vision
+
+    from ltexp.data.images.moving import rotate
+
+    images = torch.randint(256, (6, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    angles = torch.tensor([0.0, -15.0, 3.7, 14.2, 90.0, -8.1])
+    expected = [vision.rotate(one.permute(2, 0, 1), float(angle)) for one, angle in zip(images, angles, strict=True)]
+    found = rotate(images, angles)
+    differing = (found != torch.stack(expected).permute(0, 2, 3, 1)).any(-1).float().mean()
+    assert differing < 0.005  # pixels half-way between two
+    assert bool((CropFlip(rotation=15).draws(1000, torch.Generator())["angle"].abs() <= 15).all())

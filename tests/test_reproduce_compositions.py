@@ -1,15 +1,20 @@
 """Every runnable cell composes, to what its rule says."""
 
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import yaml
 from runs import composed
 
 from ltexp.config import to_config
 from ltexp.config.path import conf_dir
-from ltexp.papers import all_cells
+from ltexp.papers import all_cells, find_table, match_cells
 from ltexp.reproduce.jobs import Job, job_of
+from ltexp.reproduce.measured import Outputs
+from ltexp.reproduce.plan import make_plan, stage1_key
 from ltexp.reproduce.stages import read_stages
 from ltexp.training.composition import check_composition, without_idle_epochs
 
@@ -56,7 +61,12 @@ def test_the_curves_of_glags_table_5_stand_on_glags_own_stage_1() -> None:
         ("dasl/3/lws/imagenet_lt/resnet10", ()),  # no baseline of the paper's own
         ("mislas/6/mislas/imagenet_lt/resnet50", ()),  # prints the epochs that it has anyway
         ("bkd/4/bkd@200/inat18", ("stage1.epochs=200", "stage2.epochs=200")),
-        ("bkd/4/ce@90/inat18", ("stage1.batch_size=256",)),
+        ("bkd/4/ce@90/inat18", ("paper=bkd",)),
+        ("mislas/7/lws/inat18", ("stage1.epochs=200",)),  # quoted: its own settings, also where another paper quotes it
+        ("bkd/4/lws@200/inat18", ("stage1.epochs=200",)),
+        ("glag/1/ce/cifar100_lt/100", ("paper=glag",)),
+        ("glag/2/ce/cifar100_lt/100", ()),
+        ("glag/4/glag/inat18", ("backbone.weights=FILE",)),
     ],
 )
 def test_baselines_are_trained_as_their_paper_says(name: str, settings: tuple[str, ...]) -> None:
@@ -65,11 +75,72 @@ def test_baselines_are_trained_as_their_paper_says(name: str, settings: tuple[st
     assert job.settings == settings
 
 
+def test_the_components_of_glag_stand_on_three_stages_1() -> None:
+    jobs = {job for cell in find_table("glag/7").cells if isinstance(job := job_of(cell), Job)}
+    assert (len(jobs), len({stage1_key(job) for job in jobs})) == (7, 3)
+
+
+def test_one_number_of_a_paper_has_one_composition() -> None:
+    """Of two tables of the same paper."""
+    tables = ("bkd/2/ce/", "bkd/7/ce:none/")
+    jobs = {name: [job_of(cell) for cell in all_cells() if cell.name.startswith(name)] for name in tables}
+    assert jobs["bkd/2/ce/"][:3] == jobs["bkd/7/ce:none/"]
+
+
+def test_a_cell_that_needs_a_file_says_so_and_takes_any() -> None:
+    (cell,) = match_cells(all_cells(), "glag/4/glag/inat18")
+    plan = make_plan([cell], Outputs([]), [0], [])
+    assert (list(plan.impossible), plan.to_run) == (["needs FILE: backbone.weights=FILE"], [])
+    ((job, _),) = make_plan([cell], Outputs([]), [0], ["backbone.weights=ssp.pt"]).to_run
+    assert job.settings == ("backbone.weights=ssp.pt",)
+
+
+def whole_recipes() -> list[tuple[str, str, str]]:
+    """(family, method whose settings they are, dataset) of conf/paper/."""
+    owners = {
+        "kps": "kps",
+        "fbl": "fbl",
+        "gcl": "gcl",
+        "bkd": "kd",
+        "dasl": "dasl",
+        "mislas": "mislas",
+        "ride": "ride_3",
+    }
+    sets = ("cifar10_lt", "imagenet_lt", "inat18")
+    return [
+        (family, method, dataset)
+        for family, method in owners.items()
+        for dataset in sets
+        if (family, dataset) != ("bkd", "imagenet_lt")
+    ]
+
+
+@pytest.mark.parametrize(("family", "method", "dataset"), whole_recipes())
+def test_a_papers_recipe_travels_whole(family: str, method: str, dataset: str) -> None:
+    own = composed(f"method={method}", f"dataset={dataset}", small=False)
+    other = composed("method=ce", f"dataset={dataset}", f"paper={family}", small=False)
+    for key in ("epochs", "batch_size", "optimizer", "schedule", "augmentation"):
+        assert other["stage1"][key] == own["stage1"][key], key
+    assert other["dataset"] == own["dataset"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["glag/6/mislas:stage1=la/cifar100_lt/100", "gcl/5.7/arcface/imagenet_lt", "bkd/4/bkd@200/inat18"]
+)
+def test_cfg_job_prints_the_cell_that_is_trained(name: str) -> None:
+    job = job_of(match_cells(all_cells(), name)[0])
+    assert isinstance(job, Job)
+    command = [sys.executable, "-m", "ltexp.train", *job.overrides, "--cfg", "job"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert yaml.safe_load(answer.stdout) == yaml.safe_load(yaml.safe_dump(composed(*job.overrides, small=False)))
+
+
 def test_a_stage_that_is_left_out_takes_no_settings() -> None:
     (cell,) = (cell for cell in all_cells() if cell.name == "mislas/1/crt:stage1_only/imagenet_lt/resnet10")
     job = job_of(cell)
     assert isinstance(job, Job)
-    assert set(job.settings) == {"stage2=null", "stage1.epochs=180", "stage1.batch_size=256", "stage1.optimizer.lr=0.1"}
+    assert set(job.settings) == {"stage2=null", "paper=mislas"}
 
 
 def check(jobs: Iterable[Job]) -> None:

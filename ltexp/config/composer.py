@@ -29,6 +29,7 @@ from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ inter
 from ltexp.config.layers import RECIPE, STAGE, Fold, Layer, merged
 from ltexp.config.path import conf_dir
 from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
 
 PRIMARY = "config"
 NOT_OF_A_RUN = ("hydra", "launcher")  # where a run runs is no part of what it is
@@ -72,6 +73,7 @@ class LayeredLoader(ConfigLoaderImpl):
         if config_name != PRIMARY:  # a part alone, or a frozen config
             return super()._load_configuration_impl(config_name, overrides, run_mode, *arguments, **keywords)
         chosen = self._with_paper(overrides)
+        self._papers = next((text.removeprefix("paper=[")[:-1] for text in chosen if text.startswith("paper=[")), "")
         self._typed = OverridesParser.create().parse_overrides(overrides)
         config: DictConfig = super()._load_configuration_impl(config_name, chosen, run_mode, *arguments, **keywords)
         with open_dict(config):
@@ -105,31 +107,40 @@ class LayeredLoader(ConfigLoaderImpl):
     def _with_paper(self, overrides: list[str]) -> list[str]:
         """`overrides` with the choice of a paper's settings: of `paper=FAMILY`, else of the family that a method names.
 
-        They are those of conf/paper/FAMILY/DATASET.yaml or, where there are none, of the dataset's recipe.
+        They are those of conf/paper/FAMILY/DATASET.yaml or, where there are none, of the dataset's recipe; of several
+        families, `paper=[mislas,glag]`, the last is the strongest.
 
         Raises:
             ConfigError: a family that is typed and has no settings for the dataset.
         """
         typed = {text.partition("=")[0]: text for text in overrides}
         paper = typed.get("paper")
-        family = paper.removeprefix("paper=") if paper else None
-        if family in ("null", "none"):  # no settings but the method's own
-            return [text for text in overrides if text != paper]
-        if family is not None and not self.repository.group_exists(f"paper/{family}"):
-            return overrides  # one file by its name
+        rest = [text for text in overrides if text != paper]
+        if paper in ("paper=null", "paper=none"):  # no settings but the method's own
+            return rest
         chosen = {group: self._chosen_file(group, typed) for group in ("method", "dataset", "experiment")}
         if paper is None:
             family = self._settings_of(chosen["experiment"]) or self._settings_of(chosen["method"])
-        dataset = chosen["dataset"]
-        recipe = _chosen_in(self.repository, dataset, "recipe@_global_") if dataset else None
-        rest = [text for text in overrides if text != paper]
-        for name in (str(dataset).removeprefix("dataset/"), recipe) if family else ():
-            if self.repository.config_exists(f"paper/{family}/{name}"):
-                return [*rest, f"paper={family}/{name}"]
-        if paper is not None:
+            file = self._file_of(family, chosen["dataset"]) if family else None
+            return [*rest, f"paper={file}"] if file else rest
+        families = [name.strip() for name in paper.removeprefix("paper=").strip("[]").split(",")]
+        if len(families) == 1 and not self.repository.group_exists(f"paper/{families[0]}"):
+            return overrides  # one file by its name
+        files = [self._file_of(family, chosen["dataset"]) for family in families]
+        for family in (family for family, file in zip(families, files, strict=True) if file is None):
+            if not self.repository.group_exists(f"paper/{family}"):
+                known = self.repository.get_group_options("paper", results_filter=ObjectType.GROUP)
+                raise ConfigError(unknown_name("paper", family, known))
             there = ", ".join(self.repository.get_group_options(f"paper/{family}"))
-            raise ConfigError(f"{paper}: that paper has no settings for {dataset}, only for {there}")
-        return rest
+            raise ConfigError(f"{paper}: that paper has no settings for {chosen['dataset']}, only for {there}")
+        return [*rest, f"paper={files[0]}" if len(files) == 1 else f"paper=[{','.join(map(str, files))}]"]
+
+    def _file_of(self, family: str, dataset: str | None) -> str | None:
+        """The choice of group `paper` that has a family's settings for a dataset."""
+        recipe = _chosen_in(self.repository, dataset, "recipe@_global_") if dataset else None
+        names = (str(dataset).removeprefix("dataset/"), recipe)
+        files = (f"{family}/{name}" for name in names if name)
+        return next((file for file in files if self.repository.config_exists(f"paper/{file}")), None)
 
     def _chosen_file(self, group: str, typed: Mapping[str, str]) -> str | None:
         """The file of a group that is chosen: typed, by a sweep or an experiment that is typed, or by config.yaml."""
@@ -197,6 +208,7 @@ class LayeredLoader(ConfigLoaderImpl):
         choices = {
             key: name for key, name in known.items() if "hydra/" not in key and not _is_part(key.partition("@")[2])
         }
+        choices |= {"paper": self._papers} if self._papers else {}  # Hydra does not note a list of choices
         choices |= {self._choice_keys.get(package, package): name for package, name in parts.items()}
         choices.pop("launcher", None)
         # a frozen config that is run again has no groups to choose from, but remembers its choices

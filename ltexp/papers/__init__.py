@@ -8,8 +8,10 @@ Numbers stand as printed, also where a note calls them suspect.
 - `own`: true for the paper's own method, its ablations and baselines it says it ran; false if quoted; null if not said.
 - `variant`: a row of an ablation; parts are joined by `+`. `variants` beside the rows says what each composes to:
   config overrides (`method=` takes the place of the row's method), or in words why it cannot be composed.
-- `baselines`: what the baselines in its tables, but for quoted ones, are trained with where that is not their own
-  settings: overrides by dataset, for the `methods` listed.
+- `baselines`: what rows are trained with beside their methods' own settings, such as the paper's: `overrides` for the
+  `methods`, in the `tables` and on the `datasets` listed (all, where none are). Rows with `own: false` are quoted and
+  take none. The value FILE stands for a file that the cell needs and you give, `backbone.vectors=FILE`.
+- `differences`: why what is composed is not what `settings` print, see `Difference`.
 - `notes` of a row: by the number of the column, from 0. `notes` of a paper: misprints and contradictions.
 - `settings`: what the paper prints of hyper-parameters, one record for each place that prints them.
 
@@ -121,6 +123,46 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some cells of a paper: those of the listed methods, tables and datasets; an empty list is no condition."""
+
+    methods: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    def have(self, cell: Cell) -> bool:
+        """Whether `cell` is among them."""
+        facts = ((self.methods, cell.method), (self.tables, cell.table), (self.datasets, cell.dataset))
+        return all(not listed or fact in listed for listed, fact in facts)
+
+
+@dataclass(frozen=True)
+class Baselines(Rows):
+    """Rows, and the overrides that train them."""
+
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference(Rows):
+    """Rows whose composition is not what their paper prints, on purpose.
+
+    Attributes:
+        keys: of the paper's `settings`, such as `batch_size`.
+        why: the reason, for people.
+    """
+
+    keys: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """In a line: which keys of which rows, and why."""
+        where = "; ".join(", ".join(listed) for listed in (self.methods, self.tables, self.datasets) if listed)
+        return f"{', '.join(self.keys)} ({where or 'all rows'}): {self.why}"
+
+
+@dataclass(frozen=True)
 class Paper:
     """A paper, its tables by number, and what is noted about its numbers."""
 
@@ -132,7 +174,8 @@ class Paper:
     notes: tuple[str, ...]
     settings: tuple[dict[str, Any], ...]
     tables: dict[str, Table]
-    baselines: dict[str, list[str]]
+    baselines: tuple[Baselines, ...]
+    differences: tuple[Difference, ...]
 
     @property
     def cells(self) -> list[Cell]:
@@ -141,9 +184,9 @@ class Paper:
 
     def overrides_of(self, cell: Cell) -> list[str]:
         """The overrides that train `cell`'s method as this paper trains its baselines; none for what it quotes."""
-        if cell.own is False or cell.method not in self.baselines.get("methods", ()):
+        if cell.own is False:
             return []
-        return self.baselines.get(cell.dataset, [])
+        return [text for rows in self.baselines if rows.have(cell) for text in rows.overrides]
 
 
 @cache
@@ -209,10 +252,15 @@ def _paper(path: Path) -> Paper:
         tables = {number: _table(content, number, node) for number, node in content["tables"].items()}
         facts: dict[str, Any] = {key: content[key] for key in ("title", "year", "venue", "source")}
         facts |= {key: tuple(content[key]) for key in ("notes", "settings")}
-        facts["baselines"] = content.get("baselines", {})
+        facts["baselines"] = tuple(Baselines(**_tuples(node)) for node in content.get("baselines", ()))
+        facts["differences"] = tuple(Difference(**_tuples(node)) for node in content.get("differences", ()))
         return Paper(id=content["paper"], tables=tables, **facts)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _tuples(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in node.items()}
 
 
 def _table(paper: dict[str, Any], number: str, node: dict[str, Any]) -> Table:

@@ -8,6 +8,8 @@ from functools import cache
 from ltexp.config.path import conf_dir
 from ltexp.papers import Cell, find_paper, find_table
 
+FILE = "=FILE"  # ending of a setting that stands for a file of the user's
+
 
 @dataclass(frozen=True)
 class Job:
@@ -39,6 +41,11 @@ class Job:
             words.append(f"dataset.imbalance_ratio={self.ratio}")
         return [*words, f"backbone={self.backbone}", *self.settings]
 
+    @property
+    def files(self) -> list[str]:
+        """The settings whose value is a file that is to be given, such as `backbone.vectors=FILE`."""
+        return [text for text in self.settings if text.endswith(FILE)]
+
     def with_extra(self, extra: Sequence[str]) -> "Job":
         """This job with further overrides; those of a stage 2 that it does not have mean nothing to it."""
         from ltexp.reproduce.stages import read_stages
@@ -46,7 +53,9 @@ class Job:
         of_stage2 = [text for text in extra if _key(text).startswith("stage2.") or "@stage2." in _key(text)]
         if of_stage2 and "stage2" not in read_stages(self.overrides):
             extra = [text for text in extra if text not in of_stage2]
-        return replace(self, settings=(*self.settings, *extra))
+        given = {_key(text) for text in extra}
+        kept = [text for text in self.settings if not (text in self.files and _key(text) in given)]
+        return replace(self, settings=(*kept, *extra))
 
     def command(self, seeds: Sequence[int]) -> str:
         """The command line that runs it under `seeds`."""

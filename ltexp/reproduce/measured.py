@@ -146,7 +146,8 @@ def _mark(identity: Sequence[Any], alike: Sequence[Sequence[Any]]) -> str:
 
 def protocol(run: Run, job: Job) -> Protocol:
     """How `run` differs from what `job` asks for."""
-    typed = set(_own(run.overrides))
+    files = {text.partition("=")[0]: text for text in job.files}  # any file will do
+    typed = {files.get(text.partition("=")[0], text) for text in _own(run.overrides)}
     asked = set(_own(job.settings))
     other = [*sorted(typed - asked), *(f"without {text}" for text in sorted(asked - typed))]
     expected = expected_epochs(job)

@@ -69,6 +69,10 @@ def complete(plan: Plan, outputs: Outputs) -> None:
         finished |= {(stage1_key(job), seed) for seed in done}
         if absent := [seed for seed in plan.seeds if seed not in done]:
             plan.missing[job] = absent
+    for job in [job for job in plan.missing if job.files]:
+        reason = f"needs FILE: {' '.join(job.files)}"
+        plan.impossible.setdefault(reason, []).extend(plan.jobs.pop(job))
+        del plan.missing[job]
     for job, absent in plan.missing.items():
         for seed in absent:
             key = stage1_key(job), seed

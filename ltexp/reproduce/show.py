@@ -76,6 +76,8 @@ def show_cell(cell: Cell) -> RenderableType:
     own = {True: "the paper's own run", False: "quoted by the paper", None: "own run or quoted: not said"}[cell.own]
     lines = [f"{cell.name}: {cell.metric} {cell.text}{error}, {own}"]
     lines += [f"  note: {cell.note}"] if cell.note else []
+    if isinstance(job, Job) and job.files:
+        lines.append(f"  needs FILE: {' '.join(job.files)}")
     lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  cannot run: {job}")
     return Text("\n".join(lines))
 
@@ -85,4 +87,5 @@ def show_paper(paper: Paper) -> RenderableType:
     settings = [" ".join(f"{key}={value}" for key, value in record.items()) for record in paper.settings]
     lines = ["settings, as printed:", *(f"  {text}" for text in settings)]
     lines += ["misprints, contradictions, and what was decided:", *(f"  - {note}" for note in paper.notes)]
+    lines += ["composed otherwise than printed, and why:", *(f"  - {known.text}" for known in paper.differences)]
     return Lines(list_papers([paper]), Text("\n".join(lines)))

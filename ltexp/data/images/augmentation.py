@@ -6,35 +6,48 @@ from torch import Tensor
 from ltexp.config.require import is_whole, require
 from ltexp.data.augmentation import Augmentation
 from ltexp.data.images.auto_augment import apply_operations, draw_operations
+from ltexp.data.images.moving import rotate
 
 
 class CropFlip(Augmentation):
     """A crop of the image's own size out of the zero-padded image, and a horizontal flip with probability 1/2.
 
-    With `auto_augment` and a `cutout` of 16 it is the stronger augmentation of balanced softmax's CIFAR code (Ren et
-    al., NeurIPS 2020), in the order of the arguments.
+    With a `rotation` of 15 it is the augmentation of RIDE's CIFAR code (Wang et al., ICLR 2021). With `auto_augment`
+    and a `cutout` of 16 it is the stronger augmentation of balanced softmax's CIFAR code (Ren et al., NeurIPS 2020), in
+    the order of the arguments.
 
     Args:
         padding: pixels on each side; CIFAR: 4 (Cao et al., NeurIPS 2019).
         flip: whether to flip.
         auto_augment: whether a sub-policy of AutoAugment's CIFAR-10 policy (Cubuk et al., CVPR 2019) follows.
         cutout: side of a black square with its centre anywhere in the image (DeVries and Taylor, 2017); 0: none.
+        rotation: after crop and flip, by up to so many degrees to either side about the centre, black outside; 0: none.
 
     Raises:
-        ConfigError: for a padding or a cutout below 0.
+        ConfigError: for a padding or a cutout below 0, or a rotation out of [0, 180].
     """
 
-    def __init__(self, padding: int = 4, flip: bool = True, auto_augment: bool = False, cutout: int = 0) -> None:
+    def __init__(
+        self,
+        padding: int = 4,
+        flip: bool = True,
+        auto_augment: bool = False,
+        cutout: int = 0,
+        rotation: float = 0.0,
+    ) -> None:
+        require(0 <= rotation <= 180, "rotation", rotation, "degrees from 0 to 180")
         for key, value in (("padding", padding), ("cutout", cutout)):
             require(is_whole(value, 0), key, value, "a whole number of 0 or more")
         self.padding = padding
         self.flip = flip
         self.auto_augment = auto_augment
         self.cutout = cutout
+        self.rotation = rotation
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`top` and `left` (count,), the crop's corner in the padded image, `flip` (count,) of bool, `operation` and
-        `level` (count, 2) of AutoAugment, and `hole` (count, 2), its centre as a share of height and width."""
+        `level` (count, 2) of AutoAugment, `hole` (count, 2), its centre as a share of height and width, and `angle`
+        (count,) in degrees."""
         corners = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
         draws = {"top": corners[0], "left": corners[1]}
         if self.flip:
@@ -43,10 +56,14 @@ class CropFlip(Augmentation):
             draws["operation"], draws["level"] = draw_operations(count, generator)
         if self.cutout:
             draws["hole"] = torch.rand(count, 2, generator=generator)
+        if self.rotation:
+            draws["angle"] = (2 * torch.rand(count, generator=generator) - 1) * self.rotation
         return draws
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         images = self._crop(images, draws)
+        if self.rotation:
+            images = rotate(images, draws["angle"])
         if self.auto_augment:
             for step in range(2):
                 images = apply_operations(images, draws["operation"][:, step], draws["level"][:, step])

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltexp.data.images.moving import fetched, from_centre, turned
+
 LOOKED_UP = ("invert", "solarize", "posterize", "auto_contrast", "equalize", "brightness", "contrast")
 BLENDED = ("color", "sharpness")
 MOVED = ("shear_y", "translate_x", "translate_y", "rotate")
@@ -146,20 +148,14 @@ def _blend(images: Tensor, operation: Tensor, level: Tensor) -> Tensor:
 
 def _move(images: Tensor, operation: Tensor, level: Tensor) -> Tensor:
     """Each pixel comes from the nearest one of where it was: turned, sheared or shifted."""
-    batch, height, width, channels = images.shape
+    height, width = images.shape[1:3]
     level = level[:, None, None]
-    y = (torch.arange(height, device=images.device) + 0.5 - height / 2)[:, None]
-    x = torch.arange(width, device=images.device) + 0.5 - width / 2
+    y, x = from_centre(images)
     angle = torch.where(_is(operation, "rotate"), level, 0.0).deg2rad()
     shear = torch.where(_is(operation, "shear_y"), level, 0.0)  # about the corner, where the others have the centre
     right = torch.where(_is(operation, "translate_x"), level * width, 0.0).trunc()
     down = torch.where(_is(operation, "translate_y"), level * height, 0.0).trunc()
-    from_x = angle.cos() * x - angle.sin() * y - right
-    from_y = angle.sin() * x + angle.cos() * y + shear * (x + width / 2) - down
-    column = (from_x + (width / 2 - 0.5)).round().long()
-    row = (from_y + (height / 2 - 0.5)).round().long()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    first = (torch.arange(batch, device=images.device) * (height * width))[:, None, None]
-    moved = images.reshape(-1, channels).index_select(0, (first + place).flatten()).view(images.shape)
-    return torch.where(inside[..., None], moved, torch.full_like(moved[:1, :1, :1], FILL))
+    from_y, from_x = turned(y, x, angle)
+    from_x = from_x - right
+    from_y = from_y + shear * (x + width / 2) - down
+    return fetched(images, from_y, from_x, FILL)
