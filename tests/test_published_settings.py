@@ -145,6 +145,7 @@ def test_every_cell_is_composed_as_printed_or_has_a_reason() -> None:
     assert not idle
 
 
+@pytest.mark.slow
 def test_one_row_of_each_paper_is_composed_as_printed_or_has_a_reason() -> None:
     kinds = {
         (cell.paper, cell.method, cell.dataset): cell for cell in reversed(all_cells()) if cell.ratio in (None, 100)
