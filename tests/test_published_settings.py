@@ -145,7 +145,8 @@ def test_every_cell_is_composed_as_printed_or_has_a_reason() -> None:
     assert not idle
 
 
-def test_one_row_of_each_kind_is_composed_as_printed_or_has_a_reason() -> None:
+@pytest.mark.slow
+def test_one_row_of_each_paper_is_composed_as_printed_or_has_a_reason() -> None:
     kinds = {
         (cell.paper, cell.method, cell.dataset): cell for cell in reversed(all_cells()) if cell.ratio in (None, 100)
     }
@@ -157,3 +158,24 @@ def test_the_reasons_are_in_the_documentation() -> None:
     text = (Path(__file__).parents[1] / "docs" / "reproduce.md").read_text()
     listed = [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- `")]
     assert listed == [f"`{paper.id}` {known.text}" for paper in load_papers().values() for known in paper.differences]
+
+
+def test_second_stages_follow_the_first() -> None:
+    """GLAG's Eq. 11 has stage 1's alpha; DaSL's terms have one set of keys."""
+    glag = composed("method=glag", "dataset=cifar100_lt", "stage1.loss.c=8", small=False)
+    assert glag["stage2"]["terms"]["head_distillation"]["loss"]["c"] == 8
+    key = "stage1.terms.soft_labels.loss.squared_factor=false"
+    dasl = composed("method=dasl", "dataset=cifar100_lt", key, small=False)
+    assert dasl["stage2"]["terms"]["soft_labels"]["loss"]["squared_factor"] is False
+
+
+def test_ride_on_the_large_sets_is_its_authors_code() -> None:
+    for dataset, factor in (("imagenet_lt", 0.02), ("inat18", 0.015)):
+        stage = composed("method=ride_3", f"dataset={dataset}", small=False)["stage1"]
+        assert (stage["loss"]["rarity"], stage["optimizer"]["nesterov"]) == (factor, True)
+
+
+def test_mislas_is_there_as_its_table_5_prints_it() -> None:
+    plain = composed("method=mislas", "dataset=inat18", "paper=mislas_table5", small=False)
+    found = measured(plain)
+    assert (found["eps_1"], found["eps_k"], found["stage2_epochs"]) == (0.4, 0.1, 30)
