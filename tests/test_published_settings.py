@@ -154,6 +154,22 @@ def test_one_row_of_each_paper_is_composed_as_printed_or_has_a_reason() -> None:
     assert not without, "\n".join(f"{cell} {key}: {text}" for (cell, key), text in without.items())
 
 
+def test_a_row_that_two_papers_print_alike_in_all_splits_is_one_run() -> None:
+    """Equal digits for all, many, medium and few are one training, quoted by the second paper."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)
+    for cell in all_cells():
+        where = (cell.method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone)
+        rows[cell.paper, cell.table, cell.row, where][cell.split] = (cell.accuracy, job_of(cell))
+    alike: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)
+    for (paper, table, row, where), splits in rows.items():
+        if len(splits) > 1:
+            digits = tuple((split, accuracy) for split, (accuracy, _) in sorted(splits.items()))
+            alike[where, digits][f"{paper}/{table}/{row}"] = splits["all"][1]
+    shared = [jobs for jobs in alike.values() if len(jobs) > 1]
+    assert len(shared) >= 4  # such as tau_norm and lws on iNaturalist 2018 and Places-LT
+    assert [jobs for jobs in shared if len(set(jobs.values())) > 1] == []
+
+
 def test_the_reasons_are_in_the_documentation() -> None:
     text = (Path(__file__).parents[1] / "docs" / "reproduce.md").read_text()
     listed = [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- `")]
