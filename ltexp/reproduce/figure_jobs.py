@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 import yaml
@@ -65,12 +66,14 @@ def _job(run: Mapping[str, Any], settings: Sequence[str] = ()) -> Job:
 
 def _of_sweep(node: Mapping[str, Any]) -> list[Job]:
     """The jobs of a file in conf/sweep/, on the data that `node` names."""
-    from ltexp.config.composer import products
-
     content = yaml.safe_load((conf_dir() / "sweep" / f"{node['name']}.yaml").read_text(encoding="utf-8"))
     (method,) = [entry["override /method"] for entry in content["defaults"] if "override /method" in entry]
     sweeper = content["hydra"]["sweeper"]
-    jobs = sweeper.get("jobs") or products([f"{key}={value}" for key, value in sweeper["params"].items()])
+    # plain lists of values, so that `list` needs no Hydra to count them
+    axes = [
+        [f"{key}={value.strip()}" for value in values.split(",")] for key, values in sweeper.get("params", {}).items()
+    ]
+    jobs = sweeper.get("jobs") or list(product(*axes))
     found = []
     for words in jobs:
         chosen = [word.removeprefix("method=") for word in words if word.startswith("method=")] or [method]
