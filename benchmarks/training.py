@@ -80,7 +80,7 @@ def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
         if stage.teacher == "stage1":  # a teacher of the student's size; what it has learned does not matter
             counts = data.class_counts.tolist()
             (Path(folder) / "stage1").mkdir()
-            checkpoint.save(Path(folder) / "stage1" / CHECKPOINT, model, config.backbone, config.stage1, counts, 1.0)
+            checkpoint.save(Path(folder) / "stage1" / CHECKPOINT, model, config.backbone, config.stage1, counts)
         train(session, stage_name, stage, model, Path(folder) / stage_name)
         return [float(row["images_per_second"]) for row in read_metrics(Path(folder) / stage_name / "metrics.csv")]
 
