@@ -171,7 +171,8 @@ class LongTailedData:
         test: the test samples, in the source's order.
         class_names: C names.
         subset_hash: a hash of the positions of all chosen training images (held-out ones included) in the source.
-        content_hash: a hash of the samples and labels of `train`; for files, of their paths.
+        content_hash: a hash of the samples and labels of `train`.
+        test_hash: a hash of those of `test`, and of the class names.
         preprocessing: keywords that the loaders of all splits take; of images: `channel_mean` and `channel_std`.
         kind: what a sample is, `images` or what else a backbone `reads`.
         backbone_settings: keywords that the backbone takes from the data, such as the size of a vocabulary.
@@ -194,6 +195,7 @@ class LongTailedData:
     backbone_settings: dict[str, Any] = field(default_factory=dict)
     loading: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    test_hash: str = ""
 
     @property
     def num_classes(self) -> int:

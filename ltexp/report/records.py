@@ -40,7 +40,8 @@ class Run:
             *((stage["name"], stage.get("epochs")) for stage in record["stages"]),
             *self.overrides,
         )
-        return experiment, record.get("subset_hash"), record["shot_rule"], record["selection"]
+        contents = "-".join(str(record.get(key)) for key in ("content_hash", "test_hash"))
+        return experiment, record.get("subset_hash"), record["shot_rule"], record["selection"], contents
 
     @property
     def overrides(self) -> tuple[str, ...]:

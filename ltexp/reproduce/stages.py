@@ -5,7 +5,6 @@ Composing takes a third of a second, and a table has dozens of compositions.
 
 import atexit
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from ltexp.config.identity import digest
 from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.files import write_text
+from ltexp.user_cache import user_cache
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,10 @@ def _compose(overrides: tuple[str, ...]) -> dict[str, StageReading]:
 
 def _file() -> Path:
     """Where compositions of conf/ as it is now are kept."""
-    cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     code = Path(__file__).parents[1] / "config"
     files = sorted([*conf_dir().rglob("*.yaml"), *code.glob("*.py")])
     stamp = digest([[str(file), file.stat().st_mtime_ns] for file in files])
-    return cache_dir / "ltexp" / f"compositions-{stamp}.json"
+    return user_cache() / f"compositions-{stamp}.json"
 
 
 @cache

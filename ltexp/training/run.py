@@ -168,6 +168,8 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "shot_rule": session.shot_rule.text,
         "subset_hash": data.subset_hash,
+        "content_hash": data.content_hash,
+        "test_hash": data.test_hash,
         "data": data.facts,
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ltexp.data.files.decode import open_rgb
 from ltexp.data.files.split import FileSplit, Paths
+from ltexp.data.tail.selection import hash_of
 from ltexp.data.types import Ints
 from ltexp.errors import DataError
 
@@ -91,6 +92,14 @@ class ImageCache:
             if os.path.exists(path) and os.path.getsize(path) != self._originals[places[row]]:
                 raise DataError(f"{path} is not the file that {self.folder} was made of: {OTHERWISE}")
         return places.astype(np.int64)
+
+    def contents_hash(self, split: FileSplit) -> str:
+        """A hash of the small copies of a split's images, in their order.
+
+        Raises:
+            DataError: as `places`.
+        """
+        return hash_of(self._sums[self.places(split)])
 
     def read(self, place: int) -> tuple[str, bytes]:
         """(what to call it in errors, the bytes) of an image. Raises a DataError if they are not what was written."""

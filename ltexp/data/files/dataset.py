@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ltexp.config.require import is_whole, require
+from ltexp.data.files.cache import open_cache
+from ltexp.data.files.contents import contents_hash
 from ltexp.data.files.source import FileSource
 from ltexp.data.files.split import FileSplit, SourceFiles
 from ltexp.data.images.dataset import check_channels
@@ -84,17 +86,21 @@ def long_tailed_files(
     if len(chosen.held_out):
         held = pool.take(chosen.held_out)
     counts = np.bincount(train.labels, minlength=len(chosen.class_names)).astype(np.int64)
-    identity = [files.hashes["train"], str(cache is not None)]  # a cached image differs a little from its file
+    # small copies differ a little from their files, and are what is read
+    contents = contents_hash if cache is None else open_cache(cache, resize).contents_hash
+    tested = tested.take(chosen.test)
+    identity = [files.hashes["train"], str(cache is not None), contents(train)]
     return LongTailedData(
         name=name,
         imbalance=imbalance,
         imbalance_ratio=float(counts.max() / counts.min()) if imbalance == GIVEN else request.ratio,
         train=train,
         validation=held,
-        test=tested.take(chosen.test),
+        test=tested,
         class_names=chosen.class_names,
         subset_hash=hash_of(np.sort(pool.index[np.concatenate([chosen.train, chosen.held_out])])),
         content_hash=hash_of(train.index, train.labels, np.array(identity)),
+        test_hash=hash_of(tested.labels, np.array([contents(tested), *chosen.class_names])),
         preprocessing=preprocessing,
         loading={"workers": workers, "cache": cache},
         facts={

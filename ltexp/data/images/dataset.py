@@ -85,16 +85,18 @@ def _subset(
     chosen = choose(request, arrays.train_labels, arrays.test_labels, arrays.class_names, arrays.unit)
     train = _split(arrays.train_images, arrays.train_labels, chosen.train)
     held = _split(arrays.train_images, arrays.train_labels, chosen.held_out) if len(chosen.held_out) else None
+    test = _split(arrays.test_images, arrays.test_labels, chosen.test)
     return LongTailedData(
         name=request.name,
         imbalance=request.imbalance,
         imbalance_ratio=request.ratio,
         train=train,
         validation=held,
-        test=_split(arrays.test_images, arrays.test_labels, chosen.test),
+        test=test,
         class_names=chosen.class_names,
         subset_hash=chosen.subset_hash,
         content_hash=hash_of(train.images, train.labels),
+        test_hash=hash_of(test.images, test.labels, np.array(chosen.class_names)),
         preprocessing={"channel_mean": mean, "channel_std": std},
     )
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ltexp.config.require import is_whole, require
 from ltexp.data.tail.selection import Request, choose, hash_of
 from ltexp.data.text.articles import CsvArticles
@@ -81,16 +83,18 @@ def long_tailed_text(
 
     train = split(chosen_words[0], articles.train_labels, chosen.train)
     held = split(chosen_words[1], articles.train_labels, chosen.held_out) if len(chosen.held_out) else None
+    test = split(chosen_words[2], articles.test_labels, chosen.test)
     return LongTailedData(
         name=name,
         imbalance=imbalance,
         imbalance_ratio=request.ratio,
         train=train,
         validation=held,
-        test=split(chosen_words[2], articles.test_labels, chosen.test),
+        test=test,
         class_names=chosen.class_names,
         subset_hash=chosen.subset_hash,
         content_hash=hash_of(train.tokens, train.labels),
+        test_hash=hash_of(test.tokens, test.labels, np.array(chosen.class_names), np.array(vocabulary)),
         preprocessing={},
         kind="text",
         backbone_settings={"vocabulary": list(vocabulary)},
