@@ -1,7 +1,7 @@
 """What image files hold, as one hash: two folders of equal names with other pictures are other data.
 
 Reading every byte of a large dataset at each start would take longer than many a run, so a file is known by its length
-and three samples of its bytes, a split of more than 50,000 files by as many of them, evenly spread, and a file that was
+and three samples of its bytes, a split of more than 20,000 files by as many of them, evenly spread, and a file that was
 sampled before, with the same length and time of change, is not opened again: the samples' hashes are kept in the user's
 cache folder.
 """
@@ -22,7 +22,7 @@ from ltexp.files import atomic_write
 from ltexp.user_cache import user_cache
 
 SAMPLE = 4096  # bytes at the start, the middle and the end of a file
-MOST = 50_000  # files of a split that are looked at
+MOST = 20_000  # files of a split that are looked at
 READERS = 16  # files that are sampled at a time: the disk's latency is what takes the time
 Hashes = npt.NDArray[np.uint64]
 
