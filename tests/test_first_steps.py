@@ -61,6 +61,7 @@ SECOND = {
 ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation auto_augment": (("digits", "arrays"), "is for images in memory"),
     "augmentation crop_flip": (("digits", "arrays"), "is for images in memory"),
+    "augmentation crop_flip_rotate": (("digits", "arrays"), "is for images in memory"),
     "augmentation random_resized_crop": (("files",), "is for image files"),
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "mixing mixup": (IMAGES, "is for images"),
