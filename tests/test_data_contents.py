@@ -19,6 +19,7 @@ from ltexp.data.files.split import FileSplit
 from ltexp.data.types import LongTailedData
 from ltexp.evaluation.record import read_record
 from ltexp.report.records import find_runs
+from ltexp.user_cache import user_cache
 
 SIZES = ("dataset=image_folder", "backbone=resnet10", "dataset.image_size=32", "dataset.resize=36")
 
@@ -142,3 +143,9 @@ def test_of_a_large_split_files_are_taken_evenly(tree: Path, monkeypatch: pytest
     contents_hash(split)
     kept = [os.path.join(os.fsencode(split.root), split.paths[row]) for row in (0, (len(split) - 1) // 2, -1)]
     assert sorted(looked_at) == sorted(kept)
+
+
+def test_a_user_without_a_home_has_a_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert user_cache().name == "ltexp"
