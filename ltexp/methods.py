@@ -13,9 +13,9 @@ from rich.table import Table
 
 from ltexp.config.composer import compose
 from ltexp.config.path import conf_dir
-from ltexp.config.words import split_words, status_of
+from ltexp.config.words import status_of
 from ltexp.errors import ConfigError
-from ltexp.launching.explain import config_dirs
+from ltexp.launching.explain import split_config_dirs
 from ltexp.names import unknown_name
 from ltexp.papers import all_cells
 
@@ -112,11 +112,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: for a name that is none.
     """
-    folders = [conf_dir(), *config_dirs(arguments)]
-    words = [word for position, word in enumerate(arguments) if not _of_a_flag(arguments, position)]
-    names, _ = split_words(words, [], is_other=lambda word: True)
-    overrides = [word for word in names if "=" in word]
-    names = [word for word in names if "=" not in word]
+    words, further = split_config_dirs(arguments)
+    folders = [conf_dir(), *further]
+    overrides = [word for word in words if "=" in word]
+    names = [word for word in words if "=" not in word]
     console = Console(soft_wrap=False)
     if len(names) > 1:
         raise ConfigError(f"one name at a time: {' '.join(names)}")
@@ -138,12 +137,6 @@ def run(arguments: Sequence[str]) -> int:
         known = choices(group, folders) if separator else [*choices("method", folders), *groups(folders)]
         raise ConfigError(unknown_name(group or "method", choice, known))
     return 0
-
-
-def _of_a_flag(arguments: Sequence[str], position: int) -> bool:
-    """Whether a word is the flag --config-dir, or its value."""
-    word = arguments[position]
-    return word.startswith("--config-dir") or (position > 0 and arguments[position - 1] == "--config-dir")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

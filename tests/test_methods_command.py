@@ -52,6 +52,8 @@ def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tm
     (tmp_path / "loss" / "mine.yaml").write_text("# A loss of my own. And more.\n_target_: mine.Loss\n")
     assert main(["loss", "--config-dir", str(tmp_path)]) == 0
     assert "A loss of my own" in capsys.readouterr().out
+    assert main(["-cd", str(tmp_path), "loss/mine"]) == 0
+    assert capsys.readouterr().out.startswith("# A loss of my own")
     assert main(["loss/ldam"]) == 0
     assert capsys.readouterr().out == (conf_dir() / "loss" / "ldam.yaml").read_text()
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +89,23 @@ def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
     """The folders that `--config-dir` names among the arguments of a command line."""
-    flags = ("--config-dir", "-cd")
-    found = [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
-    found += [after for flag, after in pairwise(arguments) if flag in flags]
-    return [Path(name) for name in found]
+    return split_config_dirs(arguments)[1]
+
+
+def split_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """(the other arguments, the folders that `--config-dir`, or `-cd`, names)."""
+    others: list[str] = []
+    folders: list[Path] = []
+    waiting = False  # for the folder of a flag
+    for text in arguments:
+        if waiting or text.startswith("--config-dir="):
+            folders.append(Path(text if waiting else text.partition("=")[2]))
+            waiting = False
+        elif text in ("--config-dir", "-cd"):
+            waiting = True
+        else:
+            others.append(text)
+    return others, folders
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
