@@ -92,35 +92,6 @@ def test_a_sweeps_runs_are_those_of_its_file(figure: str) -> None:
         assert ends[0][part] == ends[1][part]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["figure=kps/3.9"], "unknown figure 'kps/3.9': choose one of kps/2.1, kps/2.2, kps/3.5"),
-        (["figure=gcl/2.1"], "unknown figure 'gcl/2.1': did you mean 'kps/2.1'?"),
-        (["figure=mislass/1"], "unknown paper 'mislass': did you mean 'mislas'?"),
-        (["figure=gcl/5.2"], "figure gcl/5.2 is left out: a sketch of the method"),
-        (["compare", "figure=gcl/5.3"], "figure= goes with show, plan, run, or without a verb, and not with 'compare'"),
-        (["figure=gcl/5.3", "stage1.epochs=2"], "stage1.epochs=2 has no effect: no run is needed for gcl/5.3"),
-        (["figure=gcl/5.3", "seeds=1"], "seeds=1 has no effect"),
-        (["figure=gcl/5.3", "out=x.gif"], "a figure's file ends in .png, .pdf, .svg"),
-        (["figure=gcl/5.3,kps/2.1", "out=x.png"], "out= is the file of one figure"),
-        (["figure=kps/3.5", "clases=0"], "unknown key 'clases': did you mean 'classes'?"),
-        (["figure=kps/3.5", "dry_run=yes"], "invalid dry_run=yes"),
-        (["figure=kps/3.5", "seed=1"], "unknown key 'seed': did you mean 'seeds'?"),
-        (["figure=kps/3.5", "dataset.imbalance_ratio=7"], "dataset.imbalance_ratio= is set for each"),
-    ],
-)
-def test_a_wrong_command_line_has_one_line_and_status_2(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
-    output = capsys.readouterr()
-    assert message in output.err
-    assert output.err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
 def finished(folder: Path, settings: list[str]) -> None:
     """A finished run of KPS on CIFAR-10-LT at ratio 100 with the published schedule."""
     typed = ["method=kps", "dataset=cifar10_lt", "backbone=resnet32", *settings]
