@@ -104,7 +104,7 @@ class SharpnessAware(Step):
     def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         optimizer.zero_grad()
         loss = closure()
-        moved = self.perturb(optimizer)
+        moved = self.perturb(stage, optimizer)
         optimizer.zero_grad()
         with statistics_at_rest(stage.model):
             closure(again=True)
@@ -115,7 +115,7 @@ class SharpnessAware(Step):
         return loss
 
     @torch.no_grad()
-    def perturb(self, optimizer: LightningOptimizer) -> list[tuple[nn.Parameter, Tensor]]:
+    def perturb(self, stage: SteppedStage, optimizer: LightningOptimizer) -> list[tuple[nn.Parameter, Tensor]]:
         """Moves the parameters up their gradient; each with a copy of what it was."""
         parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
         learning = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]

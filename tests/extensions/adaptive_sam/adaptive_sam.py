@@ -5,11 +5,10 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from ltexp.config.require import require
-from ltexp.data.loader import Batch
-from ltexp.training.steps import Closure, Step, SteppedStage, statistics_at_rest
+from ltexp.training.steps import SharpnessAware, SteppedStage
 
 
-class AdaptiveSharpnessAware(Step):
+class AdaptiveSharpnessAware(SharpnessAware):
     """The gradient at w + ρ T² g / ||T g|| moves w, with T = |w| + η element by element.
 
     As in the authors' code T is 1 for what is no `weight`.
@@ -23,27 +22,14 @@ class AdaptiveSharpnessAware(Step):
     """
 
     def __init__(self, rho: float = 0.5, eta: float = 0.01) -> None:
-        require(rho > 0, "rho", rho, "a number above 0")
+        super().__init__(rho)
         require(eta >= 0, "eta", eta, "a number of 0 or more")
-        self.rho, self.eta = rho, eta
-
-    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
-        optimizer.zero_grad()
-        loss = closure()
-        before = self.perturb(stage.model)
-        optimizer.zero_grad()
-        with statistics_at_rest(stage.model):
-            closure(again=True)
-        with torch.no_grad():
-            for parameter, value in before:
-                parameter.copy_(value)
-        optimizer.step()
-        return loss
+        self.eta = eta
 
     @torch.no_grad()
-    def perturb(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    def perturb(self, stage: SteppedStage, optimizer: LightningOptimizer) -> list[tuple[nn.Parameter, Tensor]]:
         """Moves the parameters that have a gradient; each with a copy of what it was."""
-        learning = [(name, p, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+        learning = [(name, p, p.grad) for name, p in stage.model.named_parameters() if p.grad is not None]
         scales = [p.abs() + self.eta if name.endswith("weight") else torch.ones_like(p) for name, p, _ in learning]
         scaled = [scale * gradient for scale, (_, _, gradient) in zip(scales, learning, strict=True)]
         length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in scaled]))
