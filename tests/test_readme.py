@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from choices import CONF, names
+from choices import CONF
 from omegaconf import OmegaConf
 from runs import composed, run_here
 
@@ -52,34 +52,6 @@ def test_the_readmes_method_composes(tmp_path: Path) -> None:
     plain = composed("method=my_method", f"hydra.searchpath=[file://{tmp_path}]", small=False)
     assert plain["stage1"]["loss"]["_target_"].endswith("BalancedSoftmax")
     assert plain["stage2"]["epochs"] == 20
-
-
-@pytest.mark.parametrize(
-    "group",
-    [
-        *(
-            "method",
-            "dataset",
-            "classifier",
-            "loss",
-            "reweighting",
-            "sampler",
-            "module",
-            "stream",
-            "step",
-            "mixing",
-            "schedule",
-            "sweep",
-            "launcher",
-            "trainer",
-            "fine_tuning",
-        ),
-        *("augmentation", "features", "training_set"),
-    ],
-)
-def test_the_readmes_table_names_every_choice(group: str) -> None:
-    (row,) = re.findall(rf"^\| `{group}[@`].*$", README, re.MULTILINE)
-    assert set(names(group)) <= set(re.findall(r"`([a-z0-9_]+)`", row))
 
 
 def test_the_readme_is_short_and_complete() -> None:
