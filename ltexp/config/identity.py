@@ -44,12 +44,18 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for term in plain["terms"].values():
         if term["stream"] is None:
             del term["stream"]
-    if plain["schedule"].get("interval") == "epoch":
-        del plain["schedule"]["interval"]
+    for key, value in {"interval": "epoch", "warmup_start": 0.0}.items():
+        if plain["schedule"].get(key) == value:
+            del plain["schedule"][key]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules
     plain["init"]["auxiliary"] = "fresh"
     plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}
     return plain
+
+
+def backbone_identity(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's config for a hash, likewise."""
+    return {key: value for key, value in backbone.items() if (key, value) != ("branches", 1)}
 
 
 def material(config: Config) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def material(config: Config) -> dict[str, Any]:
     for key in IMMATERIAL:
         section, _, name = key.rpartition(".")
         (plain[section] if section else plain).pop(name, None)
+    plain["backbone"] = backbone_identity(config.backbone)
     del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:

@@ -74,6 +74,7 @@ def check_composition(config: Config) -> None:
         _check_needs(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+        _check_branches(name, config.backbone.get("branches", 1), objective)
         _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
@@ -176,6 +177,18 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(f"{name}: its loss is for a network of experts: set backbone.experts, or see method ride_3")
     if experts is not None and "features" in needs:
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
+
+
+def _check_branches(name: str, branches: int, objective: Objective) -> None:
+    """A loss over branches has as many, and only the stage's loss says which a batch takes."""
+    wanted = len(set(objective.loss.branches.values()))
+    if wanted and wanted != branches:
+        raise ConfigError(f"{name}: its loss is for a network of {wanted} branches: set backbone.branches={wanted}")
+    for term, part in objective.terms.items():
+        if cast(Loss, part).branches:
+            raise ConfigError(
+                f"{name}: term {term} is of branches, which the stage's own loss alone can be: choose it for {name}.loss"
+            )
 
 
 def _check_features(name: str, stage: StageConfig, classifier: Classifier, objective: Objective) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig
 from ltexp.config.build import target_sources
-from ltexp.config.identity import digest, stage_identity
+from ltexp.config.identity import backbone_identity, digest, stage_identity
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.distributed import world_size
 from ltexp.training import checkpoint
@@ -35,7 +35,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             "version": ltexp.__version__,
             "name": name,
             "stage": stage_identity(stage),
-            "backbone": session.config.backbone,
+            "backbone": backbone_identity(session.config.backbone),
             "sources": target_sources([asdict(stage), session.config.backbone, callbacks, lightning]),
             "seed": session.config.seed,
             "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],

@@ -87,7 +87,8 @@ class Stage(pl.LightningModule):
         self.step: Step = build(config.step, path="step")
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
-        self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
+        parts = (model.classifier, *model.attached.values())
+        self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
         self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
@@ -227,7 +228,7 @@ class Stage(pl.LightningModule):
         if self.feeds_classifier:
             output = self.model.classify(inputs, needs, labels)
         else:
-            output = self.model(inputs, needs, views, labels)
+            output = self.model(inputs, needs, views, labels, self.objective.branch_of(stream))
         if teacher is not None:  # which answers on the first view
             first = inputs if views == 1 else inputs[: len(labels)]
             (teacher.classify if self.feeds_classifier else teacher)(first, output)
