@@ -24,8 +24,8 @@ class CumulativeLearning(Loss):
 
     Args:
         class_counts: (C,) int64.
-        length: after how many times the stage's epochs λ would be 0. Default 1, the last epoch has a little above 0; the
-            authors' code has 200 for 180 epochs and 100 for 90, 10/9.
+        length: after how many times the stage's epochs λ would be 0. Default 1: in the last epoch it is a little above.
+            The authors' code has 200 for 180 epochs and 100 for 90, 10/9.
 
     Raises:
         ConfigError: a length below 1.

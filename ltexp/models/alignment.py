@@ -1,6 +1,5 @@
 """DisAlign's second-stage classifier (Zhang et al., "Distribution Alignment", CVPR 2021)."""
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,10 +11,10 @@ FORMS = ("classification", "segmentation")
 
 
 class DistributionAlignment(Classifier):
-    """Logits (1 + σ s_c) z_c + σ t_c with z = W f + b of the previous stage, fixed, and σ = sigmoid(u · f + v) by sample.
+    """Logits (1 + σ s_c) z_c + σ t_c with z = W f + b of the previous stage, fixed, and σ = sigmoid(u · f + v).
 
-    s, t, u and v are learned. s starts at 1 and t at 0, so that the logits start (1 + σ) times as large as z; u starts at
-    0.1 in all places and v as torch's layers do.
+    s, t, u and v are learned. s starts at 1 and t at 0, so that the logits start (1 + σ) times as large as z; u starts
+    at 0.1 in all places and v as torch's layers do.
 
     Args:
         feature_dim: D.

@@ -50,8 +50,8 @@ class CifarResNet(Backbone):
     With experts it is RIDE's network (Wang et al., ICLR 2021): the first convolution and stage 1 are shared, and each
     of E experts has stages 2 and 3 of its own, of 24 and 48 channels; features are (B, E, 48).
 
-    With K branches it is BBN's network (Zhou et al., CVPR 2020): all but the last block is shared, and of that there are
-    K; features are (B, 64 K). ResNet-32 with two has 0.54 M parameters.
+    With K branches it is BBN's network (Zhou et al., CVPR 2020): all but the last block is shared, and of that there
+    are K; features are (B, 64 K). ResNet-32 with two has 0.54 M parameters.
 
     Parameters without the classifier: ResNet-20 0.27 M, ResNet-32 0.46 M, ResNet-56 0.85 M. Any image size from
     1x1 works: the first convolution keeps the resolution and there is no pooling before the global average.
@@ -84,7 +84,7 @@ class CifarResNet(Backbone):
         else:
             self.branches = expert_branches(experts, lambda: _last_stages(widths, blocks))
         if branches > 1:
-            self.layer3 = self.layer3[:-1]
+            self.layer3 = nn.Sequential(*list(self.layer3.children())[:-1])
             last = (64, 64, 1) if blocks > 1 else (32, 64, 2)
             self.last_blocks = last_blocks(branches, lambda: BasicBlock(*last))
             self.num_branches, self.feature_dim = branches, 64 * branches

@@ -35,8 +35,8 @@ class TorchvisionResNet(Backbone):
     With experts it is RIDE's network (Wang et al., ICLR 2021): the first two stages are shared, and each of E experts
     has stages 3 and 4 of its own, of three quarters of the width; features are (B, E, 384) or (B, E, 1536).
 
-    With K branches it is BBN's network (Zhou et al., CVPR 2020): all but the last block of stage 4 is shared, and of that
-    there are K; features are K times as wide. Each starts as the weights have the one.
+    With K branches it is BBN's network (Zhou et al., CVPR 2020): all but the last block of stage 4 is shared, and of
+    that there are K; features are K times as wide. Each starts as the weights have the one.
 
     With a frozen trunk only the last block of stage 4 can learn. What lies before it stays as the weights have it: in
     eval mode, without a graph, whatever a stage trains.

@@ -187,7 +187,7 @@ def _check_branches(name: str, branches: int, objective: Objective) -> None:
     for term, part in objective.terms.items():
         if cast(Loss, part).branches:
             raise ConfigError(
-                f"{name}: term {term} is of branches, which the stage's own loss alone can be: choose it for {name}.loss"
+                f"{name}: term {term} is of branches, as the stage's own loss alone can be: choose it for {name}.loss"
             )
 
 

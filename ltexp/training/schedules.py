@@ -34,7 +34,7 @@ class Schedule(LambdaLR, ABC):
         warmup_epochs: epochs w of warm-up; by epoch, epoch e < w has (e + 1) / w of the curve, by step, step t has
             (t + 1) / (w * steps_per_epoch). 0: none.
         interval: `epoch`: the rate is constant within an epoch, as in the papers; `step`: it changes with each step.
-        warmup_start: s: the warm-up climbs from s of the curve on, s + (1 - s) (e + 1) / w. Default 0; 1/3 in BBN's code.
+        warmup_start: s: the warm-up climbs from s of the curve on, s + (1 - s) (e + 1) / w. Default 0; BBN's code: 1/3.
 
     Raises:
         ConfigError: a warm-up that is not a whole number of epochs, 0 or more, one that starts outside [0, 1], or an
