@@ -1,5 +1,6 @@
 """Builds a config choice as the command line would, for tests that ask for it by name."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
+from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.outputs import ModelOutput
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -34,6 +37,13 @@ def load(group: str, name: str) -> DictConfig:
 def build(group: str, name: str, **keywords: Any) -> Any:
     """conf/<group>/<name>.yaml, instantiated with further keywords."""
     return instantiate(load(group, name), **keywords)
+
+
+def context_of(loss: Loss, output: ModelOutput, labels: Tensor, epoch: int = 0, max_epochs: int = 10) -> BatchContext:
+    """Of a whole batch in an epoch; the streams that the loss reads hold the batch's own rows, the last ones first."""
+    there = replace(output, logits=output.logits.flip(0))
+    streams = {name: StreamBatch(there, labels.flip(0)) for name in loss.streams}
+    return BatchContext(epoch=epoch, max_epochs=max_epochs, step=3, streams=streams)
 
 
 def full_output(logits: Tensor, width: int = 6) -> ModelOutput:

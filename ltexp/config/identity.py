@@ -44,9 +44,14 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for term in plain["terms"].values():
         if term["stream"] is None:
             del term["stream"]
-    for key, value in {"interval": "epoch", "warmup_start": 0.0}.items():
-        if plain["schedule"].get(key) == value:
-            del plain["schedule"][key]
+    later = (
+        ("schedule", "interval", "epoch"),
+        ("schedule", "warmup_start", 0.0),
+        ("reweighting", "divide_by", "weights"),
+    )
+    for part, key, value in later:
+        if plain[part].get(key) == value:
+            del plain[part][key]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules
     plain["init"]["auxiliary"] = "fresh"
     plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}

@@ -10,7 +10,7 @@ from torch import nn
 
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
-from ltexp.config.require import within
+from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
@@ -74,7 +74,7 @@ def check_composition(config: Config) -> None:
         _check_needs(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
-        _check_branches(name, config.backbone.get("branches", 1), objective)
+        _check_branches(name, config.backbone.get("branches", 1), stage, objective)
         _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
@@ -179,11 +179,15 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
 
 
-def _check_branches(name: str, branches: int, objective: Objective) -> None:
-    """A loss over branches has as many, and only the stage's loss says which a batch takes."""
+def _check_branches(name: str, branches: int, stage: StageConfig, objective: Objective) -> None:
+    """A loss over branches has as many, with batches of one size; it is the stage's own, which says where they go."""
     wanted = len(set(objective.loss.branches.values()))
     if wanted and wanted != branches:
         raise ConfigError(f"{name}: its loss is for a network of {wanted} branches: set backbone.branches={wanted}")
+    for stream in filter(None, objective.loss.branches):
+        size = stage.streams[stream].batch_size
+        equal = size in (None, stage.batch_size)
+        require(equal, f"{name}.streams.{stream}.batch_size", size, "null: its loss pairs rows with the stage's own")
     for term, part in objective.terms.items():
         if cast(Loss, part).branches:
             raise ConfigError(
