@@ -59,8 +59,8 @@ def choices() -> dict[str, dict[str, object]]:
 
 
 def limit(loss: Loss) -> float | None:
-    """How many times cross-entropy's time the loss may take; None for one that reads another network's output too."""
-    if loss.needs - {"features"}:
+    """How many times cross-entropy's time the loss may take; None for one that reads another output too."""
+    if loss.needs - {"features"} or loss.streams:
         return None
     return LIMIT_OF_A_VECTOR if isinstance(loss, AdjustedCrossEntropy) else LIMIT
 

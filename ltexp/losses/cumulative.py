@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,9 +45,9 @@ class CumulativeLearning(Loss):
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses of the pairs of rows."""
         stream, weight = context.streams[REVERSED], self.weight_in(context.epoch, context.max_epochs)
-        logits = weight * self.logits(output) + (1.0 - weight) * self.logits(stream.output)
-        own, other = (F.cross_entropy(logits, labels, reduction="none") for labels in (target, stream.labels))
-        return weight * own + (1.0 - weight) * other
+        logits = torch.lerp(self.logits(stream.output), self.logits(output), weight)
+        both = F.log_softmax(logits, dim=1).gather(1, torch.stack([target, stream.labels], dim=1))
+        return -(weight * both[:, 0] + (1.0 - weight) * both[:, 1])
 
     def weight_in(self, epoch: int, max_epochs: int) -> float:
         """λ in an epoch, from 0."""
