@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from choices import build
-from runs import composed, run_here, tiny, weights
+from runs import assert_equal_weights, composed, run_here, tiny, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -269,6 +269,16 @@ def test_accumulating_does_not_change_the_mean(tmp_path: Path) -> None:
     whole, parts = (weights(tmp_path / name, "stage1")["classifier.mean"] for name in ("whole", "parts"))
     assert whole.any()
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_run_is_evaluated_at_another_alpha(tmp_path: Path) -> None:
+    """Its stage is taken as it is: the same weights and mean, other predictions."""
+    words = tiny("tde", epochs=1)
+    run_here(tmp_path / "run", *words)
+    run_here(tmp_path / "plain", *words, f"stage1.checkpoint={tmp_path / 'run'}", "stage1.classifier.alpha=0")
+    assert_equal_weights(weights(tmp_path / "run", "stage1"), weights(tmp_path / "plain", "stage1"))
+    run, plain = (read_record(tmp_path / name)["metrics"] for name in ("run", "plain"))
+    assert run["ece"] != plain["ece"]
 
 
 # DisAlign
