@@ -26,8 +26,9 @@ from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf, open_dict
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
-from ltexp.config.layers import RECIPE, STAGE, Fold, Layer, merged
+from ltexp.config.layers import RECIPE, Fold, Layer, merged
 from ltexp.config.path import conf_dir
+from ltexp.config.schema import STAGE
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
@@ -96,7 +97,7 @@ class LayeredLoader(ConfigLoaderImpl):
             return overrides, []
         rest = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) is None]
         config = self.load_configuration(PRIMARY, rest, RunMode.RUN)
-        absent = {stage for stage in stages if stage in config and config[stage] is None}
+        absent = {stage for stage in stages if config.get(stage) is None}
         left_out = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in absent]
         return [text for text in overrides if text not in left_out], left_out
 
@@ -190,7 +191,7 @@ class LayeredLoader(ConfigLoaderImpl):
             typed=frozenset(str(part.package) for part in self._typed if part.package is not None),
             options=repo.get_group_options,
         )
-        fold.run(anywhere, _choices_of_stages(repo))
+        fold.run(anywhere, _choices_of_stages(repo, in_place))
         self._choices = fold.choices
         return OmegaConf.create({"hydra": hydra, **plain}, flags={"allow_objects": True})
 
@@ -273,12 +274,16 @@ def _chosen_in(repo: Any, path: str, group: str) -> str | None:
     return None
 
 
-def _choices_of_stages(repo: Any) -> dict[str, str]:
-    """The choices of the parts of all stages as conf/config.yaml has them, by package."""
+def _choices_of_stages(repo: Any, defaults: Sequence[ResultDefault]) -> dict[str, str]:
+    """The choices of the parts of all stages as the files of conf/stage/ have them, by package.
+
+    Args:
+        defaults: of conf/config.yaml, and of a method or a command line that brings a further stage.
+    """
     found: dict[str, str] = {}
-    for entry in repo.load_config(PRIMARY).defaults_list:
-        if isinstance(entry, GroupDefault) and STAGE.fullmatch(entry.package or "") and isinstance(entry.value, str):
-            found |= _choices_of_stage(repo, f"{str(entry.group).lstrip('/')}/{entry.value}", str(entry.package))
+    for default in defaults:
+        if STAGE.fullmatch(str(default.package)):
+            found |= _choices_of_stage(repo, str(default.config_path), str(default.package))
     return found
 
 
