@@ -76,14 +76,17 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         if source.logit_scale is not None:
             model.logit_scale = source.logit_scale
     else:
-        session = replace(session, pretext=None)  # it tells the dataset's classes, whatever the stage learned
+        own, session = session.pretext is None, replace(session, pretext=None)  # it tells the dataset's classes
         model.classifier = build(
             classifier, feature_dim=source.feature_dim, num_classes=session.num_classes, path="classifier"
         )
         model.classifier.set_class_counts(session.class_counts)
         if any(True for _ in model.classifier.parameters()):
             raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
-        model.classifier.start_from(source.build_classifier())
+        if own:
+            model.classifier.start_from(source.build_classifier())
+        elif not model.classifier.needs_features:
+            raise ConfigError(f"{stage} learned labels of its own: over its backbone evaluate nearest_class_mean")
         model.logit_scale = source.scale_for(model.classifier)
     model = session.place(model).eval()
     session.fit_classifier(model)

@@ -31,9 +31,7 @@ def check_pretexts(stages: Mapping[str, StageConfig]) -> None:
     for name in pretexts:
         key = f"mixing@{name}.mixing"
         if name == last:
-            raise ConfigError(
-                f"{name} makes its labels itself, and the last stage learns the dataset's: set {key}=none"
-            )
+            raise ConfigError(f"{name}: the last stage learns the dataset's labels, not its own: set {key}=none")
         if name not in used:
             raise ConfigError(f"{name}: no later stage starts from it: set {_next(stages, name)}.init.backbone={name}")
         if stages[name].streams:
