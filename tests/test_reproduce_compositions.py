@@ -14,7 +14,7 @@ from ltexp.config.path import conf_dir
 from ltexp.papers import all_cells, find_table, match_cells
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
-from ltexp.reproduce.plan import make_plan, first_stage_key
+from ltexp.reproduce.plan import first_stage_key, make_plan
 from ltexp.reproduce.stages import read_stages
 from ltexp.training.composition import check_composition, without_idle_epochs
 

@@ -130,7 +130,7 @@ def _summary(plan: Plan, cost: Cost) -> str:
 
 
 def show_cost(plan: Plan, cost: Cost) -> list[str]:
-    """The trainings of first stages in the missing runs, and the time that all of these take; nothing if none is missing."""
+    """first stages that the missing runs train, and the time of all; nothing if none is missing."""
     if not plan.to_run:
         return []
     stages = f"{counts_of(len(plan.stages), 'first-stage training')} in them"
