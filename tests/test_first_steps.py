@@ -65,6 +65,7 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation random_resized_crop": (("files",), "is for image files"),
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "mixing mixup": (IMAGES, "is for images"),
+    "mixing rotation": ((), "the last stage learns the dataset's labels"),  # see test_pretext.py
     **{
         f"loss {name}": (IMAGES, "reads feature maps of images")
         for name in ("attention_distillation", "auxiliary_cross_entropy", "auxiliary_soft_labels")
