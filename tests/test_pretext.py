@@ -184,9 +184,10 @@ def test_stages_that_cannot_follow_each_other_are_refused(overrides: tuple[str, 
     assert "\n" not in str(refused.value)
 
 
+ROTATION = "mixing@stage1.mixing=rotation"
 UNFIT = [
     (("method=ssp", "stage1.init.backbone=fresh"), "no later stage starts from it"),
-    (("method=ce", "mixing@stage1.mixing=rotation"), "set mixing@stage1.mixing=none"),
+    (("method=ce", ROTATION), "set mixing@stage1.mixing=none"),
     (("method=ssp", "stage1.init.classifier=pretext"), "the classifier in pretext knows that stage's own labels"),
     (("method=ssp", "stage1.teacher=pretext"), "the teacher in pretext knows that stage's own labels"),
     (
@@ -194,7 +195,7 @@ UNFIT = [
         "streams have the dataset's",
     ),
     (
-        ("method=crt", "mixing@stage1.mixing=rotation", "features@stage2.features=generated"),
+        ("method=crt", ROTATION, "features@stage2.features=generated"),
         "beta_reference=last_epoch",
     ),
 ]
@@ -215,13 +216,19 @@ def test_images_that_are_not_square_are_refused_before_training(tmp_path: Path) 
         np.save(folder / f"{split}_images.npy", np.zeros((40, 8, 12, 3), dtype=np.uint8))
         np.save(folder / f"{split}_labels.npy", np.arange(40, dtype=np.int64) % 4)
     (folder / "classes.txt").write_text("a\nb\nc\nd\n")
-    data = ("dataset=cifar10_sizes", f"paths.data={tmp_path}", "dataset.max_per_class=10")
+    data = ("dataset=cifar10_sizes", f"paths.data={tmp_path}", "dataset.class_sizes=[9,8,4,2]")
     with pytest.raises(LtexpError, match=r"rotation turns square images, and these are 8 x 12"):
         run_here(tmp_path / "run", "method=ssp", *data)
 
 
 def test_texts_are_not_turned(tmp_path: Path) -> None:
     write_articles(tmp_path)
-    words = ("method=ssp", "dataset=ag_news_lt", f"paths.data={tmp_path}", "dataset.max_per_class=20")
+    words = (
+        "method=ssp",
+        "dataset=ag_news_lt",
+        f"paths.data={tmp_path}",
+        "dataset.max_per_class=20",
+        "dataset.imbalance_ratio=10",
+    )
     with pytest.raises(LtexpError, match="rotation turns images"):
         run_here(tmp_path / "run", *words)
