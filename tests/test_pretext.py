@@ -83,6 +83,26 @@ def test_the_published_settings_of_the_pretext_are_those_of_stage_1() -> None:
     assert (shorter["pretext"]["epochs"], shorter["pretext"]["optimizer"]["lr"]) == (3, 0.3)
 
 
+def test_any_method_can_start_from_a_pretext_with_the_settings_of_its_data() -> None:
+    plain = composed("method=glag", "dataset=inat18", "pretraining=rotation", small=False)
+    assert plain["stage1"]["init"]["backbone"] == "pretext"
+    same = ("epochs", "batch_size", "augmentation", "optimizer", "schedule")
+    assert {key: plain["pretext"][key] for key in same} == {key: plain["stage1"][key] for key in same}
+    assert (plain["pretext"]["epochs"], plain["pretext"]["batch_size"]) == (90, 512)
+    assert plain["choices"]["mixing@pretext.mixing"] == "rotation"
+    without = composed("method=ssp", "pretraining=none")
+    assert "pretext" not in without
+    assert without["stage1"] == composed("method=ldam_drw")["stage1"]
+
+
+def test_a_sweep_leaves_out_what_it_sets_on_a_stage_that_a_job_does_not_have(tmp_path: Path) -> None:
+    places = (f"hydra.sweep.dir={tmp_path}/sweep", f"paths.outputs={tmp_path}", "--dry-run")
+    answer = train("-m", "method=ssp,crt", "pretext.epochs=2", "mixing@pretext.mixing=rotation", *places, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    said = "job 1 (method=crt) has no pretext: pretext.epochs=2 mixing@pretext.mixing=rotation left out"
+    assert said in answer.stdout
+
+
 def test_the_published_cells_of_ssp_can_be_run() -> None:
     cells = [cell for cell in all_cells() if cell.method == "ssp" and cell.value is not None]
     plan = make_plan(cells, Outputs([]), [0], [])
@@ -125,8 +145,8 @@ def test_three_stages_killed_in_each_and_resumed_are_uninterrupted(
 
 
 def test_a_pretext_before_two_stages_is_three_that_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretext = ("+stage@pretext=self_supervised", "stage1.init.backbone=pretext")
-    resume_in_each(("pretext", "stage1", "stage2"), (*tiny("crt"), *pretext), tmp_path, monkeypatch)
+    overrides = (*tiny("crt"), "pretraining=rotation")  # the pretext has stage 1's epochs
+    resume_in_each(("pretext", "stage1", "stage2"), overrides, tmp_path, monkeypatch)
     names = [stage["name"] for stage in read_record(tmp_path / "whole")["stages"]]
     assert names == ["pretext", "stage1", "stage2"]
 

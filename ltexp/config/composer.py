@@ -76,6 +76,8 @@ class LayeredLoader(ConfigLoaderImpl):
         chosen = self._with_paper(overrides)
         self._papers = next((text.removeprefix("paper=[")[:-1] for text in chosen if text.startswith("paper=[")), "")
         self._typed = OverridesParser.create().parse_overrides(overrides)
+        if run_mode == RunMode.MULTIRUN:  # a stage that only some jobs have is no matter of the sweep's own config
+            chosen = self._without_further(chosen)
         config: DictConfig = super()._load_configuration_impl(config_name, chosen, run_mode, *arguments, **keywords)
         with open_dict(config):
             config.hydra.overrides.task = [part.input_line for part in self._typed if not part.is_hydra_override()]
@@ -100,6 +102,13 @@ class LayeredLoader(ConfigLoaderImpl):
         absent = {stage for stage in stages if config.get(stage) is None}
         left_out = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in absent]
         return [text for text in overrides if text not in left_out], left_out
+
+    def _without_further(self, overrides: list[str]) -> list[str]:
+        """`overrides` without those of stages that conf/config.yaml does not have."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        primary: Any = self.repository.load_config(PRIMARY)
+        own = {entry.package for entry in primary.defaults_list}
+        return [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in (None, *own)]
 
     def stage_of(self, override: str) -> str | None:
         """The stage that an override sets something of, or a choice of whose parts it makes."""
