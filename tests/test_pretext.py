@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from runs import assert_equal_weights, composed, run_here, tiny, weights
+from test_config import train
 from test_every_method import resume_in_each
 from texts import write_articles
 
