@@ -14,6 +14,7 @@ from ltexp.config import to_config
 from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import read_record
+from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.papers import all_cells
 from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import first_stage_key, make_plan
@@ -240,3 +241,39 @@ def test_texts_are_not_turned(tmp_path: Path) -> None:
     data = ("dataset=ag_news_lt", f"paths.data={tmp_path}", "dataset.max_per_class=20", "dataset.imbalance_ratio=10")
     with pytest.raises(LtexpError, match="rotation turns images"):
         run_here(tmp_path / "run", "method=ssp", *data)
+
+
+def file_of(tmp_path: Path, kind: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    """(A file of self-supervised training as other programs write it, the backbone that is meant) of a ResNet-8."""
+    draws = torch.Generator().manual_seed(4)
+    own = CifarResNet(8).state_dict()
+    state = {name: torch.rand(v.shape, generator=draws).to(v.dtype) for name, v in own.items()}
+    if kind == "moco":  # v2: He et al.'s main_moco.py
+        held = {f"module.encoder_k.{name}": torch.zeros_like(value) for name, value in state.items()}
+        held |= {f"module.encoder_q.{name}": value for name, value in state.items()}
+        held |= {"module.encoder_q.fc.0.weight": torch.ones(64, 64), "module.queue": torch.ones(128, 16)}
+    else:  # SSP's rotation on CIFAR
+        held = {f"module.{name}": value for name, value in state.items()} | {"module.linear.weight": torch.ones(4, 64)}
+    path = tmp_path / "others.pth.tar"
+    torch.save({"epoch": 200, "arch": "resnet32", "best_acc1": 80.5, "state_dict": held}, path)
+    return path, state
+
+
+@pytest.mark.parametrize("kind", ["moco", "ssp"])
+def test_a_stage_starts_from_a_file_of_self_supervised_training(kind: str, tmp_path: Path) -> None:
+    path, state = file_of(tmp_path, kind)
+    overrides = (*tiny("ldam_drw", "optimizer.lr=1e-12", epochs=1), "stage1.batch_norm=frozen")
+    run_here(tmp_path / "run", *overrides, f"stage1.init.backbone={path}")
+    found = weights(tmp_path / "run", "stage1")
+    for name, value in state.items():
+        torch.testing.assert_close(found[f"backbone.{name}"], value, rtol=0, atol=1e-6)
+
+
+def test_a_file_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
+    path, state = file_of(tmp_path, "ssp")
+    few = {name: value for name, value in state.items() if not name.startswith("layer3")}
+    for held, message in (({"vit.cls": torch.ones(3)}, "belongs to a different model"), (few, "names missing")):
+        torch.save({"state_dict": held}, path)
+        with pytest.raises(LtexpError, match=message) as refused:
+            run_here(tmp_path / "run", *tiny("ce"), f"stage1.init.backbone={path}")
+        assert "\n" not in str(refused.value)

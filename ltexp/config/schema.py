@@ -36,7 +36,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 class Init:
     """Where backbone and classifier start from.
 
-    That is `fresh`, an earlier stage's name, or the path of a run's folder or of a checkpoint file.
+    That is `fresh`, an earlier stage's name, or the path of a run's folder or of a checkpoint file; a backbone's may be
+    of another program's self-supervised training.
     """
 
     backbone: str = "fresh"

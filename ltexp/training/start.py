@@ -6,6 +6,7 @@ from ltexp.config import StageConfig, names_stage
 from ltexp.errors import CheckpointError
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
+from ltexp.models.self_supervised import is_foreign, read_backbone
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.session import Session
@@ -25,7 +26,12 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     for part, where in stage.starts.items():
         if where == "fresh" or part not in model.parts():
             continue
-        source = checkpoint.read(_located(session, where))
+        path = _located(session, where)
+        if part == "backbone" and not names_stage(where) and is_foreign(path):
+            state = read_backbone(path, model.backbone.state_dict().keys(), f"{name}.init.backbone")
+            load_part(model.backbone, state, f"the backbone that {name} starts from")
+            continue
+        source = checkpoint.read(path)
         if part == "backbone":
             load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
         elif part == "classifier":
