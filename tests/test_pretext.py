@@ -242,14 +242,14 @@ def test_images_that_are_not_square_are_refused_before_training(tmp_path: Path) 
         np.save(folder / f"{split}_labels.npy", np.arange(40, dtype=np.int64) % 4)
     (folder / "classes.txt").write_text("a\nb\nc\nd\n")
     data = ("dataset=cifar10_sizes", f"paths.data={tmp_path}", "dataset.class_sizes=[9,8,4,2]")
-    with pytest.raises(LtexpError, match=r"rotation turns square images, and these are 8 x 12"):
+    with pytest.raises(LtexpError, match=r"^pretext: rotation turns square images, and these are 8 x 12"):
         run_here(tmp_path / "run", "method=ssp", *data)
 
 
 def test_texts_are_not_turned(tmp_path: Path) -> None:
     write_articles(tmp_path)
     data = ("dataset=ag_news_lt", f"paths.data={tmp_path}", "dataset.max_per_class=20", "dataset.imbalance_ratio=10")
-    with pytest.raises(LtexpError, match="rotation turns images"):
+    with pytest.raises(LtexpError, match=r"^pretext: rotation turns images"):
         run_here(tmp_path / "run", "method=ssp", *data)
 
 

@@ -135,7 +135,10 @@ def _check_mixing(session: Session, name: str, stage: StageConfig) -> None:
         raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
     mixing: Mixing = build(stage.mixing, class_counts=session.class_counts, path=f"{name}.mixing")
     if type(mixing).check is not Mixing.check:  # reading a sample takes time
-        mixing.check(session.sample_inputs())
+        try:
+            mixing.check(session.sample_inputs())
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
