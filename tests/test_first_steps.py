@@ -70,6 +70,7 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "mixing mixup": (IMAGES, "is for images"),
     "mixing remix": (IMAGES, "is for images"),
     "loss cumulative": (IMAGES, "unknown key 'backbone.branches'"),
+    "mixing rotation": ((), "the last stage learns the dataset's labels"),  # see test_pretext.py
     **{
         f"loss {name}": (IMAGES, "reads feature maps of images")
         for name in ("attention_distillation", "auxiliary_cross_entropy", "auxiliary_soft_labels")
