@@ -48,6 +48,11 @@ class Classifier(nn.Module):
         """Whether the classifier means nothing before `start_from`, so that it cannot start fresh."""
         return False
 
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """(C, D), with their gradient, by whose products with a feature its logits differ; None: there are none."""
+        return None
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
         raise NotImplementedError
@@ -229,6 +234,11 @@ class Linear(Affine):
         weight, start = fresh_linear(feature_dim, num_classes, bias, init)
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", None if start is None else nn.Parameter(start))
+
+    @property
+    def class_vectors(self) -> Tensor:
+        """W."""
+        return self.weight
 
 
 class Cosine(Classifier):

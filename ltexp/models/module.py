@@ -17,7 +17,9 @@ from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
 
 # What the model itself has for modules and losses; `inputs` and `labels` are of the batch.
-OF_THE_MODEL = frozenset({"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features"})
+OF_THE_MODEL = frozenset(
+    {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features", "class_vectors"}
+)
 
 
 class StageModule(nn.Module):
