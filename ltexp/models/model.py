@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltexp.config import BATCH_NORMS
+from ltexp.config.require import within
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
@@ -112,7 +113,8 @@ class Model(nn.Module):
 
     def _attach(self, output: ModelOutput, running: Iterable[str], batch: Mapping[str, Any]) -> None:
         for name in running:
-            given, wired = self.run(name, output, batch), self.wiring[name]
+            with within(f"modules.{name}"):
+                given, wired = self.run(name, output, batch), self.wiring[name]
             for field, value in zip(wired.gives, given if len(wired.gives) > 1 else (given,), strict=True):
                 output.give(field, value)
 
