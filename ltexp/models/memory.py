@@ -49,8 +49,8 @@ class CentroidMemory(StageModule):
     """From the last map to logits, with the help of a centroid c_k of each class.
 
     f = A pool(attention(map)) + b; the memory o = softmax(V f) c, V being the vectors of the stage's own classifier;
-    the selector e = tanh(E f); u = (10 / min_k ||f - c_k||) (f + e o); logits 16 u / (1 + ||u||) . w / ||w||. In these c
-    is without gradient: `centroid_distance` moves it. It starts from the class means of f.
+    the selector e = tanh(E f); u = (10 / min_k ||f - c_k||) (f + e o); logits 16 u / (1 + ||u||) . w / ||w||. Here c is
+    without gradient: `centroid_distance` moves it. It starts from the class means of f.
 
     Gives `logits`, in the place of the classifier's, `direct_features` f (B, D) and `centroids` (C, D).
 
