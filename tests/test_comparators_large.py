@@ -74,15 +74,15 @@ def test_a_memory_starts_at_class_means_and_its_logits_are_as_written() -> None:
     memory, maps, labels = CentroidMemory(4, 3, side=2), torch.randn(7, 4, 2, 2), torch.tensor([0, 1, 2, 2, 1, 0, 0])
     with torch.no_grad():
         for rows in (slice(0, 4), slice(4, 7)):
-            memory.see(labels[rows], [maps[rows]], torch.zeros(3, 4))
+            memory.see(labels[rows], [maps[rows]], None, None)
         memory.seen()
     direct = memory.reduce(maps.mean((2, 3)))
     means = torch.stack([direct[labels == label].mean(0) for label in range(3)])
     torch.testing.assert_close(memory.centroids, means)
-    vectors = torch.randn(3, 4)
-    logits, f, centroids = memory([maps], vectors)
+    vectors, biases = torch.randn(3, 4), torch.randn(3)
+    logits, f, centroids = memory([maps], vectors, biases)
     row = f[0]
-    o = (vectors @ row).softmax(0) @ centroids
+    o = (vectors @ row + biases).softmax(0) @ centroids
     u = 10 / (row - centroids).norm(dim=1).min() * (row + torch.tanh(memory.selector(row)) * o)
     expected = 16 * (F.normalize(memory.weight) @ (u / (1 + u.norm())))
     torch.testing.assert_close(logits[0], expected, rtol=1e-4, atol=1e-5)
@@ -178,7 +178,6 @@ def test_centroids_learn_at_their_own_rate(tmp_path: Path) -> None:
         run_here(
             tmp_path / name,
             *tiny("oltr"),
-            SIDE,
             f"stage2.lr_factors.modules.memory.centroids={rate}",
             "stage2.optimizer.weight_decay=0",
         )

@@ -53,6 +53,11 @@ class Classifier(nn.Module):
         """(C, D), with their gradient, by whose products with a feature its logits differ; None: there are none."""
         return None
 
+    @property
+    def class_biases(self) -> Tensor | None:
+        """(C,), with their gradient, what the logits add to these products; None: nothing."""
+        return None
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
         raise NotImplementedError
@@ -239,6 +244,11 @@ class Linear(Affine):
     def class_vectors(self) -> Tensor:
         """W."""
         return self.weight
+
+    @property
+    def class_biases(self) -> Tensor | None:
+        """b."""
+        return self.bias
 
 
 class Cosine(Classifier):

@@ -48,7 +48,7 @@ class ModulatedAttention(nn.Module):
 class CentroidMemory(StageModule):
     """From the last map to logits, with the help of a centroid c_k of each class.
 
-    f = A pool(attention(map)) + b; the memory o = softmax(V f) c, V being the vectors of the stage's own classifier;
+    f = A pool(attention(map)) + b; the memory o = softmax(V f + d) c, V and d being the stage's own classifier;
     the selector e = tanh(E f); u = (10 / min_k ||f - c_k||) (f + e o); logits 16 u / (1 + ||u||) . w / ||w||. Here c is
     without gradient: `centroid_distance` moves it. It starts from the class means of f.
 
@@ -65,7 +65,7 @@ class CentroidMemory(StageModule):
         ConfigError: a side below 1.
     """
 
-    reads = ("feature_maps", "class_vectors")
+    reads = ("feature_maps", "class_vectors", "class_biases")
     gives = ("logits", "direct_features", "centroids")
     sees = True
 
@@ -82,20 +82,20 @@ class CentroidMemory(StageModule):
 
     def check(self, *inputs: Any) -> None:
         """Refuses maps of another size, and a classifier without vectors of its classes."""
-        maps, vectors = inputs
+        maps, vectors, _ = inputs
         if vectors is None:
             raise ConfigError("a centroid memory continues a linear classifier: choose classifier linear")
         height, width = maps[-1].shape[2:]
         fits = self.attention is None or height == width == self.side
         require(fits, "side", self.side, f"that of the last map, which is {height}x{width}; or attention=false")
 
-    def forward(self, maps: Sequence[Tensor], vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, maps: Sequence[Tensor], vectors: Tensor, biases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(logits (B, C), f (B, D), c (C, D)) of the backbone's maps, the last of which is (B, D, h, w)."""
-        self.check(maps, vectors)
+        self.check(maps, vectors, biases)
         features = self.direct(maps)
         with torch.autocast(features.device.type, enabled=False):
             f, c = features.float(), self.centroids.detach()
-            memory = F.linear(f, vectors).softmax(1) @ c
+            memory = F.linear(f, vectors, biases).softmax(1) @ c
             reach = REACH / torch.cdist(f, c).amin(1, keepdim=True).clamp_min(1e-6)
             u = reach * (f + self.selector(f).tanh() * memory)
             u = u / (1 + u.norm(dim=1, keepdim=True))

@@ -109,6 +109,8 @@ class Model(nn.Module):
         output.logit_scale = self.logit_scale
         if "class_vectors" in read:
             output.extra["class_vectors"] = self.classifier.class_vectors
+        if "class_biases" in read:
+            output.extra["class_biases"] = self.classifier.class_biases
         return output
 
     def _attach(self, output: ModelOutput, running: Iterable[str], batch: Mapping[str, Any]) -> None:

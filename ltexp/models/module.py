@@ -18,7 +18,8 @@ from ltexp.config.build import build
 
 # What the model itself has for modules and losses; `inputs` and `labels` are of the batch.
 OF_THE_MODEL = frozenset(
-    {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features", "class_vectors"}
+    {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features"}
+    | {"class_vectors", "class_biases"}  # of a linear classifier, with their gradient
 )
 
 
@@ -119,4 +120,6 @@ def build_module(node: Mapping[str, Any], path: str = "", **facts: Any) -> nn.Mo
 
 def detach(value: Any) -> Any:
     """A tensor, or a list of them, without gradient."""
+    if value is None:
+        return None
     return value.detach() if isinstance(value, Tensor) else [part.detach() for part in value]
