@@ -41,6 +41,9 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for key, usual in {"modules": {}, "streams": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
         if plain[key] == usual:
             del plain[key]
+    for stream in plain.get("streams", {}).values():
+        if stream["held_out"] and stream["held_out"]["of"] == "train":
+            del stream["held_out"]["of"]
     for term in plain["terms"].values():
         if term["stream"] is None:
             del term["stream"]

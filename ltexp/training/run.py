@@ -1,6 +1,7 @@
 """A run: its data, its stages one after the other, its record, predictions and figures."""
 
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
                 f"{name}: backbone {backbone} offers no feature maps, which module {module} reads: choose another, or "
                 f"{without}"
             )
-    with torch.no_grad():
+    with torch.no_grad(), within(name):
         output = model(inputs, {field for wired in model.wiring.values() for field in wired.reads})
         for module, part in model.attached.items():
             if check := getattr(part, "check", None):
@@ -180,11 +181,20 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "data": data.facts,
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
+        **({"held_out": held} if (held := held_out(config)) else {}),
         "choices": config.choices,
         "overrides": config.overrides,
         "environment": environment,
         "started": started,
     }
+
+
+def held_out(config: Config) -> dict[str, dict[str, Any]]:
+    """By stream, such as `stage1.meta`, the images of each class that it alone shows, and what they are of."""
+    streams = {
+        f"{name}.{own}": stream for name, stage in config.stages.items() for own, stream in stage.streams.items()
+    }
+    return {name: asdict(stream.held_out) for name, stream in streams.items() if stream.held_out}
 
 
 def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) -> None:

@@ -24,11 +24,12 @@ from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import FIELDS, ModelOutput
+from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, Predictions, logits_and_norm
 from ltexp.training.schedules import build_schedule
-from ltexp.training.steps import Step
+from ltexp.training.steps import build_step
 from ltexp.training.teacher import Teacher
 
 
@@ -84,7 +85,8 @@ class Stage(pl.LightningModule):
         self.needs = {stream: self.objective.needs_of(stream) for stream in (None, *self.objective.streams)}
         self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
         self.mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
-        self.step: Step = build(config.step, path="step")
+        with default_generator("init", seed, "step"):
+            self.step = build_step(config.step, class_counts)
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         parts = (model.classifier, *model.attached.values())
