@@ -53,13 +53,13 @@ def _kind(path: Path, error: Exception) -> str:
     if known := next((kind for start, kind in KINDS.items() if head.startswith(start)), None):
         return f"{known}, no checkpoint"
     if b'"dtype"' in head and head[8:9] == b"{":
-        return "a safetensors file: convert it with torch.save(safetensors.torch.load_file(FILE), 'weights.pt') and give that"
+        return "a safetensors file: give what torch.save(safetensors.torch.load_file(FILE), 'weights.pt') makes of it"
     if b"\0" not in head and _is_text(head):
         return "a text file, no checkpoint"
     if head.startswith(PICKLES) and "weights_only" in str(error).lower():
         return (
-            "damaged, or holds objects other than tensors and plain containers, which are never unpickled: where it was "
-            "made, save its state_dict alone (torch.save(model.state_dict(), 'weights.pt'))"
+            "damaged, or holds objects other than tensors and plain containers, which are never unpickled: where it "
+            "was made, save its state_dict alone (torch.save(model.state_dict(), 'weights.pt'))"
         )
     return "damaged, or no checkpoint"
 
@@ -139,7 +139,7 @@ def _chosen(found: Mapping[str, int], what: str) -> str:
     if len(choice) > 1:
         shown = ", ".join(f"'{prefix}'" for prefix in choice)
         raise CheckpointError(
-            f"{what} holds {len(choice)} such networks, behind {shown}: save the state_dict of the one that is meant in a "
-            "file of its own"
+            f"{what} holds {len(choice)} such networks, behind {shown}: save the state_dict of the one that is meant "
+            "in a file of its own"
         )
     return choice[0]

@@ -116,8 +116,8 @@ def read(path: Path) -> Checkpoint:
     content = read_tensors(path)
     if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, *OLDER):
         raise CheckpointError(
-            f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA}): give the folder of a finished "
-            "run, or its stage's checkpoint.pt; weights of another program are for backbone.weights"
+            f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA}): give the folder of a "
+            "finished run, or its stage's checkpoint.pt; weights of another program are for backbone.weights"
         )
     content.pop("schema")
     auxiliary, node = content.pop("auxiliary", None), content.pop("auxiliary_config", {})
