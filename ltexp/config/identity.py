@@ -19,6 +19,7 @@ IMMATERIAL = (
     "overrides",
     "choices",
     "dataset.workers",
+    "dataset.source.max_pixels",
     "evaluation.every",
     "evaluation.figures",
     *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every", "rendezvous", *OF_LIGHTNING)),
@@ -56,8 +57,14 @@ def material(config: Config) -> dict[str, Any]:
     """The parts of a config that change what it computes."""
     plain = asdict(config) | {name: stage_identity(stage) for name, stage in config.stages.items()}
     for key in IMMATERIAL:
-        section, _, name = key.rpartition(".")
-        (plain[section] if section else plain).pop(name, None)
+        *sections, name = key.split(".")
+        node = plain
+        for section in sections:
+            node = node.get(section) or {}
+        node.pop(name, None)
+    source = plain["dataset"].get("source") or {}
+    if source.get("exif_orientation") is False:  # as in records of before this key
+        del source["exif_orientation"]
     del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:

@@ -179,6 +179,7 @@ class LongTailedData:
         loading: keywords that the loaders take as well, which say how and not what they load: of files, `workers` and
             `cache`.
         facts: what else there is to know about the data, for the record.
+        notes: what a command says of it before it uses it, one line each.
     """
 
     name: str
@@ -196,6 +197,7 @@ class LongTailedData:
     loading: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     test_hash: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:
