@@ -198,13 +198,15 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     for logger in session.loggers:
         logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
-    # last: a run without its figures is not finished, and resume=true draws them
+    # last: of a run that is killed while it draws, resume=true draws the figures
     records.write_record(folder, record | {"status": "finished"})
     console = Console()
     console.print(run_table(record))
-    console.print(networks_text(record), soft_wrap=True)
+    console.print(networks_text(record), soft_wrap=True, markup=False)
     console.print(
-        f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True
+        f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures),
+        soft_wrap=True,
+        markup=False,
     )
 
 
