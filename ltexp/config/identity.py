@@ -9,6 +9,7 @@ from ltexp.config import Config, StageConfig
 from ltexp.config.lightning import IMMATERIAL as OF_LIGHTNING
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.config.moved import with_first_targets
+from ltexp.config.places import is_moved
 
 # what changes where or how a run is shown or kept, but not what it computes; the last two are of Hydra's alone
 IMMATERIAL = (
@@ -95,6 +96,18 @@ def config_hash(config: Config) -> str:
 def differing_keys(one: Config, other: Config) -> list[str]:
     """The dotted keys whose values change what the two configs compute."""
     return sorted(_differences(material(one), material(other), ""))
+
+
+def other_keys(one: Config, other: Config) -> list[str]:
+    """Those of `differing_keys` that say more than where something lies."""
+    values = material(one), material(other)
+    return [key for key in differing_keys(one, other) if not is_moved(key, *(_value(plain, key) for plain in values))]
+
+
+def _value(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
 
 
 def _differences(one: Any, other: Any, path: str) -> list[str]:

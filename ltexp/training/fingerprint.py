@@ -46,7 +46,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             **({"compile": trainer.compile_backend} if trainer.compile else {}),
             **({"lightning": lightning} if lightning else {}),
             **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
-            "files": _files_started_from(stage, name, session.config.backbone),
+            "files": files_started_from(stage, name, session.config.backbone),
             "previous": previous if "stage1" in _sources(stage) else None,
         }
     )
@@ -57,7 +57,7 @@ def _sources(stage: StageConfig) -> list[str | None]:
     return [*stage.starts.values(), stage.teacher]
 
 
-def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
+def files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
     """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
     places = [*((where, "stage1") for where in _sources(stage)), (stage.checkpoint, name)]
     paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]

@@ -15,7 +15,7 @@ from ltexp.config.lightning import check_monitored, partial_settings
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
-from ltexp.errors import ConfigError
+from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation import record as records
 from ltexp.models.backbone import Backbone
 from ltexp.models.module import present
@@ -24,11 +24,15 @@ from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
+from ltexp.training.fingerprint import files_started_from
 from ltexp.training.loggers import close_loggers, make_loggers
 from ltexp.training.mixing import blends
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
+
+# by key of the record: what a run that is continued has to find as it was
+CONTENTS = {"content_hash": "training data", "test_hash": "test data", "started_from": "files to start from"}
 
 
 def run(config: Config, folder: Path, device: torch.device) -> None:
@@ -46,6 +50,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     identifier = records.run_id(folder)
     session.loggers = loggers = make_loggers(config, folder, identifier)
     base = describe(session, started) | {"run_id": identifier}
+    check_same_things(folder, base)
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
     status = "failed"
@@ -59,6 +64,28 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         status = "success"
     finally:
         close_loggers(loggers, status)
+
+
+def check_same_things(folder: Path, base: dict[str, Any]) -> None:
+    """Refuses to continue a run on other data, or from other files: their places may have changed since it began.
+
+    Args:
+        folder: the run's.
+        base: what `describe` says now.
+
+    Raises:
+        CheckpointError: if the run's record says otherwise.
+    """
+    try:
+        began = records.read_record(folder)
+    except records.RecordError:  # it begins, or is of before these were kept
+        return
+    for key, what in CONTENTS.items() if began.get("test_hash") else ():  # before it was kept, hashes were others
+        if key in began and began[key] != base.get(key):
+            raise CheckpointError(
+                f"{folder} began with other {what} ({key} {began[key]}, now {base.get(key)}): give the place where the "
+                "same lies, or another hydra.run.dir"
+            )
 
 
 def check_against_data(session: Session) -> None:
@@ -171,6 +198,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "content_hash": data.content_hash,
         "test_hash": data.test_hash,
         "data": data.facts,
+        **({"started_from": files} if (files := _started_from(config)) else {}),
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
         "choices": config.choices,
@@ -178,6 +206,12 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "environment": environment,
         "started": started,
     }
+
+
+def _started_from(config: Config) -> dict[str, list[str]]:
+    """Checksums of the files that each stage starts from or learns from, by stage; only of those that have any."""
+    found = {name: files_started_from(stage, name, config.backbone) for name, stage in config.stages.items()}
+    return {name: files for name, files in found.items() if files}
 
 
 def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) -> None:
