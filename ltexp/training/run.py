@@ -8,7 +8,7 @@ import torch
 from hydra.utils import get_class
 from rich.console import Console
 
-from ltexp.config import Config, StageConfig
+from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
 from ltexp.config.lightning import check_monitored, partial_settings
@@ -22,6 +22,7 @@ from ltexp.models.module import present
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
+from ltexp.training import checkpoint
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
 from ltexp.training.fingerprint import files_started_from
@@ -92,11 +93,12 @@ def check_against_data(session: Session) -> None:
     """Refuses, before anything is trained, what the data shows to be wrong.
 
     Raises:
-        LtexpError: a backbone, mixing or augmentation for another kind of data, a cache of other images, a teacher of
-            other classes, or a module that finds nothing it can read.
+        LtexpError: a file to start from that is something else, a backbone, mixing or augmentation for another kind of
+            data, a cache of other images, a teacher of other classes, or a module that finds nothing it can read.
     """
     config, data = session.config, session.data
     _check_backbone(session)
+    _check_files(session)
     for split in (data.validation, data.test):
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
@@ -124,6 +126,17 @@ def _check_backbone(session: Session) -> None:
         backbone = session.fresh_model("stage1", config.stage1, loads=True).backbone
         with within("backbone"):
             backbone.check(session.sample_inputs())
+
+
+def _check_files(session: Session) -> None:
+    """The files that the run starts from are what they have to be."""
+    config = session.config
+    if any(config.backbone.get(key) for key in FILES_OF_A_BACKBONE):
+        session.fresh_model("stage1", config.stage1)  # reads them
+    for name, stage in config.stages.items():
+        for where, of in ((stage.checkpoint, name), *((start, "stage1") for start in stage.starts.values())):
+            if where not in (None, "fresh", "stage1"):
+                checkpoint.read(checkpoint.locate(where, of))
 
 
 def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
