@@ -30,6 +30,7 @@ from ltexp.training.loggers import close_loggers, make_loggers
 from ltexp.training.mixing import blends
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
+from ltexp.training.small_batches import check_batch_norm
 from ltexp.training.start import load_teacher
 
 # by key of the record: what a run that is continued has to find as it was
@@ -107,6 +108,8 @@ def check_against_data(session: Session) -> None:
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
         _check_modules(own, name, stage)
+        if not stage.features.get("_target_"):  # else the backbone is not trained
+            check_batch_norm(own, name, stage)
         _check_mixing(config, name, stage, data.kind)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
