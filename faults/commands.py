@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 HOOKS = Path(__file__).parent / "hooks"
-PATIENCE = 300  # seconds for a command that should take a few
+PATIENCE = float(os.environ.get("PATIENCE", 900))  # seconds for a command that should take a few
 SMALL = (
     *("dataset.num_classes=4", "dataset.max_per_class=24", "dataset.imbalance_ratio=6"),  # 24, 13, 7 and 4 images
     *("evaluation.many_shot_above=15", "evaluation.few_shot_below=8", "evaluation.every=0", "evaluation.figures=false"),
@@ -43,8 +43,12 @@ def ltexp(words: Sequence[str], user: int | None = None, **environment: str) -> 
 
 
 def answer(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """(status, output, errors) of a command at its end."""
-    out, err = process.communicate(timeout=PATIENCE)
+    """(status, output, errors) of a command at its end; one that does not end is killed, which its status says."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
     return process.returncode, out, err
 
 

@@ -38,12 +38,14 @@ def races(folder: Path) -> list[str]:
         for job, (status, _, err) in enumerate(answers)
         if job not in killed and status != 0
     ]
+    if faults:
+        return faults
     left = [job for job in range(jobs) if job not in killed]
     trained = [job for job in left if not _cached(folder / str(job))]
     stages = [
         {name: value for name, value in weights(folder / str(job)).items() if name.startswith("stage1")} for job in left
     ]
-    if not faults and (len(trained) != 1 or not all(equal(stages[0], other) for other in stages[1:])):
+    if len(trained) != 1 or not all(equal(stages[0], other) for other in stages[1:]):
         faults.append(f"stage 1 was trained by {len(trained)} of the jobs, or is not the same in all")
     print(f"{jobs} jobs, {len(killed)} killed (the one that trained among them): trained by {len(trained)} of the rest")
     return faults
