@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ltexp.report.groups import Group
+from ltexp.report.keys import config_keys, short_keys
 from ltexp.report.records import Run
 from ltexp.run_folder import CONFIG
 
@@ -30,6 +31,18 @@ def swept_values(groups: Sequence[Group]) -> dict[str, list[str]]:
     columns = {key: [_text(group.record[name]) for group in groups] for key, name in FACTS.items()}
     columns |= {key: [_value(group.runs[0], key) for group in groups] for key in sorted(typed - set(FACTS))}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def short_names(groups: Sequence[Group]) -> dict[str, str]:
+    """By the key of any override of these groups: the end of it that no other key has.
+
+    Other keys are those that were typed, and those of the config of one run for each method.
+    """
+    typed = {text.partition("=")[0] for group in groups for text in group.runs[0].overrides}
+    folders = {str(group.record["method"]): group.runs[0].folder for group in groups}
+    known = {key for folder in folders.values() for key in config_keys(_config(folder / CONFIG))}
+    short = short_keys(typed, known)
+    return short | {key.lstrip("+~"): name for key, name in short.items()}
 
 
 def number(text: str) -> float | None:
