@@ -8,7 +8,7 @@ from ltexp.report.columns import Cell as Value
 from ltexp.report.columns import Column
 from ltexp.report.groups import Statistic
 from ltexp.report.page import Page, PageColumn, PageRow
-from ltexp.report.results import Table
+from ltexp.report.results import Table, best_cells
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Measured, Outputs
 
@@ -79,26 +79,73 @@ def _lines(cell: Cell, groups: Sequence[Measured], of_some_cell: set[int]) -> li
     return lines + others
 
 
-def to_table(lines: Sequence[Comparison], full: bool = False) -> Table:
+def to_table(lines: Sequence[Comparison], full: bool = False, sort: str | None = None) -> Table:
     """For the terminal, Markdown, LaTeX and CSV.
 
     Args:
         lines: the lines of the comparison.
         full: every column, also those in which all lines agree.
+        sort: one of `SORTS`; tables stay together. `-name` turns the order. None: as the papers print them.
     """
-    columns, rows = [], [_row(line) for line in lines]
-    usual = {"cell", "method", "dataset", "ratio", "published", "measured", "n", "difference", "protocol"}
-    for place, name in enumerate(_COLUMNS):
-        if full or name in usual or len({row[place] for row in rows}) > 1:
-            columns.append(place)
+    lines = lines if sort is None else _sorted(lines, sort)
+    rows = [_row(line, full) for line in lines]
+    usual = {"method", "published", "measured", "difference"}
+    shown = [
+        place
+        for place, name in enumerate(_COLUMNS)
+        if full or name in usual or len({row[place] for row in rows}) > 1
+    ]
     sections = [f"{line.cell.paper}/{line.cell.table}" for line in lines]
-    names = list(_COLUMNS)
+    columns = [_column(_COLUMNS[place], lines) for place in shown]
+    cells = [[row[place] for place in shown] for row in rows]
+    alike = [(of, line.cell.column, line.cell.metric, line.kind) for of, line in zip(sections, lines, strict=True)]
     return Table(
-        columns=[Column(names[place], names[place], lambda _: None, names[place] in _NUMERIC) for place in columns],
-        rows=[[row[place] for place in columns] for row in rows],
+        columns=columns,
+        rows=cells,
         notes=_notes(lines),
         breaks=frozenset(place for place in range(1, len(lines)) if sections[place] != sections[place - 1]),
+        title="" if full else _title(rows, shown),
+        best=best_cells(cells, columns, alike),
+        dim=frozenset(place for place, line in enumerate(lines) if line.kind not in KINDS),
     )
+
+
+def _column(name: str, lines: Sequence[Comparison]) -> Column:
+    errors = all(line.cell.metric == "top1_error" for line in lines)
+    better = (-1 if errors else 1) if name == "measured" else 0
+    return Column(name, name, lambda _: None, name in _NUMERIC, better=better, free=name == "protocol")
+
+
+_USUAL = ("", "longtail", "given", "accuracy on all", "top1_accuracy", "top1_error")  # which the notes say, or none need
+
+
+def _title(rows: Sequence[Sequence[Value]], shown: Sequence[int]) -> str:
+    """What all lines share and no column shows."""
+    said = [place for place in range(len(_COLUMNS)) if place not in shown and rows[0][place] is not None]
+    words = {"ratio": "ratio {}", "split": "accuracy on {}", "own": "own run: {}", "n": "{} seeds"}
+    texts = [words.get(_COLUMNS[place], "{}").format(rows[0][place]) for place in said]
+    return ", ".join(text for text in texts if text not in _USUAL)
+
+
+def _sorted(lines: Sequence[Comparison], sort: str) -> list[Comparison]:
+    """By a figure, the largest first (of errors the smallest), or by a name; lines without it last."""
+    name = sort.removeprefix("-")
+    tables = list(dict.fromkeys((line.cell.paper, line.cell.table) for line in lines))
+
+    def key(line: Comparison) -> tuple[bool, float, str]:
+        found = {"published": line.cell.value, "measured": line.value and line.value.mean, "difference": line.difference}
+        if name not in found:
+            return False, 0.0, str(getattr(line.cell, name))
+        value = found[name]
+        return value is None, (value or 0.0) * (1 if line.cell.metric == "top1_error" else -1), ""
+
+    ordered = sorted(lines, key=key, reverse=sort.startswith("-"))
+    ordered.sort(key=lambda line: name in ("measured", "difference") and line.value is None)
+    return sorted(ordered, key=lambda line: tables.index((line.cell.paper, line.cell.table)))
+
+
+KINDS = ("full", "shortened", "other", "missing")  # the others are of cells that cannot be run
+SORTS = ("published", "measured", "difference", "method", "dataset")
 
 
 _COLUMNS = (
@@ -109,22 +156,25 @@ _OWN = {True: "yes", False: "quoted", None: "not said"}
 _NUMERIC = {"ratio", "published", "measured", "n", "difference"}
 
 
-def _row(line: Comparison) -> list[Value]:
+def _row(line: Comparison, full: bool) -> list[Value]:
     cell = line.cell
     difference = None if line.difference is None else f"{line.difference:+.2f}"
+    remark = line.remark
+    if not full:  # a dash says the one, and the caption the other
+        remark = "" if line.kind == "missing" else remark.removeprefix("last epoch").removeprefix(", ")
     return [
         *(f"{cell.paper}/{cell.table}", cell.row, cell.dataset, cell.imbalance),
         *(None if cell.ratio is None else str(cell.ratio), cell.backbone, cell.split, cell.metric, _OWN[cell.own]),
         *(cell.text, line.value, len(line.measured.runs) if line.measured else None, difference),
-        line.remark,
+        remark,
     ]
 
 
 def _notes(lines: Sequence[Comparison]) -> list[str]:
     metrics = {line.cell.metric.replace("top1_", "top-1 ") for line in lines}
     counts = {kind: len({line.cell.name for line in lines if line.kind == kind}) for kind in ("full", "shortened")}
-    notes = [f"{' or '.join(sorted(metrics))} on the test split in %; difference: measured less published"]
-    notes.append("measured: mean ± sample standard deviation over n seeds of training, on the same images")
+    notes = [f"{' or '.join(sorted(metrics))} on the test split in %, of the last epoch where nothing else is said; difference: measured less published"]
+    notes.append("measured: mean ± sample standard deviation over n seeds of training, on the same images; –: not measured")
     notes.append(
         f"{len({line.cell.name for line in lines})} cells, {counts['full']} measured under the full protocol"
         + (f", {counts['shortened']} under a shortened schedule or on other images" if counts["shortened"] else "")
