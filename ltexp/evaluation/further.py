@@ -58,7 +58,7 @@ def further_metrics(logits: Any, labels: Any, bins: int = 15) -> dict[str, float
 
     Returns:
         Percentages as in `of_recalls` and `of_confusion`; `nll`, the mean negative log-likelihood in nats; `brier`, the
-        mean over samples of the squared distance between probabilities and the one-hot label, from 0 to 2 (Brier, 1950);
+        mean over samples of the squared distance of probabilities to the one-hot label, from 0 to 2 (Brier, 1950);
         `classwise_ece` in percent, the mean over classes of the calibration error of that class's probability (Kull et
         al., NeurIPS 2019).
 

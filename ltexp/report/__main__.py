@@ -15,7 +15,7 @@ keys:
   format=terminal|markdown|csv|latex|html    default: as the ending of out= says (.md, .csv, .tex, .html)
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
-  posthoc=true|false                   a row for each evaluation that ltexp evaluate kept (tau_normalized, temperature ...)
+  posthoc=true|false                   a further row for each evaluation that ltexp evaluate has kept
   sort=NAME                            by a column, the best first; sort=-NAME the other way round
   columns=NAME,+NAME                   {columns}
   figure=KIND                          one of these, with its own keys:

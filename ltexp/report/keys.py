@@ -13,9 +13,7 @@ def short_keys(keys: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]
     """
     asked = list(dict.fromkeys(keys))
     paths = {key: place_of(key) for key in asked}
-    endings = Counter(
-        ending for path in {*paths.values(), *map(place_of, known)} for ending in _endings(path)
-    )
+    endings = Counter(ending for path in {*paths.values(), *map(place_of, known)} for ending in _endings(path))
     return {key: next((e for e in _endings(path) if endings[e] == 1), path) for key, path in paths.items()}
 
 

@@ -2,14 +2,34 @@ r"""A table in LaTeX (booktabs): it compiles whatever names it holds, and is nev
 
 import re
 import unicodedata
+from collections.abc import Sequence
+
+from rich.cells import cell_len
 
 from ltexp.report.columns import Cell, Column, plain
 from ltexp.report.groups import Statistic
 from ltexp.report.results import Table
 from ltexp.report.text import one_line
 
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi o pi rho _ sigma tau upsilon".split()
-_GREEK += "phi chi psi omega".split()
+_GREEK = (
+    *(
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+    ),
+    *("o", "pi", "rho", "_", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"),
+)
 _SIGNS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -39,9 +59,10 @@ _SIGNS = {
 }
 _SIGNS |= {chr(0x3B1 + place): f"$\\{name}$" for place, name in enumerate(_GREEK) if name not in ("o", "_")}
 _BREAKS = "./=_,-:"  # after these a long word may go on in the next line
+WIDEST = 40  # characters of a name that stays on one line
 LONG = 12  # characters without any of them after which a word may break as well
-_UNICODE = r"""% Characters that pdflatex does not know stand as their number; lualatex and xelatex set them as they are, in a font that
-% has them (\usepackage{fontspec}\setmainfont{...}).
+_UNICODE = r"""% Characters that pdflatex does not know stand as their number; lualatex and xelatex set them as they are, in a font
+% that has them (\usepackage{fontspec}\setmainfont{...}).
 \providecommand{\ltexpchar}[2]{}
 \ifdefined\Umathchar\renewcommand{\ltexpchar}[2]{#2}\else\renewcommand{\ltexpchar}[2]{{\scriptsize U+#1}}\fi
 """
@@ -54,9 +75,11 @@ def to_latex(table: Table, label: str = "tab:runs") -> str:
         table: the table.
         label: for \\ref.
     """
-    spec = "".join(r"p{0.3\linewidth}" if c.free else "r" if c.numeric else "l" for c in table.columns)
-    notes = [note for note in (table.title, *table.notes) if note]
-    caption = ". ".join(escape_latex(note[:1].upper() + note[1:], breaks=True) for note in notes)
+    wraps = [_wraps(column, [row[place] for row in table.rows]) for place, column in enumerate(table.columns)]
+    kinds = zip(table.columns, wraps, strict=True)
+    spec = "".join(r"p{0.3\linewidth}" if wide else "r" if c.numeric else "l" for c, wide in kinds)
+    notes = [*([table.title] if table.title else []), *(note[:1].upper() + note[1:] for note in table.notes)]
+    caption = ". ".join(escape_latex(note, breaks=True) for note in notes)
     lines = [
         r"\begin{table}",
         r"\centering\sloppy",
@@ -72,7 +95,9 @@ def to_latex(table: Table, label: str = "tab:runs") -> str:
         if number in table.breaks:
             lines.append(r"\midrule")
         cells = [
-            _bold(_cell(cell, column)) if (number, place) in table.best else _cell(cell, column)
+            _bold(_cell(cell, column, wraps[place]))
+            if (number, place) in table.best
+            else _cell(cell, column, wraps[place])
             for place, (cell, column) in enumerate(zip(row, table.columns, strict=True))
         ]
         lines.append(" & ".join(cells) + r" \\")
@@ -82,11 +107,16 @@ def to_latex(table: Table, label: str = "tab:runs") -> str:
     return packages + (_UNICODE if r"\ltexpchar" in text else "") + text
 
 
-def _cell(cell: Cell, column: Column) -> str:
+def _wraps(column: Column, cells: Sequence[Cell]) -> bool:
+    """Whether the cells of a column get lines of their own: free text, and names that would take half a page."""
+    return column.free or (not column.numeric and max((cell_len(plain(c, column)) for c in cells), default=0) > WIDEST)
+
+
+def _cell(cell: Cell, column: Column, wraps: bool) -> str:
     if isinstance(cell, Statistic):
         text = cell.text(column.digits, r"\pm")
         return text if cell.deviation is None else f"${text}$"
-    if column.free:
+    if wraps:
         return rf"{{\raggedright {escape_latex(plain(cell, column), breaks=True)}\par}}"
     return escape_latex(plain(cell, column))
 
@@ -110,10 +140,16 @@ def escape_latex(text: str, breaks: bool = False) -> str:
         for place, character in enumerate(word):
             parts.append("{}" if character == "\x00" else _SIGNS.get(character) or _other(character))
             since = 0 if character in _BREAKS else since + 1
-            if breaks and place + 1 < len(word) and (character in _BREAKS or since % LONG == 0) and len(word) > LONG:
+            inside = character in _BREAKS or since % LONG == 0 or _width(parts[-1]) > 1
+            if breaks and place + 1 < len(word) and inside and (len(word) > LONG or not word.isascii()):
                 parts.append(r"\allowbreak{}")
         words.append("".join(parts))
     return " ".join(words)
+
+
+def _width(part: str) -> int:
+    """In letters: a character that stands as its number takes several."""
+    return 4 if part.startswith(r"\ltexpchar") else 1
 
 
 def _other(character: str) -> str:

@@ -113,7 +113,7 @@ def best_cells(
             means = {n: cell.mean for n in rows if isinstance(cell := cells[n][place], Statistic)}
             texts = {n: plain(cells[n][place], column).partition(" ")[0] for n in rows}
             if len(set(texts.values())) > 1:
-                top = texts[max(means, key=lambda n: column.better * means[n])]  # noqa: B023
+                top = texts[max(means, key=lambda n: column.better * means[n])]
                 best |= {(n, place) for n in rows if texts[n] == top}
     return frozenset(best)
 

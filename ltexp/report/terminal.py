@@ -88,7 +88,9 @@ class Grid:
             line.rstrip()
             yield line
 
-    def _second_line(self, folded: Sequence[int], titles: Sequence[str], row: Sequence[str], width: int) -> Iterator[Text]:
+    def _second_line(
+        self, folded: Sequence[int], titles: Sequence[str], row: Sequence[str], width: int
+    ) -> Iterator[Text]:
         parts = []
         for place in folded:
             if row[place] not in ("", ABSENT):

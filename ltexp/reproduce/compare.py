@@ -91,9 +91,7 @@ def to_table(lines: Sequence[Comparison], full: bool = False, sort: str | None =
     rows = [_row(line, full) for line in lines]
     usual = {"method", "published", "measured", "difference"}
     shown = [
-        place
-        for place, name in enumerate(_COLUMNS)
-        if full or name in usual or len({row[place] for row in rows}) > 1
+        place for place, name in enumerate(_COLUMNS) if full or name in usual or len({row[place] for row in rows}) > 1
     ]
     sections = [f"{line.cell.paper}/{line.cell.table}" for line in lines]
     columns = [_column(_COLUMNS[place], lines) for place in shown]
@@ -116,7 +114,14 @@ def _column(name: str, lines: Sequence[Comparison]) -> Column:
     return Column(name, name, lambda _: None, name in _NUMERIC, better=better, free=name == "protocol")
 
 
-_USUAL = ("", "longtail", "given", "accuracy on all", "top1_accuracy", "top1_error")  # which the notes say, or none need
+_USUAL = (
+    "",
+    "longtail",
+    "given",
+    "accuracy on all",
+    "top1_accuracy",
+    "top1_error",
+)  # which the notes say, or none need
 
 
 def _title(rows: Sequence[Sequence[Value]], shown: Sequence[int]) -> str:
@@ -133,7 +138,11 @@ def _sorted(lines: Sequence[Comparison], sort: str) -> list[Comparison]:
     tables = list(dict.fromkeys((line.cell.paper, line.cell.table) for line in lines))
 
     def key(line: Comparison) -> tuple[bool, float, str]:
-        found = {"published": line.cell.value, "measured": line.value and line.value.mean, "difference": line.difference}
+        found = {
+            "published": line.cell.value,
+            "measured": line.value and line.value.mean,
+            "difference": line.difference,
+        }
         if name not in found:
             return False, 0.0, str(getattr(line.cell, name))
         value = found[name]
@@ -173,8 +182,11 @@ def _row(line: Comparison, full: bool) -> list[Value]:
 def _notes(lines: Sequence[Comparison]) -> list[str]:
     metrics = {line.cell.metric.replace("top1_", "top-1 ") for line in lines}
     counts = {kind: len({line.cell.name for line in lines if line.kind == kind}) for kind in ("full", "shortened")}
-    notes = [f"{' or '.join(sorted(metrics))} on the test split in %, of the last epoch where nothing else is said; difference: measured less published"]
-    notes.append("measured: mean ± sample standard deviation over n seeds of training, on the same images; –: not measured")
+    notes = [f"{' or '.join(sorted(metrics))} on the test split in %; difference: measured less published"]
+    notes.append(
+        "measured: at the last epoch if nothing else is said, mean ± sample standard deviation over n seeds of"
+    )
+    notes[-1] += " training, on the same images; –: not measured"
     notes.append(
         f"{len({line.cell.name for line in lines})} cells, {counts['full']} measured under the full protocol"
         + (f", {counts['shortened']} under a shortened schedule or on other images" if counts["shortened"] else "")
