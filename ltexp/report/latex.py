@@ -60,9 +60,9 @@ _SIGNS = {
 _SIGNS |= {chr(0x3B1 + place): f"$\\{name}$" for place, name in enumerate(_GREEK) if name not in ("o", "_")}
 _BREAKS = "./=_,-:"  # after these a long word may go on in the next line
 WIDEST = 40  # characters of a name that stays on one line
-LONG = 12  # characters without any of them after which a word may break as well
-_UNICODE = r"""% Characters that pdflatex does not know stand as their number; lualatex and xelatex set them as they are, in a font
-% that has them (\usepackage{fontspec}\setmainfont{...}).
+LONG = 6  # characters without any of them after which a word may break as well
+_UNICODE = r"""% Characters unknown to pdflatex stand as their number; lualatex and xelatex set them as they are, in
+% a font that has them (\usepackage{fontspec}\setmainfont{...}).
 \providecommand{\ltexpchar}[2]{}
 \ifdefined\Umathchar\renewcommand{\ltexpchar}[2]{#2}\else\renewcommand{\ltexpchar}[2]{{\scriptsize U+#1}}\fi
 """

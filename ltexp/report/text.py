@@ -4,9 +4,10 @@ import unicodedata
 
 from rich.cells import cell_len, set_cell_size
 
+from ltexp import streams
+
 ELLIPSIS = "…"
-# what a terminal without Unicode shows instead; one character for one, so that columns stay in line
-PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "±": "~", "…": ".", "·": "*", "─": "-", "×": "x"})
+PLAIN = str.maketrans(streams.PLAIN)  # for a terminal without Unicode
 
 
 def one_line(text: str) -> str:
