@@ -8,7 +8,9 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.names import unknown_name
 from ltexp.report.records import Run
+from ltexp.report.text import shorten
 
+MOST_WIDE = 18  # columns of a class name
 MOST_CLASSES = 20  # that are shown one by one; more are put together in groups
 GROUPS = 10  # of equally many classes (Li Mengke's thesis, Figs. 3.7 and 3.8)
 
@@ -23,6 +25,11 @@ def class_names(run: Run) -> list[str]:
     """(C,) names in label order; the labels where the record has no names."""
     names = run.record.get("class_names") or range(len(run.record["class_counts"]))
     return [str(name) for name in names]
+
+
+def shown_names(run: Run, most: int = MOST_WIDE) -> list[str]:
+    """(C,) names in label order as figures show them: on one line, the middle of long ones cut out."""
+    return [shorten(name, most) for name in class_names(run)]
 
 
 def check_same_classes(runs: Sequence[Run]) -> None:
@@ -45,7 +52,7 @@ def frequency_groups(run: Run, groups: str | None) -> tuple[list[Ints], list[str
     if groups is None:
         groups = "none" if len(order) <= MOST_CLASSES else str(GROUPS)
     if groups == "none":
-        names = class_names(run)
+        names = shown_names(run)
         return [order[i : i + 1] for i in range(len(order))], [f"{names[label]}\n{counts[label]}" for label in order]
     if not groups.isdecimal() or not 1 <= int(groups) <= len(order):
         raise ConfigError(f"invalid groups={groups}: expected none, or a number up to the {len(order)} classes")

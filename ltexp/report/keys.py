@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ltexp.report.text import shorten
+
 
 def short_keys(keys: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
     """By key: its last parts, as many as tell it from all other `keys` and `known` ones.
@@ -22,9 +24,10 @@ def place_of(key: str) -> str:
     return key.lstrip("+~").rpartition("@")[2] or key
 
 
-def short_override(text: str, names: dict[str, str]) -> str:
-    """An override with its key as `names` has it; one that removes something keeps its sign."""
+def short_override(text: str, names: dict[str, str], most: int | None = None) -> str:
+    """An override with its key as `names` has it and at most `most` columns of value; a removing one keeps its sign."""
     key, separator, value = text.partition("=")
+    value = value if most is None else shorten(value, most)
     name = names.get(key, key)
     return f"{name}{separator}{value}" if separator else f"{'~' if text.startswith('~') else ''}{name}"
 

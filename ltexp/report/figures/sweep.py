@@ -12,9 +12,10 @@ import numpy as np
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
-from ltexp.report.drawing import MARKERS, MOST_PANELS, common, new_figure, save
+from ltexp.report.drawing import MARKERS, MOST_PANELS, common, new_figure, stroke
 from ltexp.report.groups import Group, Statistic, group_runs, statistic
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.report.swept import number, sort_key, swept_values
 
 MOST_TICKS = 8  # values that are each written at the axis
@@ -133,17 +134,16 @@ def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], series: str 
         color, marker = MARKERS[place % len(MARKERS)]
         line = sorted((positions[across], found) for across, other, found in points if other == name)
         deviation = [found.deviation or 0.0 for _, found in line]
+        ordered = all(number(across) is not None for across in positions)
         axis.errorbar(
             [x for x, _ in line],
             [found.mean for _, found in line],
             yerr=deviation if any(deviation) else None,
-            color=color,
+            # names have no order, so no line leads from one to the next
+            **(stroke(color) if ordered else {"color": color, "linestyle": ""}),
             marker=marker,
             markersize=5,
-            linewidth=1.6,
             capsize=3,
-            # names have no order, so no line leads from one to the next
-            linestyle="-" if all(number(across) is not None for across in positions) else "",
             label=name or None,
         )
     if ticks is not None:
