@@ -117,7 +117,7 @@ def _own_overrides(run: Run, runs: Sequence[Run]) -> list[str]:
 
 
 def number_ticks(axis: Any, low: float, high: float) -> None:
-    """Whole numbers along a log axis (an x- or y-axis or a colour bar's) from `low` to `high`, few enough to be apart."""
+    """Whole numbers along a log axis, also a colour bar's, from `low` to `high`, few enough to be apart."""
     wide = high / max(low, 1e-9) > 300
     ticks = [step * 10**power for power in range(9) for step in ((1,) if wide else (1, 2, 5))]
     inside = [tick for tick in ticks if low <= tick <= high] or [max(round(low), 1)]

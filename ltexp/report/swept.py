@@ -33,6 +33,24 @@ def swept_values(groups: Sequence[Group]) -> dict[str, list[str]]:
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
 
 
+def in_place_of(groups: Sequence[Group], columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """`columns` with one key less where some runs typed another key in the place of a swept one.
+
+    Class weights by beta = 0.9, 0.99 and by weighting=inverse_frequency are one sweep: the last is a value of its own
+    beside the numbers, whatever beta its config has.
+    """
+    typed = [set(_typed(group.runs[0])) for group in groups]
+    for key, instead in ((a, b) for a in columns for b in columns if a != b):
+        of_key, of_other = ([name in own for own in typed] for name in (key, instead))
+        apart = all(one != other for one, other in zip(of_key, of_other, strict=True))
+        names = [value for value, own in zip(columns[instead], of_other, strict=True) if own]
+        if apart and sum(of_key) > 1 and any(of_other) and all(number(name) is None for name in names):
+            pairs = zip(columns[key], columns[instead], of_other, strict=True)
+            merged = {key: [other if own else value for value, other, own in pairs]}
+            return {name: values for name, values in columns.items() if name != instead} | merged
+    return columns
+
+
 def short_names(groups: Sequence[Group]) -> dict[str, str]:
     """By the key of any override of these groups: the end of it that no other key has.
 

@@ -8,6 +8,7 @@ kind that draws what `ltexp evaluate` has to make first names its option in `EVA
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -77,9 +78,19 @@ def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:
 
 
 def draw_run_figures(run_dir: Path) -> list[Path]:
-    """Draws the figures of the finished run in `run_dir` into that folder, and returns their paths."""
+    """Draws the figures of the finished run in `run_dir` into that folder, and returns the paths of those it has drawn.
+
+    One that cannot be drawn costs a line on standard error and nothing else: the run's numbers are there.
+    """
     runs = [Run(run_dir, read_record(run_dir))]
-    paths = [run_dir / f"{kind}.png" for kind in AT_THE_END]
-    for kind, path in zip(AT_THE_END, paths, strict=True):
-        draw(kind, runs, path)
-    return paths
+    drawn = []
+    for kind in AT_THE_END:
+        path = run_dir / f"{kind}.png"
+        try:
+            draw(kind, runs, path)
+        except Exception as error:  # whatever fails in drawing, the run has not
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"ltexp: {path} is not drawn: {reason}; ltexp report {run_dir} figure={kind}", file=sys.stderr)
+        else:
+            drawn.append(path)
+    return drawn
