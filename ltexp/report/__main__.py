@@ -35,7 +35,7 @@ from ltexp.report import figures
 from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
 from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, put_out
 from ltexp.report.groups import group_runs
-from ltexp.report.html import runs_page
+from ltexp.report.html import write_runs_page
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
 from ltexp.report.terminal import Grid
@@ -66,6 +66,8 @@ def _check(options: dict[str, str]) -> None:
     for key in ("format", "stages", "columns", "sort", "posthoc"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
+    if options.get("format") == "html" and "out" not in options:
+        raise ConfigError("format=html needs a file: out=runs.html")
     names = [name.strip().removeprefix("+") for name in options.get("columns", "").split(",")]
     for name in (*names, options.get("sort", "").removeprefix("-")):
         if name and find_column(name) is None:
@@ -92,7 +94,12 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
         (window if window.is_terminal else Console(width=UNLIMITED)).print(Grid(table))
         return
-    put_out(runs_page(groups, table, out.parent if out else Path()) if name == "html" else FORMATS[name](table), out)
+    if name == "html":
+        assert out is not None
+        write_runs_page(groups, table, out)
+        print(out)
+        return
+    put_out(FORMATS[name](table), out)
 
 
 def usage() -> str:

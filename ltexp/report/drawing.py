@@ -33,7 +33,7 @@ MARKERS = (
 SHADES = {"many": "#ffffff", "medium": "#efefef", "few": "#dddddd"}
 MOST_PANELS = 16
 PAGE = 12.0, 15.0  # inches that no figure is larger than
-LINE = 44  # characters of a line of a title, which is as wide as a panel
+LINE = 38  # characters of a line of a title, which is as wide as a panel
 MOST_LINES = 3  # of a title or of a name in a legend
 VALUE = 24  # characters of a name or a value of an override
 

@@ -165,10 +165,10 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
         return
     if name == "html":
         assert out is not None
-        text = to_page(lines, "ltexp: published and measured").to_html(out.parent)
-    else:
-        text = FORMATS[name](to_table(lines, name == "csv", options.get("sort")))
-    put_out(text, out)
+        to_page(lines, "ltexp: published and measured").write(out)
+        print(out)
+        return
+    put_out(FORMATS[name](to_table(lines, name == "csv", options.get("sort"))), out)
 
 
 def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:

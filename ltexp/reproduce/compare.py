@@ -32,6 +32,11 @@ class Comparison:
     kind: str
 
     @property
+    def error(self) -> bool:
+        """Whether the paper prints an error, of which less is better."""
+        return self.cell.metric == "top1_error"
+
+    @property
     def value(self) -> Statistic | None:
         """What was measured, in the metric that the paper prints."""
         found = self.measured.accuracy(self.cell.split) if self.measured else None
@@ -196,29 +201,50 @@ def _notes(lines: Sequence[Comparison]) -> list[str]:
 
 def to_page(lines: Sequence[Comparison], title: str) -> Page:
     """A page with the same lines; every measured number opens its runs."""
-    columns = [
-        *(PageColumn(name, filter=True) for name in ("table", "method", "dataset")),
-        PageColumn("variant"),
+    columns = [  # what is compared first, for narrow windows
+        PageColumn("method", filter=True),
+        PageColumn("published", numeric=True, digits=2, better=1, mirror=100),
+        PageColumn("measured", numeric=True, digits=2, opens=True, better=1, mirror=100),
+        PageColumn("difference", numeric=True, digits=2, signed=True, better=1, mirror=0),
+        PageColumn("n", numeric=True),
+        *(PageColumn("table", filter=True), PageColumn("dataset", filter=True), PageColumn("variant")),
         *(PageColumn("ratio", numeric=True, filter=True), PageColumn("imbalance", filter=True)),
         *(PageColumn("backbone", filter=True), PageColumn("split", filter=True), PageColumn("metric", filter=True)),
-        PageColumn("own", filter=True),
-        PageColumn("published", numeric=True, digits=2),
-        PageColumn("measured", numeric=True, digits=2, opens=True),
-        PageColumn("n", numeric=True),
-        PageColumn("difference", numeric=True, digits=2, signed=True),
-        PageColumn("state", filter=True),
-        PageColumn("protocol"),
+        *(PageColumn("own", filter=True), PageColumn("state", filter=True), PageColumn("protocol")),
     ]
-    return Page(title, _notes(lines), columns, [_page_row(line) for line in lines])
+    tops = _best_of_columns(lines)
+    return Page(title, _notes(lines), columns, [_page_row(line, tops) for line in lines])
 
 
-def _page_row(line: Comparison) -> PageRow:
+def _best_of_columns(lines: Sequence[Comparison]) -> set[int]:
+    """The lines (by id) whose measured figure is the best of its table's column, among those made alike."""
+    groups: dict[tuple[str, ...], list[Comparison]] = {}
+    for line in lines:
+        if line.value is not None:
+            cell = line.cell
+            groups.setdefault((cell.paper, cell.table, cell.column, line.kind), []).append(line)
+    found = set()
+    for alike in groups.values():
+        accuracies = {id(line): -line.value.mean if line.error else line.value.mean for line in alike if line.value}
+        found |= {name for name, value in accuracies.items() if len(alike) > 1 and value == max(accuracies.values())}
+    return found
+
+
+def _page_row(line: Comparison, tops: set[int]) -> PageRow:
     cell, value = line.cell, line.value
     runs = line.measured.runs if line.measured else ()
+    table = f"{cell.paper}/{cell.table}"
     cells = [
-        *(f"{cell.paper}/{cell.table}", cell.method, cell.dataset, cell.variant, cell.ratio, cell.imbalance),
-        *(cell.backbone, cell.split, cell.metric.removeprefix("top1_"), _OWN[cell.own]),
-        *(cell.value, None if value is None else [value.mean, value.deviation], len(runs) or None, line.difference),
-        *(line.kind, line.remark),
+        *(cell.method, cell.value, None if value is None else [value.mean, value.deviation], line.difference),
+        *(len(runs) or None, table, cell.dataset, cell.variant, cell.ratio, cell.imbalance),
+        *(cell.backbone, cell.split, cell.metric.removeprefix("top1_"), _OWN[cell.own], line.kind, line.remark),
     ]
-    return PageRow(cells, line.kind, runs)
+    detail = [cell.variant, cell.dataset, "" if cell.ratio is None else f"{cell.ratio:g}", cell.backbone, table]
+    return PageRow(
+        cells,
+        line.kind,
+        runs,
+        detail=" ".join(part for part in (*detail, "" if cell.split == "all" else cell.split) if part),
+        best=[2] if id(line) in tops else [],
+        error=line.error,
+    )
