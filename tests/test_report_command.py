@@ -103,8 +103,8 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert main([str(tmp_path / "runs"), f"out={out}"]) == 0
     text = out.read_text()
     assert "[40.5,0.7" in text
-    assert "runs/a0/record.json" in text
-    assert "runs/b/config.yaml" in text
+    assert "page_files/000_crt_cifar10_lt_seed0/record.json" in text
+    assert (tmp_path / "page_files" / "002_crt_cifar10_lt_seed0" / "record.json").is_file()
     assert "over the keys that a sweep varied" in text
     assert text.count("data:image/png;base64,") >= 3
     assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0

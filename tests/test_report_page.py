@@ -154,7 +154,7 @@ addEventListener("load", () => {
 """
 
 FRAME = """<!doctype html><title>frame</title>
-<iframe src="page.html" style="border:0;width:%dpx;height:400px"></iframe>
+<iframe src="page.html" style="border:0;width:%dpx;height:160px"></iframe>
 <pre id="seen"></pre><script>
 addEventListener("message", (event) => { document.getElementById("seen").textContent = event.data; });
 </script>"""
