@@ -197,10 +197,12 @@ def load_feature_norms(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
     return arrays["feature_norms"], arrays["labels"]
 
 
-def load_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, npt.NDArray[Any]]:
+def load_arrays(path: Path, names: Sequence[str] | None, advice: str) -> dict[str, npt.NDArray[Any]]:
     """The arrays `names` of the file `path` (.npz).
 
     Args:
+        path: the file.
+        names: the arrays; None: all that it has.
         advice: what makes the file anew.
 
     Raises:
@@ -208,8 +210,9 @@ def load_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, npt.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            return {name: arrays[name] for name in (arrays.files if names is None else names)}
     except OSError as error:
         raise DataError(f"this figure needs {path} ({error.strerror or error}): {advice}") from None
     except (ValueError, KeyError, EOFError, BadZipFile):
-        raise DataError(f"{path} is damaged or lacks {' or '.join(names)}: {advice}") from None
+        lacks = f" or lacks {' or '.join(names)}" if names else ""
+        raise DataError(f"{path} is damaged{lacks}: {advice}") from None
