@@ -15,8 +15,8 @@ keys: classifier (a file of conf/classifier/, and that file's own keys), stage (
 false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
 does to the logits of each class over the training images), batch_norm (true | false: the running statistics after each
 stage), temperature (true | false: divides the logits by the temperature that suits the run's held-out images best,
-dataset.validation.fraction), accelerator (auto | cpu | gpu), precision (as
-trained; 32-true | bf16-mixed | 16-mixed), data (data root).
+dataset.validation.fraction; they are as long-tailed as the training images), accelerator (auto | cpu | gpu), precision
+(as trained; 32-true | bf16-mixed | 16-mixed), data (data root).
 """
 
 import json

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ltexp.errors import ConfigError
-from ltexp.evaluation.further import OF_PROBABILITIES, is_uneven
+from ltexp.evaluation.further import OF_PROBABILITIES
 from ltexp.names import unknown_name
 from ltexp.report.columns import (
     COLUMNS,
@@ -24,7 +24,7 @@ from ltexp.report.keys import short_override
 from ltexp.report.predicted import counts_of_test, kept_evaluations
 from ltexp.report.records import Run
 from ltexp.report.swept import short_names, sort_key
-from ltexp.report.table import ratio_text
+from ltexp.report.table import ratio_text, uneven_note
 
 
 @dataclass(frozen=True)
@@ -211,17 +211,3 @@ def _uneven_notes(groups: Sequence[Group]) -> list[str]:
         if name not in notes and (counts := counts_of_test(group.runs[0])) is not None:
             notes[name] = uneven_note(name, counts)
     return [note for note in notes.values() if note]
-
-
-def uneven_note(dataset: str, counts: Sequence[int] | object) -> str:
-    """What to say of an imbalanced test set of so many samples a class, (C,); empty for a balanced one."""
-    from ltexp.evaluation.arrays import to_numpy
-
-    if not is_uneven(counts):
-        return ""
-    there = to_numpy(counts)
-    there = there[there > 0]
-    return (
-        f"warning: the test set of {dataset} is imbalanced, {there.min():,} to {there.max():,} samples a class: "
-        "`all` is over samples and not the mean over classes, which columns=+balanced shows"
-    )

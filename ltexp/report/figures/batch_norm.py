@@ -94,10 +94,10 @@ def _panel(axis: Any, stages: dict[str, Floats32]) -> None:
     channels = np.arange(1, len(next(iter(stages.values()))) + 1)
     values = np.stack(list(stages.values()))
     axis.vlines(channels, values.min(0), values.max(0), color="#999999", linewidth=0.8, zorder=1)
-    for (stage, of), (color, marker) in zip(stages.items(), MARKERS, strict=False):
-        axis.plot(
-            channels, of, linestyle="", marker=marker, markersize=4, color=color, label=f"after {stage}", zorder=2
-        )
+    for number, ((stage, of), (color, marker)) in enumerate(zip(stages.items(), MARKERS, strict=False)):
+        face = "none" if number else color  # open over filled: equal ones are both seen
+        style = {"marker": marker, "markersize": 4.5, "markerfacecolor": face, "color": color, "linestyle": ""}
+        axis.plot(channels, of, label=f"after {stage}", zorder=2 + number, **style)
     axis.tick_params(labelsize=8)
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
