@@ -94,7 +94,7 @@ def results_table(
     return Table(
         columns=chosen,
         rows=cells,
-        notes=_notes(rows, groups, shown, common),
+        notes=[*_notes(rows, groups, shown, common), *_posthoc_note(rows, posthoc)],
         breaks=frozenset(number for number in range(1, len(rows)) if ends[number] != ends[number - 1]),
         title="" if full else _title(rows, shown),
         best=best_cells(cells, chosen, sections),
@@ -192,6 +192,12 @@ def _notes(rows: Sequence[Row], groups: Sequence[Group], shown: set[str], common
     if asked and any(COLUMNS[name].value(row) is None for name in asked for row in rows):
         notes.append("–: not known without the run's predictions.npz, which the last stage alone has")
     return [*notes, *_uneven_notes(groups)]
+
+
+def _posthoc_note(rows: Sequence[Row], posthoc: bool) -> list[str]:
+    if posthoc and not any(row.posthoc for row in rows):
+        return ["no evaluation was kept of these runs: ltexp evaluate RUN temperature=true makes one"]
+    return []
 
 
 def _seeds_note(rows: Sequence[Row]) -> str:

@@ -41,7 +41,10 @@ class Grid:
         titles = [one_line(column.title) for column in table.columns]
         widths = [max(map(cell_len, place)) for place in zip(titles, *cells, strict=True)]
         shown, folded = self._fold(widths, width)
-        widths[shown[0]] = min(widths[shown[0]], width)  # a first column alone may still be too wide
+        if any(table.columns[place].numeric for place in folded):  # rather than numbers, long names take a second line
+            widths[0] = min(widths[0], max(width // 2, 1))
+            shown, folded = self._fold(widths, width)
+        widths[0] = min(widths[0], width)
         for line in wrap(table.title, width) if table.title else ():
             yield Text(line, style="bold", no_wrap=True)
         yield from self._row(shown, widths, titles, "bold", set())
@@ -76,14 +79,14 @@ class Grid:
     def _row(
         self, shown: Sequence[int], widths: Sequence[int], row: Sequence[str], style: str, best: set[int]
     ) -> Iterator[Text]:
-        first = wrap(row[shown[0]], widths[shown[0]])  # of several lines only where it is wider than the window
+        first = wrap(row[0], widths[0])  # of several lines only where it is wider than the window
         for number, head in enumerate(first):
             line = Text(style=style, no_wrap=True)
             for place in shown:
-                text = head if place == shown[0] else row[place] if number == len(first) - 1 else ""
+                text = head if place == 0 else row[place] if number == len(first) - 1 else ""
                 space = " " * (widths[place] - cell_len(text))
                 right = self.table.columns[place].numeric
-                line.append(" " * GAP if place != shown[0] else "")
+                line.append(" " * GAP if place else "")
                 line.append(space + text if right else text + space, style="bold" if place in best else None)
             line.rstrip()
             yield line

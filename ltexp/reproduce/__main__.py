@@ -50,7 +50,7 @@ from ltexp.report.formats import ENDINGS, FORMATS, put_out
 from ltexp.report.records import Run, counts_of
 from ltexp.report.terminal import Grid
 from ltexp.reproduce.command import is_override, load_runs, print_all, seeds_of
-from ltexp.reproduce.compare import SORTS, compare, to_page, to_table
+from ltexp.reproduce.compare import SORTS, compare, sort_lines, to_page, to_table
 from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.figures import figures, list_figures
 from ltexp.reproduce.keep import keep_records
@@ -155,20 +155,22 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
     name = options.get("format", by_ending)
     every = name in ("html", "csv") or bool({"table", "cells"} & set(options))
     lines = compare(select(options), Outputs(runs), options.get("missing", str(every).lower()) == "true")
+    if "sort" in options:
+        lines = sort_lines(lines, options["sort"])
     if not lines:
         raise LtexpError("none of these cells is measured yet: see ltexp reproduce plan, or add missing=true")
     if "keep" in options:
         kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
         print(f"{counts_of(len(keep_records(kept.values(), Path(options['keep']))), 'record')} in {options['keep']}")
     if name == "terminal" and out is None:
-        print_all(Grid(to_table(lines, sort=options.get("sort"))))
+        print_all(Grid(to_table(lines)))
         return
     if name == "html":
         assert out is not None
         to_page(lines, "ltexp: published and measured").write(out)
         print(out)
         return
-    put_out(FORMATS[name](to_table(lines, name == "csv", options.get("sort"))), out)
+    put_out(FORMATS[name](to_table(lines, name == "csv")), out)
 
 
 def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:

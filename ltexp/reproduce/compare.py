@@ -84,15 +84,13 @@ def _lines(cell: Cell, groups: Sequence[Measured], of_some_cell: set[int]) -> li
     return lines + others
 
 
-def to_table(lines: Sequence[Comparison], full: bool = False, sort: str | None = None) -> Table:
+def to_table(lines: Sequence[Comparison], full: bool = False) -> Table:
     """For the terminal, Markdown, LaTeX and CSV.
 
     Args:
         lines: the lines of the comparison.
         full: every column, also those in which all lines agree.
-        sort: one of `SORTS`; tables stay together. `-name` turns the order. None: as the papers print them.
     """
-    lines = lines if sort is None else _sorted(lines, sort)
     rows = [_row(line, full) for line in lines]
     usual = {"method", "published", "measured", "difference"}
     shown = [
@@ -137,8 +135,11 @@ def _title(rows: Sequence[Sequence[Value]], shown: Sequence[int]) -> str:
     return ", ".join(text for text in texts if text not in _USUAL)
 
 
-def _sorted(lines: Sequence[Comparison], sort: str) -> list[Comparison]:
-    """By a figure, the largest first (of errors the smallest), or by a name; lines without it last."""
+def sort_lines(lines: Sequence[Comparison], sort: str) -> list[Comparison]:
+    """By one of `SORTS`: a figure, the largest first (of errors the smallest), or a name; lines without it last.
+
+    Tables stay together, and `-name` turns the order.
+    """
     name = sort.removeprefix("-")
     tables = list(dict.fromkeys((line.cell.paper, line.cell.table) for line in lines))
 
