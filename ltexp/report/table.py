@@ -51,8 +51,8 @@ def uneven_note(dataset: str, counts: Any) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """`value` with two decimals; a dash where there is none, as for an empty group of classes."""
-    return ABSENT if value is None else f"{value:.{digits}f}"
+    """`value` with two decimals, one from 100 on; a dash where there is none, as for an empty group of classes."""
+    return ABSENT if value is None else f"{value:.{digits - (round(value, digits) >= 100)}f}"
 
 
 def _title(record: dict[str, Any]) -> str:
