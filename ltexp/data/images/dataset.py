@@ -98,6 +98,7 @@ def _subset(
         content_hash=hash_of(train.images, train.labels),
         test_hash=hash_of(test.images, test.labels, np.array(chosen.class_names)),
         preprocessing={"channel_mean": mean, "channel_std": std},
+        facts={"image_size": test.images.shape[1]} if test.images.shape[1] == test.images.shape[2] else {},
     )
 
 
