@@ -5,13 +5,16 @@
     python -m ltexp.evaluate RUN classifier=nearest_class_mean stage=stage2
     python -m ltexp.evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
     python -m ltexp.evaluate RUN gradients=true                         # for figure=negative_gradients
+    python -m ltexp.evaluate RUN dataset.source.test=other.txt          # on another test list of the same classes
+    python -m ltexp.evaluate RUN dataset=birds                          # ... on the test images of another dataset
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
 keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), features (true |
 false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
 does to the logits of each class over the training images), accelerator (auto | cpu | gpu), precision (as
-trained; 32-true | bf16-mixed | 16-mixed), data (data root).
+trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a file of conf/dataset/: its test samples in place
+of the run's own; its classes must be the run's), dataset.KEY (of that dataset, or of the run's own).
 """
 
 import json
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
 KEPT = ("features", "gradients")  # what is kept for figures
-KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data")
+KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data", "dataset")
 
 
 def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
@@ -47,13 +50,16 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     """
     node = _classifier(words)
     own = [key for key in node or {} if key != "_target_"]
-    folders, typed = split_words(words, [*KEYS, *own])
+    of_dataset = [word.partition("=")[0] for word in words if word.startswith("dataset.")]
+    folders, typed = split_words(words, [*KEYS, *own, *of_dataset])
     if len(folders) != 1:
         raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
-    options = {key: text for key, text in typed.items() if key in KEYS}
+    options = {key: text for key, text in typed.items() if key in (*KEYS, *of_dataset)}
     read_flag(options, "features")
     if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
+    if _of_dataset(options) and any(read_flag(options, key) for key in KEPT):
+        raise ConfigError("features=true and gradients=true are of the run's own data: leave out dataset=")
     if node is not None:
         node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
         check_keywords(node, "classifier")
@@ -114,18 +120,30 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
+    words = _of_dataset(options)
+    if words:
+        from ltexp.analysis.other_test import take_test
+
+        take_test(restored.session, words)
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")
     metrics, networks = restored.measure(), restored.cost()
     name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
-    content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
+    name = "_".join([name, *(word.replace("/", "-") for word in words)])
+    content: dict[str, Any] = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
+    content |= {"dataset": words, "test_hash": restored.session.data.test_hash} if words else {}
     path = folder / "evaluations" / f"{name}.json"
     write_text(path, json.dumps(content, indent=1))
     show(folder, name, metrics)
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
     print(f"kept in {path}")
     return 0
+
+
+def _of_dataset(options: dict[str, str]) -> list[str]:
+    """What was typed of another dataset, or of another test list, as the words that it was typed in."""
+    return [f"{key}={text}" for key, text in options.items() if key == "dataset" or key.startswith("dataset.")]
 
 
 def keep(folder: Path, what: str) -> Path:

@@ -35,8 +35,9 @@ def find(module: str, group: str, name: str) -> Any:
     """
     known = {} if name.startswith("_") else classes(group)
     if name not in known:
-        near = nearest(name, known)
-        hint = f"; did you mean {near!r}?" if near else ""
+        lower = {other.lower(): other for other in known}
+        near = nearest(name.lower(), lower)
+        hint = f"; did you mean {lower[near]!r}?" if near else ""
         raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
     path, _, attribute = known[name].rpartition(".")
     return getattr(importlib.import_module(path), attribute)

@@ -1,8 +1,8 @@
 """The samplers that `conf/sampler/` names, and what makes one an ordinary sampler of torch's `DataLoader`.
 
-    labels = torch.tensor(dataset.targets)
-    sampler = ltexp.samplers.ClassAware(labels, torch.bincount(labels))
-    loader = DataLoader(dataset, batch_size=128, sampler=ltexp.samplers.EpochSampler(sampler, epochs=200))
+labels = torch.tensor(dataset.targets)
+sampler = ltexp.samplers.ClassAware(labels, torch.bincount(labels))
+loader = DataLoader(dataset, batch_size=128, sampler=ltexp.samplers.EpochSampler(sampler, epochs=200))
 """
 
 from collections.abc import Iterator

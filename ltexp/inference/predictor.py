@@ -47,7 +47,7 @@ class Prediction:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """int64 (N,), the most probable class of each image."""
-        return self.logits.argmax(axis=1)
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @property
     def classes(self) -> list[str]:
@@ -135,7 +135,9 @@ def load_predictor(folder: Path, stage: str | None, accelerator: str) -> Predict
     source = checkpoint.read(path)
     reads = getattr(get_class(source.backbone_config["_target_"]), "reads", "images")
     if reads != "images":
-        raise ConfigError(f"{folder}: its network reads {reads}, and only those of images can be loaded apart from data")
+        raise ConfigError(
+            f"{folder}: its network reads {reads}, and only those of images can be loaded apart from data"
+        )
     model = complete_model(source, path).to(pick_device(accelerator, 0)).eval()
     names = [str(name) for name in record.get("class_names") or range(source.num_classes)]
     return Predictor(model, transform_of(config.dataset, record), names, stage, config, record)

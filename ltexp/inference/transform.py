@@ -32,9 +32,7 @@ class ImageTransform:
         mean, std: those of R, G and B, for images scaled to [0, 1].
     """
 
-    def __init__(
-        self, size: int | None, resize: int | None, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, size: int | None, resize: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
         self.size, self.mean, self.std = size, tuple(mean), tuple(std)
         self.resize = size if resize is None else resize
 
@@ -63,9 +61,9 @@ class ImageTransform:
         else:
             opened = Image.fromarray(_channels_last(to_numpy(image)))
         if self.size is None or self.resize is None:
-            return np.asarray(opened)
+            return np.array(opened)
         box = CentreCrop(self.resize, self.size).crop(*opened.size, {}).box
-        return np.asarray(opened.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        return np.array(opened.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
 
     def normalize(self, pixels: Pixels) -> Tensor:
         """float32 (B, 3, H, W) of uint8 (B, H, W, 3)."""

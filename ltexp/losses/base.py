@@ -21,8 +21,9 @@ from ltexp.outputs import ModelOutput
 class Loss(nn.Module):
     """Base of the losses: `loss(output, target)` is a scalar, computed in float32 whatever comes in.
 
-    `output` is a `ModelOutput`, or logits (B, C) alone where the loss reads no more. What else a loss may know of its batch is a third argument, a `BatchContext`. Without it a loss takes what it is
-    given for the whole batch, at the progress that `set_progress` told last.
+    `output` is a `ModelOutput`, or logits (B, C) alone where the loss reads no more. What else a loss may know of its
+    batch is a third argument, a `BatchContext`. Without it a loss takes what it is given for the whole batch, at the
+    progress that `set_progress` told last.
 
     Args:
         class_counts: (C,) int64, training images of each class, in any order of size.
@@ -108,9 +109,7 @@ class Loss(nn.Module):
         """`per_sample` of a loss that also depends on the progress of training, or makes draws."""
         return self.per_sample(output, target)
 
-    def __call__(
-        self, output: ModelOutput | Tensor, target: Tensor, context: BatchContext | None = None
-    ) -> Tensor:
+    def __call__(self, output: ModelOutput | Tensor, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The scalar loss of a model's output, or of its logits (B, C) alone; see `forward`.
 
         Raises:
