@@ -11,7 +11,7 @@ PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "d
 PAGES = [page for page in PAGES if "/records/" not in page]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HERE = re.compile(r"<<'(\w+)'\n.*?\n\1\n", re.DOTALL)
-_ASSIGNED = re.compile(r"^(\w+)=\((.*)\)$")
+_ASSIGNED = re.compile(r"^(\w+)=\((.*)\) *(?:#.*)?$")
 _COMMAND = re.compile(r"(?:\w+=\S+ )*(ltexp|make|python -m benchmarks)\b(?![-./])")
 
 
