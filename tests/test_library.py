@@ -149,6 +149,8 @@ def test_predictions_of_arrays_are_those_of_the_run(run: Path) -> None:
     np.testing.assert_allclose(one.logits[0], recorded["logits"][3], atol=1e-5)
     assert one.classes == [str(recorded["logits"][3].argmax())]
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
+    grey = predictor.predict(digits.test_images[:5, :, :, 0])  # (N, H, W)
+    np.testing.assert_allclose(grey.logits, recorded["logits"][:5], atol=1e-5)
     inputs = predictor.transform(digits.test_images[3])
     expected = (torch.from_numpy(digits.test_images[3] / 255.0).permute(2, 0, 1).float() - 0.3043) / 0.3754
     torch.testing.assert_close(inputs, expected, atol=1e-4, rtol=0)

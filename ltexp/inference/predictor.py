@@ -111,7 +111,8 @@ class Predictor:
 
         Args:
             images: the path of a folder (all image files below it, by path) or of an image; an image of Pillow's; uint8
-                arrays or tensors (N, H, W, 3), (N, 3, H, W), (H, W, 3), (3, H, W) or (H, W); or a list of any of these.
+                arrays or tensors (N, H, W, 3), (N, 3, H, W) or, grey, (N, H, W), or of one image (H, W, 3), (3, H, W) or
+                (H, W); or a list of single ones.
 
         Raises:
             DataError: for what is not an image, or where there is none.

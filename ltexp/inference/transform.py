@@ -96,6 +96,12 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
+def _is_one(images: Any) -> bool:
+    """Whether an array is of one image: (H, W), or three dimensions of which the first or the last are channels."""
+    shape = tuple(getattr(images, "shape", ()))
+    return len(shape) == 2 or (len(shape) == 3 and 3 in (shape[0], shape[2]))
+
+
 def listed(images: Any) -> tuple[list[Any], list[str]]:
     """(single images, a name of each) of whatever holds some: see `Predictor.predict`.
 
@@ -108,7 +114,7 @@ def listed(images: Any) -> tuple[list[Any], list[str]]:
             raise DataError(f"no such image or folder: {path}")
         found = find_images(path) if path.is_dir() else [path]
         return list(found), [str(file) for file in found]
-    if isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim in (2, 3)):
+    if isinstance(images, Image.Image) or _is_one(images):
         images = [images]
     several = list(to_numpy(images)) if hasattr(images, "ndim") else list(images)
     if not several:
