@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,17 @@ from records import write as write_record
 from runs import composed, run_here
 
 import benchmarks
-from ltexp import evaluate
+from ltexp import evaluate, export, methods, predict
 from ltexp.config.composer import compose, products
 from ltexp.config.words import split_words
+from ltexp.data.commands import catalog
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import machine
 from ltexp.launching.explain import split_config_dirs
 from ltexp.launching.freeze import freeze
-from ltexp.reproduce.__main__ import main as reproduce
+from ltexp.report import __main__ as report
+from ltexp.reproduce import __main__ as tables
+from ltexp.reproduce import figures
 
 ADD = "docs/add.md"
 FLAGS = {"-m", "--multirun", "--dry-run", "--help"}  # of ltexp train, without a value
@@ -76,47 +79,23 @@ def compose_train(words: Sequence[str], folder: Path) -> None:
 def check(command: Command, folder: Path) -> None:
     """Runs what is quick, composes what trains, parses the rest."""
     program, *words = command.words
+    words = [word for word in words if word != "..."]
     if program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words) <= {*targets}, command
-        return
-    if program == "python":
+    elif program == "python":
         assert all((Path(benchmarks.__file__).parent / f"{name}.py").exists() for name in words[2:]), command
-        return
-    verb, *words = words or ["--help"]
-    words = [word for word in words if word != "..."]
-    if verb == "train":
-        compose_train(words, folder)
-    elif verb == "VERB" or verb.startswith("-") or "--help" in words:
-        return
-    elif verb == "methods":
-        from ltexp import methods
-
-        assert methods.run([str(folder / word) if word == "conf" else word for word in words]) == 0
-    elif verb == "evaluate":
-        evaluate.parse(words)
-    elif verb in ("predict", "export"):
-        from ltexp import export, predict
-
-        split_words(words, predict.KEYS if verb == "predict" else export.KEYS)
-    elif verb == "report":
-        from ltexp.report.__main__ import parse
-
-        parse(words)
-    elif verb == "reproduce":
-        check_reproduce(words)
-    elif verb == "data":
-        check_data(words)
-    elif verb == "completion":
-        assert words
-    else:
-        raise AssertionError(f"no such verb: {command}")
+    elif words and words[0] != "VERB" and not words[0].startswith("-") and "--help" not in words:
+        verb, *rest = words
+        assert verb in CHECKS, f"no such verb: {command}"
+        CHECKS[verb](rest, folder)
 
 
-def check_reproduce(words: Sequence[str]) -> None:
-    from ltexp.reproduce import __main__ as tables
-    from ltexp.reproduce import figures
+def check_methods(words: Sequence[str], folder: Path) -> None:
+    assert methods.run([str(folder / word) if word == "conf" else word for word in words]) == 0
 
+
+def check_reproduce(words: Sequence[str], _: Path) -> None:
     if any(word.startswith("figure=") for word in words):
         figures.parse(words)
         return
@@ -126,9 +105,7 @@ def check_reproduce(words: Sequence[str]) -> None:
     freeze(compose(extra))
 
 
-def check_data(words: Sequence[str]) -> None:
-    from ltexp.data.commands import catalog
-
+def check_data(words: Sequence[str], _: Path) -> None:
     if not words:
         return
     verb, *rest = words
@@ -139,6 +116,19 @@ def check_data(words: Sequence[str]) -> None:
         assert verb != "prepare" or name in prepared, words
         if name not in (*prepared, "birds"):  # the reader's own
             catalog.dataset_config(name)
+
+
+CHECKS: dict[str, Callable[[Sequence[str], Path], object]] = {
+    "train": compose_train,
+    "methods": check_methods,
+    "evaluate": lambda words, _: evaluate.parse(words),
+    "predict": lambda words, _: split_words(words, predict.KEYS),
+    "export": lambda words, _: split_words(words, export.KEYS),
+    "report": lambda words, _: report.parse(words),
+    "reproduce": check_reproduce,
+    "data": check_data,
+    "completion": lambda words, _: words[0],
+}
 
 
 def test_the_commands_of_the_readme_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,5 +269,5 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
 def test_runs_on_data_of_your_own_do_not_stop_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed = ["dataset=image_folder", "dataset.name=noise", "dataset.source.folder=noise"]
     write_record(tmp_path / "run", dataset="noise", method="ce", overrides=typed, environment=machine())
-    assert reproduce(["plan", "cells=mislas/3/ce/cifar100_lt/100", f"runs={tmp_path}"]) == 0
+    assert tables.main(["plan", "cells=mislas/3/ce/cifar100_lt/100", f"runs={tmp_path}"]) == 0
     assert "1 to run" in capsys.readouterr().out

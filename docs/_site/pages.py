@@ -93,9 +93,7 @@ def config_groups() -> list[str]:
 
 def first_page() -> str:
     """README.md with links as they are from within docs/."""
-    return LINK.sub(
-        lambda link: f"[{link[1]}]({_from_docs(link[2])}{link[3] or ''})", (ROOT / "README.md").read_text()
-    )
+    return LINK.sub(lambda link: f"[{link[1]}]({_from_docs(link[2])}{link[3] or ''})", (ROOT / "README.md").read_text())
 
 
 def _from_docs(target: str) -> str:
@@ -174,11 +172,14 @@ def _tables() -> list[tuple[Path, str, list[str]]]:
 def config_page() -> str:
     """The primary config, and the groups."""
     rows = [f"| [`{group}`]({group}.md) | {', '.join(f'`{n}`' for n in _names(group))} |" for group in config_groups()]
-    head = ["# Config reference", "", "Every key with its default and what it means, as the files of `conf/` say it.", ""]
+    head = [
+        "# Config reference",
+        "",
+        "Every key with its default and what it means, as the files of `conf/` say it.",
+        "",
+    ]
     table = ["| group | choices |", "| --- | --- |", *rows, ""]
-    return "\n".join(
-        [*head, *table, "## config.yaml", "", *_block("yaml", (CONF / "config.yaml").read_text())]
-    )
+    return "\n".join([*head, *table, "## config.yaml", "", *_block("yaml", (CONF / "config.yaml").read_text())])
 
 
 def _names(group: str) -> list[str]:

@@ -110,9 +110,9 @@ class Predictor:
         """What the model says of images, in float32.
 
         Args:
-            images: the path of a folder (all image files below it, by path) or of an image; an image of Pillow's; uint8
-                arrays or tensors (N, H, W, 3), (N, 3, H, W) or, grey, (N, H, W), or of one image (H, W, 3), (3, H, W) or
-                (H, W); or a list of single ones.
+            images: the path of a folder (all image files below it, by path) or of an image; an image of Pillow's; a
+                uint8 array or tensor (N, H, W, 3), (N, 3, H, W) or, grey, (N, H, W), or of one image (H, W, 3),
+                (3, H, W) or (H, W); or a list of single ones.
 
         Raises:
             DataError: for what is not an image, or where there is none.
