@@ -47,7 +47,7 @@ docs: install ## build the documentation into site/ (installs mkdocs into .venv 
 	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "site/index.html"
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server -d site"
 
 bench: install ## measure speed against bare PyTorch, as ratios
 	$(BIN)/python -m benchmarks

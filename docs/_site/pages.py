@@ -3,6 +3,7 @@
 A hook of mkdocs (`hooks` in mkdocs.yml). Nothing that it makes is committed.
 """
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 DOCS, CONF, PACKAGE = ROOT / "docs", ROOT / "conf", ROOT / "ltexp"
 RUNS = [DOCS / "records", *map(Path, filter(None, os.environ.get("LTEXP_MEASURED", "").split(",")))]
 API = ("", "data", "evaluation", "features", "inference", "losses", "models", "report", "training")  # of ltexp
+WIDE = ["---", "hide: [toc]", "---", ""]  # a page of wide tables
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -114,8 +116,8 @@ def method_page(name: str) -> str:
     """What a method is made of, where its numbers are printed, and what of them has been measured."""
     shown = StringIO()
     with redirect_stdout(shown):
-        show_method(Console(file=shown, width=100), name, [], [CONF])
-    parts = [f"# {name}", "", *_block("text", shown.getvalue())]
+        show_method(Console(file=shown, width=116), name, [], [CONF])
+    parts = [*WIDE, f"# {name}", "", *_block("text", shown.getvalue())]
     written = DOCS / "methods" / f"{name.partition('_')[0]}.md"
     if written.exists():
         parts += [f"Idea, equations, and where it differs: [{written.stem}](../{written.name}).", ""]
@@ -133,10 +135,21 @@ def compared(name: str) -> str:
     text, said = StringIO(), StringIO()
     runs = ",".join(map(str, RUNS))
     with redirect_stdout(text), redirect_stderr(said):
-        status = reproduce(["compare", f"method={name}", f"runs={runs}", "missing=true", "format=markdown"])
+        status = reproduce(["compare", f"method={name}", f"runs={runs}", "missing=true", "format=csv"])
     if status != 0:
         raise RuntimeError(f"ltexp reproduce compare method={name}: {said.getvalue()}")
-    return text.getvalue()
+    rows = ["| table | row | dataset | ratio | backbone | split | published | measured | n | how |"]
+    rows += ["| --- | --- | --- | --: | --- | --- | --: | --: | --: | --- |"]
+    for row in csv.DictReader(StringIO(text.getvalue())):
+        ratio = f"{row['ratio']} step" if row["imbalance"] == "step" else row["ratio"]
+        numbers = [f"{float(value):.2f}" for key in ("measured", "measured_std") if (value := row.get(key))]
+        how = "" if row["protocol"] == "not measured" else row["protocol"]
+        facts = [row["cell"], row["method"], row["dataset"], ratio, row["backbone"], row["split"]]
+        cells = [*facts, row["published"], " ± ".join(numbers), row["n"], how]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    metric = "As printed: accuracy in percent, or error where the paper prints that; `mislas/3` is Table 3 of MiSLAS."
+    again = f"`ltexp reproduce plan method={name}` says what it takes to measure the rest."
+    return "\n".join([f"{metric} {again}", "", *rows])
 
 
 def measured(name: str) -> Iterator[str]:
@@ -188,7 +201,7 @@ def _names(group: str) -> list[str]:
 
 def group_page(group: str) -> str:
     """Every file of a group."""
-    parts = [f"# {group}", ""]
+    parts = [*WIDE, f"# {group}", ""]
     for name, path in choices(group, [CONF]).items():
         parts += [f"## {name}", "", f"{_sentence(group, name)}.", "", *_block("yaml", path.read_text())]
     return "\n".join(parts)
