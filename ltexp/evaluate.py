@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
+from ltexp.config.identity import digest
 from ltexp.config.path import conf_dir
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.errors import ConfigError
@@ -38,6 +39,7 @@ from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
+LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients")  # what is kept for figures
 KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data", "dataset")
 
@@ -130,7 +132,9 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
             print(f"{what} kept in {_write(restored, what)}")
     metrics, networks = restored.measure(), restored.cost()
     name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
-    name = "_".join([name, *(word.replace("/", "-") for word in words)])
+    name = "_".join([name, *words]).replace("/", "-")
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}_{digest(words)[:8]}"
     content: dict[str, Any] = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
     content |= {"dataset": words, "test_hash": restored.session.data.test_hash} if words else {}
     path = folder / "evaluations" / f"{name}.json"

@@ -1,5 +1,6 @@
 """`import ltexp`: parts in anyone's own PyTorch code, runs from Python, and finished runs taken up again."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -123,6 +124,9 @@ def test_mistakes_are_one_line_before_anything_is_written(tmp_path: Path, monkey
             ltexp.train(words)
     with pytest.raises(ConfigError, match="config_dirs: no such folder: mine"):
         ltexp.train([], config_dirs=["mine"])
+    importlib.import_module("ltexp.train")  # the command's module takes the function's name
+    with pytest.raises(ConfigError, match="config_dirs: no such folder: mine"):
+        ltexp.train(config_dirs=["mine"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,6 +262,12 @@ def test_a_run_is_evaluated_on_another_test_list(files: tuple[Path, Path], capsy
     right = (recorded["logits"].argmax(1) == recorded["labels"])[chosen]
     assert measured["all"] == pytest.approx(100 * right.mean())
     assert "stage1" in capsys.readouterr().out
+    words = ["dataset=image_folder", f"dataset.source.folder={tree}", "stage=stage1", "accelerator=cpu"]
+    assert evaluate.evaluate(*evaluate.parse([str(folder), *words])) == 0
+    (kept,) = (folder / "evaluations").glob("*image_folder*.json")  # the same images, by another way
+    assert json.loads(kept.read_text())["metrics"]["all"] == pytest.approx(
+        100 * (recorded["logits"].argmax(1) == recorded["labels"]).mean()
+    )
     for words, message in (
         (["dataset=digits_lt"], "its classes are not the run's: 10 instead of 3"),
         (["dataset.source.tset=x"], "unknown key 'dataset.source.tset'"),

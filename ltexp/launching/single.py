@@ -17,7 +17,9 @@ from ltexp.launching.start import run_in_folder
 from ltexp.launching.sweep import check_data
 
 
-def train_one(overrides: Sequence[str], folder: str | Path | None, config_dirs: Sequence[str | Path]) -> Path:
+def train_one(
+    overrides: Sequence[str] = (), folder: str | Path | None = None, config_dirs: Sequence[str | Path] = ()
+) -> Path:
     """See `ltexp.train`; nothing is written before the config and the data are found to be sound."""
     words = [overrides] if isinstance(overrides, str) else list(overrides)
     flags = [word for word in words if word.startswith("-")]
