@@ -31,14 +31,25 @@ LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts the pages that are made into the navigation, in the place of their @NAME."""
+    """Puts the pages that are made into the navigation, in the place of their @NAME, and new ones at its end."""
     made = {
         "@methods": {"Every method": ["methods/all/index.md", *(f"methods/all/{name}.md" for name in methods())]},
         "@api": {"API": [f"api/{name or 'ltexp'}.md" for name in API]},
         "@config": ["config/index.md", *(f"config/{group}.md" for group in config_groups())],
     }
     config.nav = list(_filled(config.nav or [], made))
+    pages = sorted(path.relative_to(DOCS) for path in DOCS.rglob("*.md"))
+    written = [str(path) for path in pages if path.parts[0] != "records"]
+    listed = set(_paths(config.nav))
+    if new := [path for path in written if path not in listed]:
+        config.nav.append({"More": new})
     return config
+
+
+def _paths(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        for part in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from _paths(part) if isinstance(part, list) else [part]
 
 
 def _filled(entries: list[Any], made: dict[str, Any]) -> Iterator[Any]:
