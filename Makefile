@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+EXTRAS ?= dev# of pyproject.toml; CI: dev,docs,export,pandas
 
 .DEFAULT_GOAL := start
-.PHONY: start install quickstart test test-slow lint type format bench faults clean help
+.PHONY: start install quickstart test test-slow lint type format docs bench faults clean help
 
 start: install quickstart ## install and run the quickstart (the default)
 
@@ -13,11 +14,11 @@ install: $(STAMP) ## create .venv and install ltexp with the pinned versions
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ltexp needs Python 3.11 or later; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $(STAMP)
 
 quickstart: install ## train ce, crt and mislas on long-tailed digits and compare them (under a minute)
-	$(BIN)/ltexp train --multirun method=ce,crt,mislas hydra.sweep.dir=outputs/quickstart resume=true
+	OMP_NUM_THREADS=1 $(BIN)/ltexp train --multirun method=ce,crt,mislas hydra.sweep.dir=outputs/quickstart resume=true
 	$(BIN)/ltexp report outputs/quickstart
 	@echo
 	@echo "What next (put $(BIN) on your PATH first: source $(BIN)/activate):"
@@ -42,6 +43,12 @@ format: install ## reformat the code (ruff)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install ## build the documentation into site/ (installs mkdocs into .venv the first time)
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server -d site"
+
 bench: install ## measure speed against bare PyTorch, as ratios
 	$(BIN)/python -m benchmarks
 
@@ -49,7 +56,7 @@ faults: install ## kill, fill disks, give bad inputs ... and see that nothing is
 	$(BIN)/python -m faults
 
 clean: ## remove .venv, caches and the quickstart's outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache outputs/quickstart outputs/stage_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache site outputs/quickstart outputs/stage_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this help

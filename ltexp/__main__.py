@@ -12,6 +12,8 @@ VERBS = {
     "train": "train a run or a sweep: one or more stages on one dataset",
     "reproduce": "published tables: show them, run what is missing, compare",
     "evaluate": "evaluate a finished run again, or with a classifier that needs no training",
+    "predict": "what a finished run's model says of your images, as a CSV file",
+    "export": "a finished run's model as an ONNX file",
     "report": "tables and figures from any set of runs",
     "data": "prepare, check and show datasets",
 }

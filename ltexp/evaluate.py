@@ -8,6 +8,8 @@
     python -m ltexp.evaluate RUN data=/new/root dataset.source.folder=birds     # its data lies elsewhere now
     python -m ltexp.evaluate RUN batch_norm=true                        # for figure=batch_norm
     python -m ltexp.evaluate RUN temperature=true                       # temperature scaling on the held-out images
+    python -m ltexp.evaluate RUN dataset.source.test=other.txt          # on another test list of the same classes
+    python -m ltexp.evaluate RUN dataset=birds                          # ... on the test images of another dataset
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed;
 `ltexp report RUN posthoc=true` has a row for each evaluation.
@@ -17,8 +19,10 @@ false: the backbone's features of the training and the test images), gradients (
 does to the logits of each class over the training images), batch_norm (true | false: the running statistics after each
 stage), temperature (true | false: divides the logits by the temperature that suits the run's held-out images best,
 dataset.validation.fraction; they are as long-tailed as the training images), accelerator (auto | cpu | gpu), precision
-(as trained; 32-true | bf16-mixed | 16-mixed), data (data root); and, where they have moved, the places of a dataset of
-files: dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
+(as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a file of conf/dataset/: its test samples in
+place of the run's own; its classes must be the run's), dataset.KEY (of that dataset, or of the run's own); and, where
+they have moved, the places of the run's own dataset of files: dataset.source.folder, .train, .validation, .test and
+.classes, dataset.cache, dataset.leave_out.
 """
 
 import copy
@@ -32,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
+from ltexp.config.identity import digest
 from ltexp.config.path import conf_dir
 from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
@@ -45,8 +50,9 @@ from ltexp.run_folder import CHECKPOINT, CONFIG
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
+LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
-KEYS = ("classifier", "stage", "temperature", *KEPT, "accelerator", "precision", "data", *OF_A_DATASET)
+KEYS = ("classifier", "stage", "temperature", *KEPT, "accelerator", "precision", "data", "dataset")
 
 
 def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
@@ -57,14 +63,17 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     """
     node = _classifier(words)
     own = [key for key in node or {} if key != "_target_"]
-    folders, typed = split_words(words, [*KEYS, *own])
+    of_dataset = [word.partition("=")[0] for word in words if word.startswith("dataset.")]
+    folders, typed = split_words(words, [*KEYS, *own, *of_dataset])
     if len(folders) != 1:
         raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
-    options = {key: text for key, text in typed.items() if key in KEYS}
+    options = {key: text for key, text in typed.items() if key in (*KEYS, *of_dataset)}
     for flag in ("features", "batch_norm", "temperature"):
         read_flag(options, flag)
     if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
+    if _of_dataset(options) and any(read_flag(options, key) for key in KEPT):
+        raise ConfigError("features=true and gradients=true are of the run's own data: leave out dataset=")
     if node is not None:
         node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
         check_keywords(node, "classifier")
@@ -116,7 +125,7 @@ def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, An
     """
     moved = copy.deepcopy(dataset)
     for key in OF_A_DATASET:
-        if key not in options:
+        if key not in options or "dataset" in options:
             continue
         *sections, last = key.split(".")[1:]
         node = moved
@@ -146,14 +155,26 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
+    words = _of_dataset(options)
+    if words:
+        from ltexp.analysis.other_test import take_test
+
+        take_test(restored.session, words)
     before, found = recorded.get("test_hash"), restored.session.data.test_hash
-    if before and found and before != found:  # one of before they were kept says nothing
+    other = bool(before and found and before != found)  # a record of before they were kept says nothing
+    if other and not words:
         print(f"note: this is other test data than the run's ({found}, and the record has {before})")
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")
     name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
+    name = "_".join([name, *words]).replace("/", "-")
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}_{digest(words)[:8]}"
+    if other and not words:
+        name += f"_{found[:8]}"
     content: dict[str, Any] = {"stage": stage, "classifier": node}
+    content |= {"dataset": words, "test_hash": found} if words or other else {}
     if read_flag(options, "temperature"):
         content["temperature"], images = restored.scale_by_temperature()
         name += "_temperature"
@@ -166,6 +187,13 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
     print(f"kept in {path}")
     return 0
+
+
+def _of_dataset(options: dict[str, str]) -> list[str]:
+    """What was typed of another dataset, or of another test list, as the words that it was typed in."""
+    places = () if "dataset" in options else OF_A_DATASET
+    own = [key for key in options if key == "dataset" or (key.startswith("dataset.") and key not in places)]
+    return [f"{key}={options[key]}" for key in own]
 
 
 def keep(folder: Path, what: str) -> Path:

@@ -7,6 +7,7 @@ here imports torch, so a mistake on the command line is answered at once.
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hydra
@@ -22,6 +23,7 @@ from ltexp.errors import LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.nodes import requeued
+from ltexp.launching.single import train_one
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
 from ltexp.streams import tolerate_encoding
@@ -110,5 +112,14 @@ def main() -> None:
         sys.exit(f"ltexp: {error}")
 
 
+class _Callable(ModuleType):
+    """Importing this module puts it in the place of the function `ltexp.train`, so it can be called likewise."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Path:
+        return train_one(*arguments, **keywords)
+
+
 if __name__ == "__main__":
     main()
+else:
+    sys.modules[__name__].__class__ = _Callable

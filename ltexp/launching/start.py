@@ -28,8 +28,8 @@ class JobError(LtexpError):
     """A run's processes ended with an error, which they have printed themselves."""
 
 
-def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> None:
-    """Runs the frozen config `plain` in `folder`, in processes of its own, and waits for them.
+def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> Path:
+    """Runs the frozen config `plain` in `folder`, in processes of its own, and waits for them; the folder in the end.
 
     Args:
         plain: the frozen config, see `freeze`.
@@ -50,7 +50,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         if not first:
             join_run(folder, config)
         elif (folder / CONFIG).exists() and _already_finished(config, folder):
-            return
+            return folder
         else:
             forget_failure(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
@@ -63,6 +63,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         raise JobError(f"the run in {folder} was refused")
     if status != 0:
         raise JobError(f"the run in {folder} failed (exit status {status})")
+    return folder
 
 
 def _leave_nothing(folder: Path) -> None:

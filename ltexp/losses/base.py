@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
 from ltexp.distributed import active, sum_over_ranks
+from ltexp.errors import ConfigError
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
@@ -21,8 +22,9 @@ from ltexp.outputs import ModelOutput
 class Loss(nn.Module):
     """Base of the losses: `loss(output, target)` is a scalar, computed in float32 whatever comes in.
 
-    What else a loss may know of its batch is a third argument, a `BatchContext`. Without it a loss takes what it is
-    given for the whole batch, at the progress that `set_progress` told last.
+    `output` is a `ModelOutput`, or logits (B, C) alone where the loss reads no more. What else a loss may know of its
+    batch is a third argument, a `BatchContext`. Without it a loss takes what it is given for the whole batch, at the
+    progress that `set_progress` told last.
 
     Args:
         class_counts: (C,) int64, training images of each class, in any order of size.
@@ -110,6 +112,22 @@ class Loss(nn.Module):
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """`per_sample` of a loss that also depends on the progress of training, or makes draws."""
         return self.per_sample(output, target)
+
+    def __call__(self, output: ModelOutput | Tensor, target: Tensor, context: BatchContext | None = None) -> Tensor:
+        """The scalar loss of a model's output, or of its logits (B, C) alone; see `forward`.
+
+        Raises:
+            ConfigError: logits alone, where the loss reads more.
+        """
+        if isinstance(output, Tensor):
+            if self.needs:
+                fields = ", ".join(f"{name}=..." for name in sorted(self.needs))
+                raise ConfigError(
+                    f"{type(self).__name__} reads more than logits: give it ltexp.ModelOutput(logits, {fields})"
+                )
+            output = ModelOutput(output)
+        loss: Tensor = super().__call__(output, target, context)
+        return loss
 
     def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The scalar loss of a batch: the mean over samples, weighted if there are weights of classes or samples."""

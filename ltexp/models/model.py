@@ -83,7 +83,8 @@ class Model(nn.Module):
                 features, feature_maps = self.backbone.forward_maps(inputs)
             else:
                 features, feature_maps = cast(Tensor, self.backbone(inputs)), None
-        features, rows = self.transform(features), len(inputs) // views
+        # not len(): an export leaves the number of samples open
+        features, rows = self.transform(features), inputs.shape[0] // views
         output = self._classified(features[:rows] if views > 1 else features, read)
         if feature_maps is not None:
             output.feature_maps = [m[:rows] for m in feature_maps] if views > 1 else feature_maps

@@ -99,6 +99,7 @@ def _subset(
         test_hash=hash_of(test.images, test.labels, np.array(chosen.class_names)),
         preprocessing={"channel_mean": mean, "channel_std": std},
         last_drawn=lambda each: _split(arrays.train_images, arrays.train_labels, chosen.last_drawn(each)),
+        facts={"image_size": test.images.shape[1]} if test.images.shape[1] == test.images.shape[2] else {},
     )
 
 

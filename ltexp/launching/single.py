@@ -1,0 +1,49 @@
+"""One run from Python: what `ltexp train` does with the words of a command line."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ltexp.config.composer import compose
+from ltexp.config.lightning import trainer_config
+from ltexp.errors import ConfigError
+from ltexp.launching.devices import check_devices
+from ltexp.launching.explain import explained
+from ltexp.launching.freeze import freeze
+from ltexp.launching.start import run_in_folder
+from ltexp.launching.sweep import check_data
+
+
+def train_one(
+    overrides: Sequence[str] = (), folder: str | Path | None = None, config_dirs: Sequence[str | Path] = ()
+) -> Path:
+    """See `ltexp.train`; nothing is written before the config and the data are found to be sound."""
+    words = [overrides] if isinstance(overrides, str) else list(overrides)
+    flags = [word for word in words if word.startswith("-")]
+    if flags:
+        raise ConfigError(f"{flags[0]}: a flag of the command line; ltexp.train takes overrides, of one run")
+    folders = [Path(name).expanduser() for name in config_dirs]
+    missing = [str(name) for name in folders if not name.is_dir()]
+    if missing:
+        raise ConfigError(f"config_dirs: no such folder: {missing[0]}")
+    swept = [word for word in words if _is_sweep(word)]
+    if swept:
+        raise ConfigError(f"{swept[0]}: several values are a sweep, and ltexp.train trains one run: call it for each")
+    with explained(words):
+        composed = compose(words, folders)
+        plain = freeze(composed)
+        HydraConfig.instance().set_config(composed)  # which the name of the folder is made of
+        default = Path(str(composed.hydra.run.dir))
+    check_devices(trainer_config(plain["trainer"]))
+    check_data(plain)
+    sys.stdout.flush()  # what the run prints comes after it
+    typed = any(word.startswith("hydra.run.dir=") for word in words)
+    return run_in_folder(plain, default if folder is None else Path(folder), chosen=typed or folder is not None)
+
+
+def _is_sweep(word: str) -> bool:
+    with explained([word]):
+        return any(part.is_sweep_override() for part in OverridesParser.create().parse_overrides([word]))

@@ -1,0 +1,64 @@
+"""What a finished run's model says of images: `ltexp predict RUN FOLDER`.
+
+    ltexp predict RUN photos                       # every image at or below the folder
+    ltexp predict RUN one.jpg other.png            # single images
+    ltexp predict RUN photos out=answers.csv probabilities=true
+
+Writes a CSV with a row for each image: image (its path), label, class, probability. The run's data is not needed.
+
+keys: out (a file; default: the terminal), probabilities (true | false: a column for each class as well), stage
+(stage1 | stage2; default: the last), accelerator (auto | cpu | gpu).
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ltexp.config.words import read_flag, split_words, status_of
+from ltexp.errors import ConfigError
+from ltexp.files import write_text
+
+KEYS = ("out", "probabilities", "stage", "accelerator")
+
+
+def run(words: Sequence[str]) -> int:
+    """The command; answers its exit status.
+
+    Raises:
+        LtexpError: for a wrong command line, a run that cannot be loaded, or what is no image.
+    """
+    places, options = split_words(words, KEYS, lambda word: "=" not in word or Path(word).exists())
+    if len(places) < 2:
+        raise ConfigError("name a run's folder and images: ltexp predict RUN FOLDER [key=value ...]")
+    every_class = bool(read_flag(options, "probabilities"))
+    folder, *images = places
+    if absent := [name for name in images if not Path(name).exists()]:
+        raise ConfigError(f"no such image or folder: {absent[0]}")
+
+    # imports torch: only once the command line is sound
+    from ltexp.inference.predictor import load_predictor
+    from ltexp.inference.transform import listed
+
+    predictor = load_predictor(Path(folder), options.get("stage"), options.get("accelerator", "auto"))
+    found = [path for name in images for path in listed(name)[0]]
+    prediction = predictor.predict(found)
+    text = prediction.csv(every_class)
+    if "out" not in options:
+        print(text, end="")
+        return 0
+    write_text(Path(options["out"]), text)
+    print(f"{len(found)} images: {options['out']}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m ltexp.predict`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    return status_of("ltexp predict", lambda: run(words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
