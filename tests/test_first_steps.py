@@ -35,7 +35,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "loss auxiliary_soft_labels": (MODULE,),
     "loss attention_distillation": (MODULE, READER),
     "loss ride": EXPERTS,
-    "loss cumulative": ("+stream@{stage}.streams.reversed=reversed", "backbone.branches=2"),
+    "loss cumulative": ("+stream@{stage}.streams.reversed=reversed", "++backbone.branches=2"),
     "classifier expert_cosine": EXPERTS,
     "classifier nearest_class_mean": ("{stage}.epochs=0",),
     **{
