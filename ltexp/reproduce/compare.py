@@ -122,12 +122,14 @@ def _row(line: Comparison) -> list[Value]:
 
 def _notes(lines: Sequence[Comparison]) -> list[str]:
     metrics = {line.cell.metric.replace("top1_", "top-1 ") for line in lines}
-    counts = {kind: len({line.cell.name for line in lines if line.kind == kind}) for kind in ("full", "shortened")}
+    kinds = ("full", "shortened", "published-only")
+    counts = {kind: len({line.cell.name for line in lines if line.kind == kind}) for kind in kinds}
     notes = [f"{' or '.join(sorted(metrics))} on the test split in %; difference: measured less published"]
     notes.append("measured: mean ± sample standard deviation over n seeds of training, on the same images")
     notes.append(
         f"{len({line.cell.name for line in lines})} cells, {counts['full']} measured under the full protocol"
         + (f", {counts['shortened']} under a shortened schedule or on other images" if counts["shortened"] else "")
+        + (f", {counts['published-only']} published figures only" if counts["published-only"] else "")
     )
     return notes
 
