@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
 from ltexp.losses.base import Loss
@@ -54,14 +55,20 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draws)
 
-    shifts = normal(2, rows, classes)
+    shifts, features = normal(2, rows, classes), normal(rows, width)
     return ModelOutput(
         logits=logits,
-        features=normal(rows, width),
+        features=features,
         expert_logits=logits + shifts - shifts.mean(0),
         teacher_logits=normal(rows, classes),
         teacher_features=normal(rows, width),
         feature_maps=[normal(rows, 4, side, side) for side in (4, 2)],
         auxiliary_logits=normal(rows, classes),
         auxiliary_maps=[normal(rows, 4, side, side).square() for side in (4, 2)],
+        extra={
+            "logit_spread": normal(rows, classes).square(),
+            "projections": normalize(normal(2, rows, width), dim=-1),
+            "direct_features": features,
+            "centroids": normal(classes, width),
+        },
     )

@@ -112,7 +112,7 @@ def test_plan_says_what_is_measured_and_what_is_to_run(tmp_path: Path, capsys: p
     text = capsys.readouterr().out
     assert "mislas/3/mislas/cifar100_lt/100: measured: seed 0" in text
     assert "8 of 8 cells can be run, by 8 compositions under 2 seeds: 1 runs measured, 15 to run" in text
-    assert "9 stage-1 trainings in them (1 more are there already)" in text
+    assert "9 first-stage trainings in them (1 more are there already)" in text
     assert "no throughput on record for resnet32 in 32-true" in text
 
 

@@ -14,7 +14,7 @@ from ltexp.config.path import conf_dir
 from ltexp.papers import all_cells, find_table, match_cells, published_only
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
-from ltexp.reproduce.plan import make_plan, stage1_key
+from ltexp.reproduce.plan import first_stage_key, make_plan
 from ltexp.reproduce.stages import read_stages
 from ltexp.training.composition import check_composition, without_idle_epochs
 
@@ -116,7 +116,7 @@ def test_baselines_are_trained_as_their_paper_says(name: str, settings: tuple[st
 
 def test_the_components_of_glag_stand_on_three_stages_1() -> None:
     jobs = {job for cell in find_table("glag/7").cells if isinstance(job := job_of(cell), Job)}
-    assert (len(jobs), len({stage1_key(job) for job in jobs})) == (7, 3)
+    assert (len(jobs), len({first_stage_key(job) for job in jobs})) == (7, 3)
 
 
 def test_one_number_of_a_paper_has_one_composition() -> None:

@@ -24,11 +24,13 @@ def write_gradients(restored: LoadedStage) -> Path:
     gradient is multiplied by its size, so that the sums are over samples.
 
     Raises:
-        ConfigError: for an objective that does not read the logits, such as one over experts.
+        ConfigError: for an objective that does not read the logits, such as one over experts, or a pretext.
     """
     name = restored.stage
     stage = restored.session.config.stages[name]
     session = restored.session.for_stage(stage)
+    if session.pretext is not None:
+        raise ConfigError(f"{name} learns labels of its own, so it has no gradient by class: choose another stage")
     loader = train_loader(session, name, stage, restored.model)
     teacher = load_teacher(session, stage)
     module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teacher, loader)

@@ -50,6 +50,16 @@ class Classifier(nn.Module):
         """Whether the classifier means nothing before `start_from`, so that it cannot start fresh."""
         return False
 
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """(C, D), with their gradient, by whose products with a feature its logits differ; None: there are none."""
+        return None
+
+    @property
+    def class_biases(self) -> Tensor | None:
+        """(C,), with their gradient, what the logits add to these products; None: nothing."""
+        return None
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
         raise NotImplementedError
@@ -231,6 +241,16 @@ class Linear(Affine):
         weight, start = fresh_linear(feature_dim, num_classes, bias, init)
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", None if start is None else nn.Parameter(start))
+
+    @property
+    def class_vectors(self) -> Tensor:
+        """W."""
+        return self.weight
+
+    @property
+    def class_biases(self) -> Tensor | None:
+        """b."""
+        return self.bias
 
 
 class Cosine(Classifier):

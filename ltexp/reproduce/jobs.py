@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from ltexp.config import names_stage
 from ltexp.config.path import conf_dir
 from ltexp.papers import Cell, find_paper, find_table, published_only
 
@@ -47,12 +48,13 @@ class Job:
         return [text for text in self.settings if text.endswith(FILE)]
 
     def with_extra(self, extra: Sequence[str]) -> "Job":
-        """This job with further overrides; those of a stage 2 that it does not have mean nothing to it."""
+        """This job with further overrides; those of a stage that it does not have mean nothing to it."""
         from ltexp.reproduce.stages import read_stages
 
-        of_stage2 = [text for text in extra if _key(text).startswith("stage2.") or "@stage2." in _key(text)]
-        if of_stage2 and "stage2" not in read_stages(self.overrides):
-            extra = [text for text in extra if text not in of_stage2]
+        stages = {text: stage for text in extra if names_stage(stage := _stage(text)) and stage != "stage1"}
+        if stages:
+            own = read_stages(self.overrides)
+            extra = [text for text in extra if stages.get(text) in (None, *own)]
         given = {_key(text) for text in extra}
         kept = [text for text in self.settings if not (text in self.files and _key(text) in given)]
         return replace(self, settings=(*kept, *extra))
@@ -91,6 +93,11 @@ def job_of(cell: Cell) -> Job | str:
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def _stage(override: str) -> str:
+    """What stands before the first dot of what it sets, or puts a choice in: of overrides of a stage its name."""
+    return _key(override).rpartition("@")[2].partition(".")[0]
 
 
 def _lacking(what: Iterable[str]) -> str:

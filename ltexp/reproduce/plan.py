@@ -29,8 +29,9 @@ class Plan:
         missing: the seeds of each job that no finished run has.
         published_only: reason why cells have no job, and the cells.
         impossible: what the cells of a job still need, and the cells.
-        stages: each distinct stage-1 training that is missing, (what it is, seed), with the job to run it first.
-        shared: the stage-1 trainings of the missing jobs that a finished run has done.
+        stages: each distinct training of a first stage, mostly stage 1, that is missing, (what it is, seed), with the
+            job to run it first.
+        shared: those trainings of the missing jobs that a finished run has done.
     """
 
     seeds: list[int]
@@ -44,7 +45,7 @@ class Plan:
 
     @property
     def to_run(self) -> list[tuple[Job, int]]:
-        """The missing runs; the first of each distinct stage 1 comes first, so that parallel jobs seldom wait."""
+        """The missing runs; the first of each distinct first stage comes first, so that parallel jobs seldom wait."""
         everything = [(job, seed) for job, seeds in self.missing.items() for seed in seeds]
         leading = {(job, seed) for (_, seed), job in self.stages.items()}
         return sorted(everything, key=lambda run: run not in leading)
@@ -64,11 +65,11 @@ def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], ext
 
 
 def complete(plan: Plan, outputs: Outputs) -> None:
-    """Finds what is missing of the plan's jobs, and which stage-1 trainings that takes."""
+    """Finds what is missing of the plan's jobs, and which trainings of first stages that takes."""
     finished: set[tuple[str, int]] = set()
     for job in plan.jobs:
         done = outputs.done(job)
-        finished |= {(stage1_key(job), seed) for seed in done}
+        finished |= {(first_stage_key(job), seed) for seed in done}
         if absent := [seed for seed in plan.seeds if seed not in done]:
             plan.missing[job] = absent
     for job in [job for job in plan.missing if job.files]:
@@ -77,22 +78,23 @@ def complete(plan: Plan, outputs: Outputs) -> None:
         del plan.missing[job]
     for job, absent in plan.missing.items():
         for seed in absent:
-            key = stage1_key(job), seed
+            key = first_stage_key(job), seed
             if key in finished:
                 plan.shared.add(key)
             else:
                 plan.stages.setdefault(key, job)
 
 
-def stage1_key(job: Job) -> str:
-    """Equal for jobs that share their stage 1."""
+def first_stage_key(job: Job) -> str:
+    """Equal for jobs that share their first stage."""
     data = [text for text in job.overrides if text.lstrip("+").startswith("dataset.")]
     facts: list[Any] = [job.dataset, job.backbone, data]
-    return json.dumps([facts, read_stages(job.overrides)["stage1"].signature])
+    first = next(iter(read_stages(job.overrides).values()))
+    return json.dumps([facts, first.signature])
 
 
 def show_plan(plan: Plan, cost: Cost) -> RenderableType:
-    """The plan for people: commands, stage-1 trainings, what is there, and the time that the rest takes."""
+    """The plan for people: commands, first stages, what is there, and the time that the rest takes."""
     lines: list[Text] = []
     for job, cells in plan.jobs.items():
         names = ", ".join(f"{cell.paper}/{cell.table}/{cell.row}/{cell.column}" for cell in cells[:3])
@@ -131,10 +133,10 @@ def _summary(plan: Plan, cost: Cost) -> str:
 
 
 def show_cost(plan: Plan, cost: Cost) -> list[str]:
-    """The stage-1 trainings of the missing runs, and the time that all of these take; nothing if none is missing."""
+    """first stages that the missing runs train, and the time of all; nothing if none is missing."""
     if not plan.to_run:
         return []
-    stages = f"{counts_of(len(plan.stages), 'stage-1 training')} in them"
+    stages = f"{counts_of(len(plan.stages), 'first-stage training')} in them"
     there = f" ({len(plan.shared)} more are there already)" if plan.shared else ""
     each = [job for job, seeds in plan.missing.items() for _ in seeds]
     seconds, unknown = cost.of_runs(plan.stages.values(), each, plan.extra)
