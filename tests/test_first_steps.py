@@ -36,7 +36,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "loss auxiliary_soft_labels": (MODULE,),
     "loss attention_distillation": (MODULE, READER),
     "loss ride": EXPERTS,
-    "loss cumulative": ("+stream@{stage}.streams.reversed=reversed", "backbone.branches=2"),
+    "loss cumulative": ("+stream@{stage}.streams.reversed=reversed", "++backbone.branches=2"),
     "loss implicit_augmentation": (
         *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "step@{stage}.step=meta_covariance"),
         *("{stage}.step.start=0", "{stage}.loss.start=0"),

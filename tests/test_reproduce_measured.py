@@ -139,10 +139,14 @@ def test_what_cannot_run_says_why_in_one_line() -> None:
     quoted = match_cells(all_cells(), "mislas/4/fslwf/places_lt")
     assert str(job_of(quoted[0])).startswith("a figure quoted since the OLTR paper")
     plan = make_plan([*quoted, *match_cells(all_cells(), MISLAS)], Outputs([]), [0], [])
+    lines = compare(quoted, Outputs([]), missing=True)
+    assert [(line.kind, line.value) for line in lines] == [("published-only", None)]
+    assert lines[0].remark.startswith("published figure only: a figure quoted since the OLTR paper")
+    assert "1 published figures only" in " ".join(to_table(lines).notes)
     assert (list(plan.published_only.values()), len(plan.jobs)) == ([quoted], 1)
-    lines = as_text(show_plan(plan, Cost([])))
-    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted since the OLTR paper" in lines
-    assert "1 of 2 cells can be run" in lines
+    text = as_text(show_plan(plan, Cost([])))
+    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted since the OLTR paper" in text
+    assert "1 of 2 cells can be run" in text
 
 
 def test_a_cell_with_many_other_configs_does_not_list_them_all() -> None:

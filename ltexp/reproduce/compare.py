@@ -187,7 +187,8 @@ def _row(line: Comparison, full: bool) -> list[Value]:
 
 def _notes(lines: Sequence[Comparison]) -> list[str]:
     metrics = {line.cell.metric.replace("top1_", "top-1 ") for line in lines}
-    counts = {kind: len({line.cell.name for line in lines if line.kind == kind}) for kind in ("full", "shortened")}
+    kinds = ("full", "shortened", "published-only")
+    counts = {kind: len({line.cell.name for line in lines if line.kind == kind}) for kind in kinds}
     notes = [f"{' or '.join(sorted(metrics))} on the test split in %; difference: measured less published"]
     notes.append(
         "measured: at the last epoch if nothing else is said, mean ± sample standard deviation over n seeds of"
@@ -196,6 +197,7 @@ def _notes(lines: Sequence[Comparison]) -> list[str]:
     notes.append(
         f"{len({line.cell.name for line in lines})} cells, {counts['full']} measured under the full protocol"
         + (f", {counts['shortened']} under a shortened schedule or on other images" if counts["shortened"] else "")
+        + (f", {counts['published-only']} published figures only" if counts["published-only"] else "")
     )
     return notes
 
