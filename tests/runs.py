@@ -57,6 +57,8 @@ def tiny(method: str, *keys: str, epochs: int = 2, project: Path | None = None) 
         overrides += [f"{name}.{key}" for key in (f"epochs={epochs}", "batch_size=16", *keys)]
         if "tail_at_most" in stages[name]["features"]:  # of the 24 and 13 of the head features are generated
             overrides.append(f"{name}.features.tail_at_most=8")
+        sized = (module for module, node in stages[name]["modules"].items() if "side" in node)
+        overrides += [f"{name}.modules.{module}.side=2" for module in sized]  # of the last map of digits
     return tuple(overrides)
 
 

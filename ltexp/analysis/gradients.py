@@ -7,6 +7,7 @@ import torch
 
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
+from ltexp.losses.context import StreamBatch
 from ltexp.run_folder import GRADIENTS, write_metrics
 from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
@@ -40,10 +41,14 @@ def write_gradients(restored: LoadedStage) -> Path:
     sums = torch.zeros(2, session.data.num_classes, dtype=torch.float64, device=session.device)
     for batch in loader:
         with torch.no_grad(), autocast(session.config.trainer.precision, session.device):
-            output = module.output_of(batch.inputs, batch.labels)
-        output = in_float32(output)
+            output = in_float32(module.output_of(batch.inputs, batch.labels))
+            streams = {
+                stream: StreamBatch(in_float32(module.output_of(own.inputs, own.labels, stream=stream)), own.labels)
+                for stream, own in batch.streams.items()
+            }
         output.logits.requires_grad_()
-        loss = objective(output, batch.labels, replace(module.context_of(batch), max_epochs=max(stage.epochs, 1)))
+        context = replace(module.context_of(batch), max_epochs=max(stage.epochs, 1), streams=streams)
+        loss = objective(output, batch.labels, context)
         (gradient,) = torch.autograd.grad(loss, output.logits, allow_unused=True) if loss.requires_grad else (None,)
         if gradient is None:
             raise ConfigError(f"{name}: its loss does not read the logits, so it has no gradient by class")

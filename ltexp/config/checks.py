@@ -12,6 +12,7 @@ from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
     COMPILE_BACKENDS,
+    HELD_OUT_OF,
     MODULE_KEYS,
     PRECISIONS,
     STAGE,
@@ -151,8 +152,10 @@ def _check_stream(key: str, stream: Stream, world_size: int) -> None:
     size = stream.batch_size
     whole = size is None or (size >= 1 and size % world_size == 0)
     require(whole, f"{key}.batch_size", size, f"null (the stage's), or a multiple of the {world_size} devices")
-    each = stream.held_out.per_class if stream.held_out else 1
-    require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
+    if stream.held_out is not None:
+        each, of = stream.held_out.per_class, stream.held_out.of
+        require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
+        require_choice(f"{key}.held_out.of", of, HELD_OUT_OF)
 
 
 def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 STAGE = re.compile(r"pretext|stage\d+")  # the names of stages
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
+HELD_OUT_OF = ("train", "unused", "validation")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 ACCELERATORS = ("auto", "cpu", "gpu")
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
@@ -63,9 +64,12 @@ class Term:
 
 @dataclass
 class HeldOut:
-    """Training images that only a stream shows: the last `per_class` of each class, whose order was drawn at random."""
+    """Images that only a stream shows, `per_class` of each class."""
 
     per_class: int = MISSING
+    # train: the last of the stage's own training set, whose order was drawn at random. unused: of the source's images
+    # that the long-tailed subset leaves out, and of a class's own where those are too few. validation: of that split
+    of: str = "train"
 
 
 @dataclass

@@ -97,6 +97,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def seen_beyond(record: dict[str, Any]) -> str:
+    """What the run's training saw beside its training set, such as `10 unused images a class`; empty: nothing."""
+    held = [node for node in record.get("held_out", {}).values() if node["of"] != "train"]
+    return ", ".join(f"{node['per_class']} {node['of']} images a class" for node in held)
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")  # NaN and Infinity, which Python would read
 

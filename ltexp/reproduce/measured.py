@@ -13,6 +13,7 @@ from typing import Any
 
 from ltexp.config import STAGE
 from ltexp.errors import LtexpError
+from ltexp.evaluation.record import seen_beyond
 from ltexp.evaluation.shots import ShotRule
 from ltexp.report.groups import Statistic, statistic
 from ltexp.report.records import Run, is_own_setting
@@ -71,8 +72,10 @@ class Measured:
 
     @property
     def text(self) -> str:
-        """The protocol with the mark."""
-        return ", ".join(part for part in (self.protocol.text, self.mark) if part)
+        """The protocol with the mark, and what these runs see beyond others."""
+        beyond = seen_beyond(self.runs[0].record) if self.runs else ""
+        parts = (self.protocol.text, self.mark, f"sees {beyond} also" if beyond else "")
+        return ", ".join(part for part in parts if part)
 
     @property
     def seeds(self) -> list[int]:

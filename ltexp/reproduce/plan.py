@@ -27,7 +27,8 @@ class Plan:
         extra: further overrides of every job, which the jobs here have among theirs.
         jobs: each with the cells that it measures.
         missing: the seeds of each job that no finished run has.
-        impossible: reason why a cell cannot run, and its cells.
+        published_only: reason why cells have no job, and the cells.
+        impossible: what the cells of a job still need, and the cells.
         stages: each distinct training of a first stage, mostly stage 1, that is missing, (what it is, seed), with the
             job to run it first.
         shared: those trainings of the missing jobs that a finished run has done.
@@ -37,6 +38,7 @@ class Plan:
     extra: list[str]
     jobs: dict[Job, list[Cell]] = field(default_factory=dict)
     missing: dict[Job, list[int]] = field(default_factory=dict)
+    published_only: dict[str, list[Cell]] = field(default_factory=dict)
     impossible: dict[str, list[Cell]] = field(default_factory=dict)
     stages: dict[tuple[str, int], Job] = field(default_factory=dict)
     shared: set[tuple[str, int]] = field(default_factory=set)
@@ -57,7 +59,7 @@ def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], ext
         if isinstance(job, Job):
             plan.jobs.setdefault(job.with_extra(extra), []).append(cell)
         else:
-            plan.impossible.setdefault(job, []).append(cell)
+            plan.published_only.setdefault(job, []).append(cell)
     complete(plan, outputs)
     return plan
 
@@ -98,8 +100,9 @@ def show_plan(plan: Plan, cost: Cost) -> RenderableType:
         names = ", ".join(f"{cell.paper}/{cell.table}/{cell.row}/{cell.column}" for cell in cells[:3])
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         lines += show_job(plan, job, f"{names}{more}")
-    for reason, cells in plan.impossible.items():
-        lines.append(Text(f"cannot run {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
+    for what, reasons in (("cannot run", plan.impossible), ("published figure only,", plan.published_only)):
+        for reason, cells in reasons.items():
+            lines.append(Text(f"{what} {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
     lines.append(Text(_summary(plan, cost)))
     return Lines(*lines)
 
@@ -120,7 +123,7 @@ def _examples(cells: Sequence[Cell]) -> str:
 
 def _summary(plan: Plan, cost: Cost) -> str:
     cells = sum(map(len, plan.jobs.values()))
-    total = cells + sum(map(len, plan.impossible.values()))
+    total = cells + sum(len(others) for found in (plan.impossible, plan.published_only) for others in found.values())
     runs = len(plan.to_run)
     lines = [
         f"{cells} of {total} cells can be run, by {counts_of(len(plan.jobs), 'composition')} under "

@@ -10,7 +10,7 @@ from torch import nn
 
 from ltexp.config import Config, StageConfig, names_stage
 from ltexp.config.build import build
-from ltexp.config.require import within
+from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
@@ -75,6 +75,7 @@ def check_composition(config: Config) -> None:
         _check_needs(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+        _check_branches(name, config.backbone.get("branches", 1), stage, objective)
         _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
@@ -177,6 +178,22 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(f"{name}: its loss is for a network of experts: set backbone.experts, or see method ride_3")
     if experts is not None and "features" in needs:
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
+
+
+def _check_branches(name: str, branches: int, stage: StageConfig, objective: Objective) -> None:
+    """A loss over branches has as many, with batches of one size; it is the stage's own, which says where they go."""
+    wanted = len(set(objective.loss.branches.values()))
+    if wanted and wanted != branches:
+        raise ConfigError(f"{name}: its loss is for a network of {wanted} branches: set backbone.branches={wanted}")
+    for stream in filter(None, objective.loss.branches):
+        size = stage.streams[stream].batch_size
+        equal = size in (None, stage.batch_size)
+        require(equal, f"{name}.streams.{stream}.batch_size", size, "null: its loss pairs rows with the stage's own")
+    for term, part in objective.terms.items():
+        if cast(Loss, part).branches:
+            raise ConfigError(
+                f"{name}: term {term} is of branches, as the stage's own loss alone can be: choose it for {name}.loss"
+            )
 
 
 def _check_features(name: str, stage: StageConfig, classifier: Classifier, objective: Objective) -> None:

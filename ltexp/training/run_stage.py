@@ -26,7 +26,7 @@ from ltexp.training.norms import weight_norms
 from ltexp.training.predict import Predictions, batches_of, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
-from ltexp.training.start import load_model, load_teacher, make_trainable, start_model
+from ltexp.training.start import load_model, load_teacher, make_trainable, show_training_set, start_model
 from ltexp.training.trainer import make_trainer, one_line
 
 
@@ -132,6 +132,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
     trainer = make_trainer(session, name, stage)
+    if not broadcast_object((folder / RESUME).exists()):
+        show_training_set(session, model)
     loader = train_loader(session, name, stage, model)
     settings = session.config.trainer
     module = Stage(

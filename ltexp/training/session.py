@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
+from ltexp.data.held_out import held_out_of
 from ltexp.data.loader import Batch, Loader
-from ltexp.data.tail.profile import name_class
-from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -79,24 +78,14 @@ class Session:
         return replace(self, data=data, shot_counts=self.data.class_counts)
 
     def _without_held_out(self, stage: StageConfig) -> "Session":
-        """Takes the images that streams hold out away from the stage's own training set."""
-        wanted = {name: stream.held_out.per_class for name, stream in stage.streams.items() if stream.held_out}
-        if not wanted:
-            return self
-        data, each = self.data, sum(wanted.values())
-        smallest = int(data.class_counts.argmin())
-        if data.class_counts[smallest] <= each:
-            raise ConfigError(
-                f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
-                f"{data.class_counts[smallest]}: lower held_out.per_class of {', '.join(wanted)}"
-            )
-        held, rest = {}, data.train
-        for name, count in wanted.items():
-            last = last_of_class(rest.labels, np.full(data.num_classes, count))
-            held[name], rest = rest.take(last), rest.take(~last)
-        kept = replace(data, train=rest)
-        shots = data.class_counts if self.shot_counts is None else self.shot_counts
-        return replace(self, data=kept, shot_counts=shots, held_out=held)
+        """Gives streams the images that they hold out, and takes those away from the stage's own training set."""
+        session = self
+        for name, stream in stage.streams.items():
+            if stream.held_out is not None:
+                data, held = held_out_of(session.data, name, stream.held_out)
+                shots = session.data.class_counts if session.shot_counts is None else session.shot_counts
+                session = replace(session, data=data, shot_counts=shots, held_out={**session.held_out, name: held})
+        return session
 
     @property
     def num_classes(self) -> int:

@@ -24,11 +24,12 @@ from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import FIELDS, ModelOutput
+from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, Predictions, logits_and_norm
 from ltexp.training.schedules import build_schedule
-from ltexp.training.steps import Step
+from ltexp.training.steps import build_step
 from ltexp.training.teacher import Teacher
 
 
@@ -84,10 +85,12 @@ class Stage(pl.LightningModule):
         self.needs = {stream: self.objective.needs_of(stream) for stream in (None, *self.objective.streams)}
         self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
         self.mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
-        self.step: Step = build(config.step, path="step")
+        with default_generator("init", seed, "step"):
+            self.step = build_step(config.step, class_counts)
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
-        self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
+        parts = (model.classifier, *model.attached.values())
+        self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
         self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
@@ -227,7 +230,7 @@ class Stage(pl.LightningModule):
         if self.feeds_classifier:
             output = self.model.classify(inputs, needs, labels)
         else:
-            output = self.model(inputs, needs, views, labels)
+            output = self.model(inputs, needs, views, labels, self.objective.branch_of(stream))
         if teacher is not None:  # which answers on the first view
             first = inputs if views == 1 else inputs[: len(labels)]
             (teacher.classify if self.feeds_classifier else teacher)(first, output)

@@ -1,11 +1,15 @@
 """What a stage starts from: its model's parts, and its teacher."""
 
 from pathlib import Path
+from typing import cast
+
+import torch
 
 from ltexp.config import StageConfig, names_stage
 from ltexp.errors import CheckpointError
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
+from ltexp.models.module import StageModule
 from ltexp.models.self_supervised import is_foreign, read_backbone
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
@@ -107,3 +111,27 @@ def load_model(model: Model, path: Path) -> None:
 def make_trainable(model: Model, stage: StageConfig) -> None:
     """Lets those parts of `model` learn that the stage trains."""
     model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
+
+
+@torch.no_grad()
+def show_training_set(session: Session, model: Model) -> None:
+    """Shows modules that start from it the training set, each sample once; see `StageModule.see`.
+
+    Args:
+        session: of the run, on the stage's training set.
+        model: as it starts.
+    """
+    watching = {name: part for name, part in model.attached.items() if getattr(part, "sees", False)}
+    if not watching:
+        return
+    training = model.training
+    model.eval()
+    for batch in session.evaluation_loader(session.data.train):
+        output = model(batch.inputs, {field for name in watching for field in model.wiring[name].reads})
+        rows = len(batch.labels) if batch.share > 0 else 0
+        of_batch = {"inputs": batch.inputs, "labels": batch.labels}
+        for name, part in watching.items():
+            cast(StageModule, part).see(batch.labels[:rows], *model.read_by(name, output, of_batch))
+    for part in watching.values():
+        cast(StageModule, part).seen()
+    model.train(training)
