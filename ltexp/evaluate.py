@@ -6,13 +6,18 @@
     python -m ltexp.evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
     python -m ltexp.evaluate RUN gradients=true                         # for figure=negative_gradients
     python -m ltexp.evaluate RUN data=/new/root dataset.source.folder=birds     # its data lies elsewhere now
+    python -m ltexp.evaluate RUN batch_norm=true                        # for figure=batch_norm
+    python -m ltexp.evaluate RUN temperature=true                       # temperature scaling on the held-out images
 
-Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
+Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed;
+`ltexp report RUN posthoc=true` has a row for each evaluation.
 
 keys: classifier (a file of conf/classifier/, and that file's own keys), stage (its name, as stage1), features (true |
 false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
-does to the logits of each class over the training images), accelerator (auto | cpu | gpu), precision (as
-trained; 32-true | bf16-mixed | 16-mixed), data (data root); and, where they have moved, the places of a dataset of
+does to the logits of each class over the training images), batch_norm (true | false: the running statistics after each
+stage), temperature (true | false: divides the logits by the temperature that suits the run's held-out images best,
+dataset.validation.fraction; they are as long-tailed as the training images), accelerator (auto | cpu | gpu), precision
+(as trained; 32-true | bf16-mixed | 16-mixed), data (data root); and, where they have moved, the places of a dataset of
 files: dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
 """
 
@@ -40,8 +45,8 @@ from ltexp.run_folder import CHECKPOINT, CONFIG
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
-KEPT = ("features", "gradients")  # what is kept for figures
-KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data", *OF_A_DATASET)
+KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
+KEYS = ("classifier", "stage", "temperature", *KEPT, "accelerator", "precision", "data", *OF_A_DATASET)
 
 
 def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
@@ -56,7 +61,8 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     if len(folders) != 1:
         raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
     options = {key: text for key, text in typed.items() if key in KEYS}
-    read_flag(options, "features")
+    for flag in ("features", "batch_norm", "temperature"):
+        read_flag(options, flag)
     if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     if node is not None:
@@ -146,9 +152,14 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")
-    metrics, networks = restored.measure(), restored.cost()
     name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
-    content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
+    content: dict[str, Any] = {"stage": stage, "classifier": node}
+    if read_flag(options, "temperature"):
+        content["temperature"], images = restored.scale_by_temperature()
+        name += "_temperature"
+        print(f"temperature {content['temperature']:.3f}, from {images} held-out images")
+    metrics, networks = restored.measure(), restored.cost()
+    content |= {"networks": networks, "metrics": metrics}
     path = folder / "evaluations" / f"{name}.json"
     write_text(path, json.dumps(content, indent=1))
     show(recorded, name, metrics)
@@ -158,7 +169,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
 
 
 def keep(folder: Path, what: str) -> Path:
-    """Measures `what`, features or gradients, of the last stage of the run in `folder`; the path of what is kept.
+    """Measures `what`, one of `KEPT`, of the last stage of the run in `folder`; the path of what is kept.
 
     Raises:
         LtexpError: if the run has no checkpoint, its data is not there, or it has no such thing.
@@ -170,10 +181,12 @@ def keep(folder: Path, what: str) -> Path:
 
 
 def _write(restored: "LoadedStage", what: str) -> Path:
+    from ltexp.analysis.batch_norm import write_batch_norm
     from ltexp.analysis.gradients import write_gradients
     from ltexp.analysis.restored import write_features
 
-    return write_features(restored) if what == "features" else write_gradients(restored)
+    writers = {"features": write_features, "gradients": write_gradients, "batch_norm": write_batch_norm}
+    return writers[what](restored)
 
 
 def _settings(node: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ import numpy as np
 
 from ltexp.run_folder import write_metrics
 
+KINDS = ("mean", "variance")  # of batch norm's running statistics
+
 
 def record(**changes: Any) -> dict[str, Any]:
     """A finished record of three classes; `all=` sets its accuracy."""
@@ -56,6 +58,10 @@ def write_measured(folder: Path) -> None:
     arrays |= {"test_features": draws.normal(size=(8, 5)), "test_labels": labels}
     arrays["classifier_weight"] = draws.normal(size=(3, 5))
     np.savez(folder / "features.npz", **arrays)
+    statistics = {
+        f"{s}/{layer}/{kind}": draws.random(4) for s in ("stage1", "stage2") for layer in "ab" for kind in KINDS
+    }
+    np.savez(folder / "batch_norm.npz", **statistics)  # type: ignore[arg-type]
     (folder / "stage2").mkdir(exist_ok=True)
     (folder / "stage1" / "feature_norms.csv").write_text("epoch,0,1,2\n0,1.0,2.0,\n1,1.5,2.5,\n")
     rows = [{"class": label, "positive": 1.0, "negative": 3.0 - label} for label in range(3)]

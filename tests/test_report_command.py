@@ -47,7 +47,8 @@ def test_a_folder_may_have_an_equals_sign(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("t.md", "| method"), ("t.csv", "method,"), ("t.tex", r"\begin"), ("t.txt", "┏")]
+    ("name", "start"),
+    [("t.md", "| method"), ("t.csv", "method,"), ("t.tex", "% needs"), ("t.txt", "cifar10_lt, ratio 100")],
 )
 def test_the_ending_of_a_file_chooses_the_format(name: str, start: str, tmp_path: Path) -> None:
     out = tmp_path / name
@@ -58,7 +59,7 @@ def test_the_ending_of_a_file_chooses_the_format(name: str, start: str, tmp_path
 def test_help_has_examples_columns_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("python -m ltexp.report", "best_on_test", *kinds(), "metric=  all | many"):
+    for part in ("ltexp report RUN", "best_on_test", *kinds(), "metric=  all | many"):
         assert part in text
     for kind in kinds():
         assert all(meaning for meaning in options(kind).values()), kind
@@ -102,8 +103,8 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert main([str(tmp_path / "runs"), f"out={out}"]) == 0
     text = out.read_text()
     assert "[40.5,0.7" in text
-    assert "runs/a0/record.json" in text
-    assert "runs/b/config.yaml" in text
+    assert "page_files/000_crt_cifar10_lt_seed0/record.json" in text
+    assert (tmp_path / "page_files" / "002_crt_cifar10_lt_seed0" / "record.json").is_file()
     assert "over the keys that a sweep varied" in text
     assert text.count("data:image/png;base64,") >= 3
     assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0

@@ -8,11 +8,12 @@ from records import record, write
 
 from ltexp.errors import ConfigError
 from ltexp.report.__main__ import main
-from ltexp.report.figures.sweep import Axes, _points, _positions, choose_axes, draw
+from ltexp.report.figures.sweep import Axes, _points, choose_axes, draw
 from ltexp.report.groups import group_runs
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
-from ltexp.report.swept import swept_values
+from ltexp.report.scale import Places, places
+from ltexp.report.swept import in_place_of, swept_values
 
 
 def swept(*settings: dict[str, Any]) -> list[Run]:
@@ -51,11 +52,31 @@ def test_numbers_go_along_the_axes_and_names_make_lines(columns: dict[str, list[
 
 
 def test_numbers_stand_in_their_places_unless_they_would_touch() -> None:
-    assert _positions(["2", "1", "4"]) == ({"2": 2.0, "1": 1.0, "4": 4.0}, None)
-    assert _positions(["0.001", "0.01", "0.1"])[1] is None  # on a log axis
-    close = ["0.9", "0.999", "0.99", "0.9999"]
-    assert _positions(close) == ({"0.9": 0.0, "0.99": 1.0, "0.999": 2.0, "0.9999": 3.0}, sorted(close, key=float))
-    assert _positions([str(value) for value in range(40)])[1] is None
+    assert places(["2", "1", "4"]) == Places({"2": 2.0, "1": 1.0, "4": 4.0}, {1.0: "1", 2.0: "2", 4.0: "4"})
+    assert places(["0.001", "0.01", "0.1"]).logarithmic
+    assert places(["1", "5.0", "5.1"]).of == {"1": 0.0, "5.0": 1.0, "5.1": 2.0}
+    assert places([str(value) for value in range(40)]).ticks is None
+
+
+def test_numbers_near_one_stand_by_their_distance_to_it_and_names_behind_them() -> None:
+    found = places(["0.9", "0.999", "0.99", "0.9999", "inverse_frequency"])
+    expected = {"0.9": 1, "0.99": 2, "0.999": 3, "0.9999": 4, "inverse_frequency": 5}  # -log10(1 - value)
+    assert found.of == pytest.approx(expected)
+    assert found.ticks is not None
+    assert list(found.ticks.values())[-1] == "inverse_frequency"
+    assert "log(1 − value)" in found.note
+    assert [found.ordered(value) for value in ("0.9", "inverse_frequency")] == [True, False]
+
+
+def test_a_key_typed_in_the_place_of_another_is_a_value_of_its_own(tmp_path: Path) -> None:
+    runs = []
+    for number, typed in enumerate(["loss.beta=0.9", "loss.beta=0.99", "loss.beta=0.999", "loss.weighting=inverse"]):
+        folder = write(tmp_path / str(number), overrides=[typed], config_hash=typed)
+        (folder / "config.yaml").write_text("loss: {beta: 0.999, weighting: effective}")
+        runs.append(Run(folder, record(overrides=[typed], config_hash=typed)))
+    groups = group_runs(runs)
+    assert in_place_of(groups, swept_values(groups)) == {"loss.beta": ["0.9", "0.99", "0.999", "inverse"]}
+    draw(runs, tmp_path / "sweep.png")  # without this, two runs would stand at beta = 0.999
 
 
 def test_a_value_that_was_not_typed_comes_from_the_config(tmp_path: Path) -> None:
@@ -98,11 +119,12 @@ def test_the_table_of_a_sweep_has_a_column_for_each_key(tmp_path: Path) -> None:
             tmp_path / f"{a}{b}", overrides=[f"a={a}", f"stage2.b={b}", "c=3"], config_hash=f"{a}{b}", all=10.0 * a + b
         )
     table = results_table(group_runs(find_runs([tmp_path])[0]))
-    assert [column.title for column in table.columns[4:6]] == ["a", "stage2.b"]
-    assert [row[4:6] for row in table.rows] == [["1", "1"], ["1", "2"], ["2", "1"]]
+    assert table.title == "crt, cifar10_lt, ratio 100, resnet32"
+    assert [column.title for column in table.columns[:2]] == ["a", "b"]
+    assert [row[:2] for row in table.rows] == [["1", "1"], ["1", "2"], ["2", "1"]]
     assert "every run with c=3" in table.notes
     asked = results_table(group_runs(find_runs([tmp_path])[0]), "overrides,all")
-    assert [row[0] for row in asked.rows] == ["a=1 stage2.b=1", "a=1 stage2.b=2", "a=2 stage2.b=1"]
+    assert [row[0] for row in asked.rows] == ["a=1 b=1", "a=1 b=2", "a=2 b=1"]
     assert "every run with c=3" in asked.notes
     for_machines = results_table(group_runs(find_runs([tmp_path])[0]), "overrides", full=True)
     assert for_machines.rows[0] == ["a=1 c=3 stage2.b=1"]

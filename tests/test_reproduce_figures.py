@@ -116,7 +116,7 @@ def test_a_figure_is_drawn_of_runs_that_are_there(
     assert main(["figure=kps/3.7", "groups=3", "out=drawn.svg"]) == 0
     assert capsys.readouterr().out.strip() == "drawn_a.svg"
     text = (tmp_path / "drawn_a.svg").read_text()
-    assert "<!-- kps, stage1.loss.gradient_adjustment=false -->" in text
+    assert "<!-- kps, gradient_adjustment=false -->" in text
 
 
 def test_a_run_in_other_words_counts_where_its_config_is_the_same(tmp_path: Path) -> None:

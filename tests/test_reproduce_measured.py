@@ -9,7 +9,7 @@ from records import record, write
 from ltexp.papers import all_cells, match_cells
 from ltexp.report.formats import as_text
 from ltexp.report.records import Run
-from ltexp.reproduce.compare import compare, to_page, to_table
+from ltexp.reproduce.compare import compare, sort_lines, to_page, to_table
 from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
@@ -119,9 +119,9 @@ def test_an_error_table_is_compared_in_errors() -> None:
     )
     assert line.value is not None
     assert (line.value.mean, round(line.difference or 0, 2)) == (55.0, 0.03)
-    row = to_table([line]).rows[0]
-    assert row[-5] == "54.97"
-    assert row[-2] == "+0.03"
+    table = to_table([line])
+    found = {column.name: cell for column, cell in zip(table.columns, table.rows[0], strict=True)}
+    assert (found["published"], found["difference"]) == ("54.97", "+0.03")
 
 
 def test_classes_and_shots_come_from_the_same_run() -> None:
@@ -163,3 +163,19 @@ def test_the_page_has_each_run_once_with_its_command_and_links(tmp_path: Path) -
     assert text.count("ltexp train method=mislas dataset=cifar100_lt") == 1
     assert "</script><b>" not in text
     assert "://" not in text.replace("http://www.w3.org", "")  # nothing is fetched
+
+
+def test_lines_are_sorted_within_their_table_with_the_best_first_and_the_unmeasured_last() -> None:
+    """Of errors the smallest is the best; the other way round those without a figure still come last."""
+    cells = match_cells(all_cells(), "mislas/3/*/cifar100_lt/100")
+    found = [run("mislas/3/mislas/cifar100_lt/100", all=40.0), run("mislas/3/crt_mixup/cifar100_lt/100", all=45.0)]
+    lines = compare(cells, Outputs(found), True)
+    best = [line.cell.method for line in sort_lines(lines, "measured")]
+    assert best[:2] == ["crt_mixup", "mislas"]
+    assert [line.cell.method for line in sort_lines(lines, "-measured")][:2] == ["mislas", "crt_mixup"]
+    published = [line.cell.value for line in sort_lines(lines, "published")]
+    assert published == sorted(published, reverse=True)
+    errors = compare(match_cells(all_cells(), "kps/3.6/*/cifar10_lt/100"), Outputs([]), True)
+    assert [line.cell.value for line in sort_lines(errors, "published")] == [17.26, 17.94]
+    table = to_table(sort_lines(lines, "measured"))
+    assert {place for place, _ in table.best} == {0}

@@ -10,6 +10,8 @@ import numpy as np
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.errors import ConfigError
+from ltexp.evaluation.further import further_metrics
+from ltexp.evaluation.temperature import fit_temperature
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part
 from ltexp.models.cost import Cost, cost_of
@@ -38,12 +40,31 @@ class LoadedStage:
     model: Model
 
     def measure(self) -> dict[str, Any]:
-        """Metrics on the test split, in percent."""
+        """Metrics on the test split: those of a record and of `ltexp.evaluation.further`."""
         loader = self.session.evaluation_loader(self.session.data.test)
         precision = self.session.config.trainer.precision
         predictions = predict(self.model, loader, precision, examined=self.session.examined)
         metrics, _ = self.session.metrics(predictions.logits, predictions.labels, self.model.logit_scale)
-        return metrics
+        return metrics | further_metrics(predictions.logits * self.model.logit_scale, predictions.labels)
+
+    def scale_by_temperature(self) -> tuple[float, int]:
+        """Divides the model's logits by the temperature that suits the held-out images best.
+
+        Returns:
+            The temperature, and how many images it is from.
+
+        Raises:
+            ConfigError: if the run holds none out.
+        """
+        held_out = self.session.data.validation
+        if held_out is None:
+            raise ConfigError("temperature=true needs held-out images: train with dataset.validation.fraction=0.1")
+        predictions = predict(
+            self.model, self.session.evaluation_loader(held_out), self.session.config.trainer.precision
+        )
+        temperature = fit_temperature(predictions.logits * self.model.logit_scale, predictions.labels)
+        self.model.logit_scale /= temperature
+        return temperature, len(predictions.labels)
 
     def cost(self) -> Cost:
         """Parameters and operations of the model's parts."""

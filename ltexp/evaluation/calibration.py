@@ -64,11 +64,16 @@ def check_predictions(values: npt.NDArray[Any], labels: npt.NDArray[Any], name: 
         raise DataError(f"labels go from {labels.min()} to {labels.max()}, but {name} have {values.shape[1]} classes")
 
 
+def bin_edges(bins: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """(bins + 1,) the edges of bins of equal width over [0, 1]."""
+    return np.arange(bins + 1, dtype=dtype) / bins
+
+
 def bin_confidences(confidence: npt.NDArray[Any], correct: npt.NDArray[np.bool_], bins: int = 15) -> Reliability:
     """As `reliability`, from the confidence (N,) of each prediction and whether it was right (N,)."""
     # Edges in the precision of the confidences: 0.2 in float32 lies above 0.2 in float64 and would change its bin. And
     # the edges decide, not confidence * bins, which rounding could carry over an edge.
-    edges = np.arange(bins + 1, dtype=np.result_type(confidence.dtype, np.float32)) / bins
+    edges = bin_edges(bins, np.result_type(confidence.dtype, np.float32))
     which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(which, minlength=bins)
     present = np.maximum(count, 1)

@@ -1,12 +1,12 @@
 """Tables and figures from any set of runs.
 
-    python -m ltexp.report outputs/                                  the table of every finished run below
-    python -m ltexp.report outputs/multirun format=latex out=table.tex
-    python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
-    python -m ltexp.report outputs/quickstart stages=true            a row for each stage
-    python -m ltexp.report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
-    python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
-    python -m ltexp.report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
+    ltexp report outputs/                                  the table of every finished run below
+    ltexp report outputs/multirun format=latex out=table.tex
+    ltexp report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
+    ltexp report outputs/quickstart stages=true            a row for each stage
+    ltexp report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
+    ltexp report outputs/quickstart figure=reliability out=reliability.pdf
+    ltexp report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
 
 Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
@@ -15,6 +15,8 @@ keys:
   format=terminal|markdown|csv|latex|html    default: as the ending of out= says (.md, .csv, .tex, .html)
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
+  posthoc=true|false                   a further row for each evaluation that ltexp evaluate has kept
+  sort=NAME                            by a column, the best first; sort=-NAME the other way round
   columns=NAME,+NAME                   {columns}
   figure=KIND                          one of these, with its own keys:
 {figures}
@@ -31,13 +33,14 @@ from ltexp.errors import ConfigError, DataError
 from ltexp.names import unknown_name
 from ltexp.report import figures
 from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
-from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, as_text, put_out, to_terminal
+from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, put_out
 from ltexp.report.groups import group_runs
-from ltexp.report.html import runs_page
+from ltexp.report.html import write_runs_page
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
+from ltexp.report.terminal import Grid
 
-KEYS = ("format", "out", "stages", "columns", "figure")
+KEYS = ("format", "out", "stages", "columns", "sort", "posthoc", "figure")
 
 
 def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -50,21 +53,25 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     known = [*KEYS, *(figures.options(chosen) if chosen in figures.kinds() else ())]
     folders, options = split_words(words, known, lambda word: "=" not in word or Path(word).exists())
     if not folders:
-        raise ConfigError("name at least one folder: python -m ltexp.report DIR [key=value ...]")
+        raise ConfigError("name at least one folder: ltexp report DIR [key=value ...]")
     _check(options)
     return [Path(folder) for folder in folders], options
 
 
 def _check(options: dict[str, str]) -> None:
-    read_choice(options, "format", ["terminal", *FORMATS, "html"])
+    read_choice(options, "format", [*FORMATS, "html"])
     read_choice(options, "figure", list(figures.kinds()))
-    read_flag(options, "stages")
-    for key in ("format", "stages", "columns"):
+    for flag in ("stages", "posthoc"):
+        read_flag(options, flag)
+    for key in ("format", "stages", "columns", "sort", "posthoc"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
-    for name in options.get("columns", "").split(","):
-        if name.strip() and find_column(name.strip().removeprefix("+")) is None:
-            raise ConfigError(unknown_name("column", name.strip().removeprefix("+"), [*COLUMNS, OF_A_CLASS]))
+    if options.get("format") == "html" and "out" not in options:
+        raise ConfigError("format=html needs a file: out=runs.html")
+    names = [name.strip().removeprefix("+") for name in options.get("columns", "").split(",")]
+    for name in (*names, options.get("sort", "").removeprefix("-")):
+        if name and find_column(name) is None:
+            raise ConfigError(unknown_name("column", name, [*COLUMNS, OF_A_CLASS]))
 
 
 def report(runs: Sequence[Run], options: dict[str, str]) -> None:
@@ -80,17 +87,19 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     name = options.get("format", endings.get(out.suffix.lower(), "terminal") if out else "terminal")
     stages = read_flag(options, "stages") or False
     groups = group_runs(runs)
-    table = results_table(groups, options.get("columns"), stages, full=name == "csv")
+    posthoc = read_flag(options, "posthoc") or False
+    table = results_table(groups, options.get("columns"), stages, name == "csv", options.get("sort"), posthoc)
     if name == "terminal" and out is None:
         window = Console()
         # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
-        (window if window.is_terminal else Console(width=UNLIMITED)).print(to_terminal(table), soft_wrap=False)
+        (window if window.is_terminal else Console(width=UNLIMITED)).print(Grid(table))
         return
     if name == "html":
-        text = runs_page(groups, table, out.parent if out else Path())
-    else:
-        text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
-    put_out(text, out)
+        assert out is not None
+        write_runs_page(groups, table, out)
+        print(out)
+        return
+    put_out(FORMATS[name](table), out)
 
 
 def usage() -> str:

@@ -7,9 +7,10 @@ import numpy as np
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.names import unknown_name
-from ltexp.report.drawing import literal
 from ltexp.report.records import Run
+from ltexp.report.text import shorten
 
+MOST_WIDE = 18  # columns of a class name
 MOST_CLASSES = 20  # that are shown one by one; more are put together in groups
 BY_NAME = "name:"  # before a class's name that would else be a label
 GROUPS = 10  # of equally many classes (Li Mengke's thesis, Figs. 3.7 and 3.8)
@@ -27,9 +28,9 @@ def class_names(run: Run) -> list[str]:
     return [str(name) for name in names]
 
 
-def class_titles(run: Run) -> list[str]:
-    """(C,) `class_names` as figures write them."""
-    return [literal(name) for name in class_names(run)]
+def shown_names(run: Run, most: int = MOST_WIDE) -> list[str]:
+    """(C,) names in label order as figures show them: on one line, the middle of long ones cut out."""
+    return [shorten(name, most) for name in class_names(run)]
 
 
 def check_same_classes(runs: Sequence[Run]) -> None:
@@ -52,7 +53,7 @@ def frequency_groups(run: Run, groups: str | None) -> tuple[list[Ints], list[str
     if groups is None:
         groups = "none" if len(order) <= MOST_CLASSES else str(GROUPS)
     if groups == "none":
-        names = class_titles(run)
+        names = shown_names(run)
         return [order[i : i + 1] for i in range(len(order))], [f"{names[label]}\n{counts[label]}" for label in order]
     if not groups.isdecimal() or not 1 <= int(groups) <= len(order):
         raise ConfigError(f"invalid groups={groups}: expected none, or a number up to the {len(order)} classes")

@@ -7,7 +7,9 @@ from typing import Any
 
 from ltexp.evaluation.record import seen_beyond
 from ltexp.report.groups import Group, Statistic, statistic
-from ltexp.report.swept import FACTS, UNKNOWN, swept_values
+from ltexp.report.predicted import further, kept_evaluations
+from ltexp.report.swept import FACTS, UNKNOWN, short_names, swept_values
+from ltexp.report.table import ABSENT
 
 Cell = str | int | Statistic | None
 
@@ -16,15 +18,17 @@ SELECTIONS = {"last": "last epoch"}  # how a selection protocol is named in capt
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: runs that differ by seed, as a whole or at the end of one stage.
+    """One line of a table: runs that differ by seed, as a whole, at the end of one stage, or evaluated again.
 
     Attributes:
         group: the runs.
         stage: position of the stage; None for the run's result.
+        posthoc: the name of an evaluation that `ltexp evaluate` kept of each run; None for the run's own.
     """
 
     group: Group
     stage: int | None = None
+    posthoc: str | None = None
 
     @property
     def stages(self) -> list[list[dict[str, Any]]]:
@@ -32,15 +36,29 @@ class Row:
         found = [run.record["stages"] for run in self.group.runs]
         return found if self.stage is None else [[stages[self.stage]] for stages in found]
 
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """For each run the metrics that this row is about."""
+        if self.posthoc is not None:
+            return [kept_evaluations(run)[self.posthoc]["metrics"] for run in self.group.runs]
+        if self.stage is not None:
+            return [stages[0]["metrics"] for stages in self.stages]
+        return [run.record["metrics"] for run in self.group.runs]
+
     def metrics(self, name: str) -> Statistic | None:
-        """A metric in percent over the runs."""
-        if self.stage is None:
-            return statistic([run.record["metrics"].get(name) for run in self.group.runs])
-        return statistic([stages[0]["metrics"].get(name) for stages in self.stages])
+        """A metric of the record in percent over the runs."""
+        return statistic([metrics.get(name) for metrics in self.found])
+
+    def further(self, name: str) -> Statistic | None:
+        """A metric of `ltexp.evaluation.further` over the runs."""
+        last = self.stage is None or self.stage == len(self.group.record["stages"]) - 1
+        final = self.posthoc is None and last
+        pairs = zip(self.group.runs, self.found, strict=True)
+        return statistic([further(run, name, metrics, final) for run, metrics in pairs])
 
     def accuracy_of(self, label: int) -> Statistic | None:
         """Accuracy on one class in percent over the runs; None where there is no such class."""
-        found = [stages[-1]["metrics"]["per_class"] for stages in self.stages]
+        found = [metrics["per_class"] for metrics in self.found]
         return statistic([accuracies[label] if label < len(accuracies) else None for accuracies in found])
 
     def best(self, split: str) -> Statistic | None:
@@ -67,6 +85,8 @@ class Column:
         value: the function that gives a row's value.
         numeric: whether it is set flush right.
         digits: after the decimal point of a mean.
+        better: 1 if more is better, -1 if less is; 0 if neither.
+        free: whether it is free text, which needs no heading of its own where it stands alone.
     """
 
     name: str
@@ -74,14 +94,27 @@ class Column:
     value: Callable[[Row], Cell]
     numeric: bool = False
     digits: int = 2
+    better: int = 0
+    free: bool = False
+
+
+def plain(cell: Cell, column: Column) -> str:
+    """A cell as people read it."""
+    if isinstance(cell, Statistic):
+        return cell.text(column.digits)
+    return ABSENT if cell is None else str(cell)
 
 
 def _of_record(name: str, title: str, key: str) -> Column:
     return Column(name, title, lambda row: str(row.group.record.get(key) or "–"))
 
 
-def _metric(name: str, title: str) -> Column:
-    return Column(name, title, lambda row: row.metrics(name), numeric=True)
+def _metric(name: str, title: str, better: int = 1) -> Column:
+    return Column(name, title, lambda row: row.metrics(name), numeric=True, better=better)
+
+
+def _further(name: str, title: str, better: int = 1, digits: int = 2) -> Column:
+    return Column(name, title, lambda row: row.further(name), numeric=True, better=better, digits=digits)
 
 
 def _stage_text(row: Row, key: str) -> str:
@@ -94,9 +127,10 @@ _ALL = [
     _of_record("imbalance", "imbalance", "imbalance"),
     Column("ratio", "ratio", lambda row: f"{row.group.record['imbalance_ratio']:g}", numeric=True),
     _of_record("backbone", "backbone", "backbone"),
-    Column("overrides", "overrides", lambda row: " ".join(row.group.overrides)),
+    Column("overrides", "overrides", lambda row: " ".join(row.group.overrides), free=True),
     Column("stage", "stage", lambda row: _stage_text(row, "name")),
     Column("classifier", "classifier", lambda row: _stage_text(row, "classifier")),
+    Column("posthoc", "post hoc", lambda row: row.posthoc),
     Column("epochs", "epochs", lambda row: _stage_text(row, "epochs"), numeric=True),
     Column("config", "config", lambda row: str(row.group.record.get("config_hash") or "–")[:8]),
     Column("subset", "subset", lambda row: str(row.group.record.get("subset_hash") or "–")[:8]),
@@ -106,10 +140,18 @@ _ALL = [
     Column("seeds", "seeds", lambda row: ",".join(str(run.record["seed"]) for run in row.group.runs)),
     Column("n", "n", lambda row: len(row.group.runs), numeric=True),
     *(_metric(name, name) for name in ("all", "many", "medium", "few")),
-    _metric("ece", "ECE"),
-    _metric("mce", "MCE"),
-    Column("best_on_test", "best on test", lambda row: row.best("test"), numeric=True),
-    Column("best_on_validation", "best on validation", lambda row: row.best("validation"), numeric=True),
+    _metric("ece", "ECE", -1),
+    _metric("mce", "MCE", -1),
+    _further("balanced", "balanced"),
+    _further("macro_f1", "macro-F1"),
+    _further("geometric_mean", "G-mean"),
+    _further("harmonic_mean", "H-mean"),
+    _further("lowest", "lowest"),
+    _further("classwise_ece", "class-wise ECE", -1),
+    _further("nll", "NLL", -1, digits=3),
+    _further("brier", "Brier", -1, digits=3),
+    Column("best_on_test", "best on test", lambda row: row.best("test"), numeric=True, better=1),
+    Column("best_on_validation", "best on validation", lambda row: row.best("validation"), numeric=True, better=1),
     Column("seconds", "seconds", lambda row: row.total("seconds"), numeric=True, digits=0),
     Column(
         "images_per_second",
@@ -127,14 +169,15 @@ def find_column(name: str) -> Column | None:
     """The column `name`: one of `COLUMNS`, or accK for the accuracy on the class with label K; None: there is none."""
     if (found := re.fullmatch(r"acc(\d{1,6})", name)) is not None:
         label = int(found[1])
-        return Column(name, f"Acc{label}", lambda row: row.accuracy_of(label), numeric=True)
+        return Column(name, f"Acc{label}", lambda row: row.accuracy_of(label), numeric=True, better=1)
     return COLUMNS.get(name)
 
 
 MOST_SWEPT = 4  # keys with columns of their own
 METRICS = ("n", "all", "many", "medium", "few", "ece")
 _PROTOCOL = ("config", "subset", "selection", "shot_rule")
-IDENTITY = ("method", "dataset", "imbalance", "ratio", "backbone", "overrides", *_PROTOCOL)
+SHARED = ("method", "dataset", "imbalance", "ratio", "backbone")  # what a caption says of all rows
+IDENTITY = (*SHARED, "overrides", *_PROTOCOL)
 
 
 def selection_text(selection: str) -> str:
@@ -143,22 +186,22 @@ def selection_text(selection: str) -> str:
 
 
 def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
-    """What tells the rows apart, and the metrics. A choice that all rows share is left to the caption.
+    """What tells the rows apart, and the metrics. What all rows share is left to the caption.
 
     Args:
         rows: the table's rows, at least one.
         stages: whether they are stages.
     """
-    names = ["method", "dataset", "ratio", "backbone"]
-    if any(row.group.record["imbalance"] not in ("longtail", "given") for row in rows):
-        names.insert(2, "imbalance")
-    names += [name for name in ("overrides", "selection", "shot_rule") if _varies(name, rows)]
+    names = [name for name in (*SHARED, "overrides", "selection", "shot_rule") if _varies(name, rows)]
     names += ["beyond"] if any(seen_beyond(row.group.record) for row in rows) else []
     names += ["stage", "classifier"] if stages else []
+    names += ["posthoc"] if any(row.posthoc for row in rows) else []
     for name in ("config", "subset"):
         if _varies(name, rows) and len({_values(names, row) for row in rows}) < len(rows):
             names.append(name)
-    chosen = [[COLUMNS[name]] for name in (*names, *METRICS)]
+    names = names or ["method"]
+    metrics = [name for name in METRICS if name != "n" or _varies("n", rows)]
+    chosen = [[COLUMNS[name]] for name in (*names, *metrics)]
     if "overrides" in names and (keys := _swept_columns(rows)):
         chosen[names.index("overrides")] = keys
     return [column for columns in chosen for column in columns]
@@ -171,8 +214,9 @@ def _swept_columns(rows: Sequence[Row]) -> list[Column]:
     if len(swept) > MOST_SWEPT or any(UNKNOWN in values for values in swept.values()):
         return []
     of_group = {key: dict(zip(map(id, groups), values, strict=True)) for key, values in swept.items()}
+    names = short_names(groups)
     return [
-        Column(key, key, lambda row, key=key: of_group[key][id(row.group)], numeric=True)  # type: ignore[misc]
+        Column(key, names.get(key, key), lambda row, key=key: of_group[key][id(row.group)], numeric=True)  # type: ignore[misc]
         for key in swept
     ]
 

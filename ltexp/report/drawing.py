@@ -1,22 +1,22 @@
-"""What the figures share: colours, panels side by side, and files."""
+"""What the figures share: colours, panels side by side, and names."""
 
-import io
 import re
-import textwrap
-import warnings
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len
 
 from ltexp.errors import ConfigError, DataError
-from ltexp.files import atomic_write
+from ltexp.report.groups import group_runs
+from ltexp.report.keys import short_override
 from ltexp.report.records import Run
+from ltexp.report.swept import short_names
 from ltexp.report.table import ratio_text
+from ltexp.report.text import shorten, wrap
 from ltexp.run_folder import PREDICTIONS
 
 # Okabe and Ito's palette: told apart by the colour-blind, and different greys in print
@@ -31,46 +31,28 @@ MARKERS = (
     (BLACK, "X"),
 )
 SHADES = {"many": "#ffffff", "medium": "#efefef", "few": "#dddddd"}
-FORMATS = (".png", ".pdf", ".svg")
 MOST_PANELS = 16
-OTHER_SCRIPTS = (  # fonts of the letters that DejaVu lacks, the first that are installed
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC"),
-    *(
-        "Microsoft YaHei",
-        "Hiragino Sans",
-        "Noto Sans Devanagari",
-        "Noto Sans Thai",
-        "Noto Sans Arabic",
-        "Noto Sans Hebrew",
-    ),
-)
-LONGEST = 60  # characters of a name in a figure
-LINE = 44  # characters of a line of a title, which is as wide as a panel
+PAGE = 12.0, 15.0  # inches that no figure is larger than
+LINE = 38  # characters of a line of a title, which is as wide as a panel
+MOST_LINES = 3  # of a title or of a name in a legend
+VALUE = 24  # characters of a name or a value of an override
+
+# a line over an equal one lets it be seen: each further one is thinner, and with gaps of its own
+_DASHES = ("-", (0, (5, 2.5)), (0, (1.2, 1.6)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (1, 3)), (0, (9, 3)))
+_STROKES = {color: (2.6 - 0.22 * place, _DASHES[place]) for place, (color, _) in enumerate(MARKERS)}
+
+
+def stroke(color: str, strength: float = 1.0) -> dict[str, Any]:
+    """Keywords of the line of the series with this colour of `MARKERS`; `strength` times its usual width."""
+    width, dashes = _STROKES[color]
+    return {"color": color, "linewidth": strength * width, "linestyle": dashes}
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure of `width` x `height` inches that needs no display."""
-    import matplotlib
+    """An empty matplotlib figure of `width` x `height` inches, or of a page, without display and global state."""
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["font.family"] = _fonts()
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
-
-
-@cache
-def _fonts() -> list[str]:
-    """Matplotlib's own font, and behind it those of other scripts that this machine has."""
-    from matplotlib import font_manager
-
-    there = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in there)]
-
-
-def literal(text: str) -> str:
-    """A user's text for a figure: on one line, not too long, and without matplotlib's reading of `$`."""
-    line = " ".join(text.encode(errors="replace").decode().split())
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace("$", r"\$")
+    return Figure(figsize=(min(width, PAGE[0]), min(height, PAGE[1])), dpi=200, layout="constrained")
 
 
 def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[Any]]:
@@ -79,10 +61,7 @@ def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[
     Raises:
         ConfigError: for more runs than a page can hold.
     """
-    if len(runs) > MOST_PANELS:
-        raise ConfigError(f"{len(runs)} runs are too many for one figure: choose folders with at most {MOST_PANELS}")
-    columns = min(len(runs), 4)
-    rows = -(-len(runs) // columns)
+    rows, columns = panel_grid(len(runs))
     figure = new_figure(width * columns, height * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for unused in axes[len(runs) :]:
@@ -90,18 +69,41 @@ def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[
     return figure, axes[: len(runs)]
 
 
+def panel_grid(number: int) -> tuple[int, int]:
+    """(rows, columns) of so many panels, at most four in a row.
+
+    Raises:
+        ConfigError: for more than a page can hold.
+    """
+    if number > MOST_PANELS:
+        raise ConfigError(f"{number} runs are too many for one figure: choose folders with at most {MOST_PANELS}")
+    columns = min(number, 4)
+    return -(-number // columns), columns
+
+
 def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
     """A name for each run: its method, and whatever else (its seed only if `seeds`) tells it from the others.
 
-    Long ones have several lines. An override that all runs have, as far as they have its stage, tells them not apart.
+    Keys are as short as they stay unique, and long names have several lines. An override that all runs have, as far as
+    they have its stage, tells them not apart.
     """
-    facts = [_facts(run) | {"overrides": " ".join(_own_overrides(run, runs))} for run in runs]
+    short = short_names(group_runs(runs))
+    own = [[short_override(text, short, VALUE) for text in _own_overrides(run, runs)] for run in runs]
+    facts = [_facts(run) | {"overrides": " ".join(texts)} for run, texts in zip(runs, own, strict=True)]
     for fact in facts if not seeds else ():
         del fact["seed"]
     differing = [key for key in facts[0] if len({fact[key] for fact in facts}) > 1]
     shown = [key for key in facts[0] if key == "method" or key in differing]
-    names = [", ".join(fact[key].replace("$", r"\$") for key in shown if fact[key]) for fact in facts]
-    return [textwrap.fill(name, LINE, break_long_words=False, break_on_hyphens=False) for name in names]
+    names = [", ".join(fact[key] for key in shown if fact[key]) for fact in facts]
+    return [fill(name) for name in names]
+
+
+def fill(text: str, width: int = LINE) -> str:
+    """`text` in at most `MOST_LINES` lines of `width` columns; what is beyond them is cut."""
+    lines = wrap(text, width)
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], shorten(" ".join(lines[MOST_LINES - 1 :]), width)]
+    return "\n".join(lines)
 
 
 def _own_overrides(run: Run, runs: Sequence[Run]) -> list[str]:
@@ -114,9 +116,18 @@ def _own_overrides(run: Run, runs: Sequence[Run]) -> list[str]:
     ]
 
 
+def number_ticks(axis: Any, low: float, high: float) -> None:
+    """Whole numbers along a log axis, also a colour bar's, from `low` to `high`, few enough to be apart."""
+    wide = high / max(low, 1e-9) > 300
+    ticks = [step * 10**power for power in range(9) for step in ((1,) if wide else (1, 2, 5))]
+    inside = [tick for tick in ticks if low <= tick <= high] or [max(round(low), 1)]
+    axis.set_ticks(inside, [f"{tick:,}" for tick in inside])
+    axis.set_ticks([], minor=True)
+
+
 def legend_below(figure: Any, names: Sequence[str]) -> None:
     """A legend below all panels of what is labelled `names`, in as many columns as the figure's width can take."""
-    longest = max(len(line) for name in names for line in name.splitlines())
+    longest = max(cell_len(line) for name in names for line in name.splitlines())
     columns = int(figure.get_figwidth() * 13) // (longest + 6)  # characters of 8 points to the inch
     figure.legend(loc="outside lower center", ncols=max(1, min(len(names), columns)), fontsize=8, frameon=False)
 
@@ -125,14 +136,14 @@ def common(runs: Sequence[Run]) -> str:
     """What all runs share of dataset and backbone, for a figure's heading."""
     facts = [_facts(run) for run in runs]
     shared = [key for key in ("dataset", "ratio", "backbone") if len({fact[key] for fact in facts}) == 1]
-    return ", ".join(literal(facts[0][key]) for key in shared)
+    return fill(", ".join(facts[0][key] for key in shared), 2 * LINE)
 
 
 def _facts(run: Run) -> dict[str, str]:
     record = run.record
     return {
-        "method": str(record["method"] or "run"),
-        "dataset": str(record["dataset"]).encode(errors="replace").decode(),
+        "method": shorten(str(record["method"] or "run"), 2 * VALUE),
+        "dataset": shorten(str(record["dataset"]), 2 * VALUE),
         "ratio": ratio_text(record),
         "backbone": str(record["backbone"]),
         "overrides": "",
@@ -186,10 +197,12 @@ def load_feature_norms(run: Run) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
     return arrays["feature_norms"], arrays["labels"]
 
 
-def load_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, npt.NDArray[Any]]:
+def load_arrays(path: Path, names: Sequence[str] | None, advice: str) -> dict[str, npt.NDArray[Any]]:
     """The arrays `names` of the file `path` (.npz).
 
     Args:
+        path: the file.
+        names: the arrays; None: all that it has.
         advice: what makes the file anew.
 
     Raises:
@@ -197,39 +210,9 @@ def load_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, npt.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            return {name: arrays[name] for name in (arrays.files if names is None else names)}
     except OSError as error:
         raise DataError(f"this figure needs {path} ({error.strerror or error}): {advice}") from None
     except (ValueError, KeyError, EOFError, BadZipFile):
-        raise DataError(f"{path} is damaged or lacks {' or '.join(names)}: {advice}") from None
-
-
-def save(figure: Any, path: Path) -> None:
-    """Writes `figure` in one step, in the format that the ending of `path` names.
-
-    Raises:
-        ConfigError: for another ending than .png, .pdf or .svg.
-        LtexpError: if the file cannot be written.
-    """
-    check_ending(path)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        # letters that no font has are drawn as boxes; the tables have them as they are
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        _write(figure, content, path)
-    with atomic_write(path) as file:
-        file.write(content.getvalue())
-
-
-def _write(figure: Any, content: io.BytesIO, path: Path) -> None:
-    # without a date, the same run gives the same file
-    dates = {".pdf": "CreationDate", ".svg": "Date"}
-    metadata = {dates[path.suffix.lower()]: None} if path.suffix.lower() in dates else {}
-    # tight: titles of any length stay on the page, and panels of equal sides leave no empty band
-    figure.savefig(content, format=path.suffix.lower()[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.06)
-
-
-def check_ending(path: Path) -> None:
-    """Raises a ConfigError if no figure can be written with the ending of `path`."""
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"a figure's file ends in {', '.join(FORMATS)}, not {path.suffix or path.name!r}: {path}")
+        lacks = f" or lacks {' or '.join(names)}" if names else ""
+        raise DataError(f"{path} is damaged{lacks}: {advice}") from None

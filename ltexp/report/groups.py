@@ -22,7 +22,8 @@ class Statistic:
     deviation: float | None
 
     def text(self, digits: int, plus_minus: str = "±") -> str:
-        """`45.12 ± 0.31`, or `45.12` for a single value."""
+        """`45.12 ± 0.31`, or `45.12` for a single value; a decimal less from 100 on, for four digits at most."""
+        digits -= 1 if digits > 1 and round(abs(self.mean), digits) >= 100 else 0
         mean = f"{self.mean:.{digits}f}"
         return mean if self.deviation is None else f"{mean} {plus_minus} {self.deviation:.{digits}f}"
 

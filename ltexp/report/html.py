@@ -19,16 +19,17 @@ MOST_SIDE_BY_SIDE = 4  # experiments of which the page shows a panel each
 _MENU = range(2, 31)  # so many different texts in a column are worth a menu
 
 
-def runs_page(groups: Sequence[Group], table: Table, place: Path) -> str:
-    """The page, with the figures that suit the runs.
+def write_runs_page(groups: Sequence[Group], table: Table, out: Path) -> None:
+    """Writes the page, with the figures that suit the runs, and beside it what it links to.
 
     Args:
-        groups: the groups of the table's rows, in their order; with rows by stage, each group has several.
+        groups: the groups of the table.
         table: a table that `ltexp.report.results` has made.
-        place: the folder that the page will lie in.
+        out: the page's file.
+
+    Raises:
+        LtexpError: if it cannot be written.
     """
-    by_stage = len(table.rows) != len(groups)
-    of_row = [group for group in groups for _ in (group.record["stages"] if by_stage else [None])]
     columns = [
         PageColumn(
             column.title,
@@ -36,14 +37,19 @@ def runs_page(groups: Sequence[Group], table: Table, place: Path) -> str:
             digits=column.digits if any(isinstance(row[position], Statistic) for row in table.rows) else None,
             filter=not column.numeric and len({str(row[position]) for row in table.rows}) in _MENU,
             opens=column.name == "all",
+            better=column.better,
         )
         for position, column in enumerate(table.columns)
     ]
-    pairs = zip(table.rows, of_row, strict=True)
-    rows = [PageRow([_value(cell) for cell in row], runs=group.runs) for row, group in pairs]
+    best = [[place for line, place in table.best if line == number] for number in range(len(table.rows))]
+    rows = [
+        PageRow([_value(cell) for cell in row], runs=runs, best=places)
+        for row, runs, places in zip(table.rows, table.runs, best, strict=True)
+    ]
+    title = f"ltexp: {table.title}" if table.title else "ltexp: runs"
     with tempfile.TemporaryDirectory() as folder:
         figures = list(_drawn(groups, Path(folder)))
-        return Page("ltexp: runs", list(table.notes), columns, rows, figures).to_html(place)
+        Page(title, list(table.notes), columns, rows, figures).write(out)
 
 
 def _value(cell: Cell) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ltexp.report.groups import Group
+from ltexp.report.keys import config_keys, short_keys
 from ltexp.report.records import Run
 from ltexp.run_folder import CONFIG
 
@@ -30,6 +31,36 @@ def swept_values(groups: Sequence[Group]) -> dict[str, list[str]]:
     columns = {key: [_text(group.record[name]) for group in groups] for key, name in FACTS.items()}
     columns |= {key: [_value(group.runs[0], key) for group in groups] for key in sorted(typed - set(FACTS))}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def in_place_of(groups: Sequence[Group], columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """`columns` with one key less where some runs typed another key in the place of a swept one.
+
+    Class weights by beta = 0.9, 0.99 and by weighting=inverse_frequency are one sweep: the last is a value of its own
+    beside the numbers, whatever beta its config has.
+    """
+    typed = [set(_typed(group.runs[0])) for group in groups]
+    for key, instead in ((a, b) for a in columns for b in columns if a != b):
+        of_key, of_other = ([name in own for own in typed] for name in (key, instead))
+        apart = all(one != other for one, other in zip(of_key, of_other, strict=True))
+        names = [value for value, own in zip(columns[instead], of_other, strict=True) if own]
+        if apart and sum(of_key) > 1 and any(of_other) and all(number(name) is None for name in names):
+            pairs = zip(columns[key], columns[instead], of_other, strict=True)
+            merged = {key: [other if own else value for value, other, own in pairs]}
+            return {name: values for name, values in columns.items() if name != instead} | merged
+    return columns
+
+
+def short_names(groups: Sequence[Group]) -> dict[str, str]:
+    """By the key of any override of these groups: the end of it that no other key has.
+
+    Other keys are those that were typed, and those of the config of one run for each method.
+    """
+    typed = {text.partition("=")[0] for group in groups for text in group.runs[0].overrides}
+    folders = {str(group.record["method"]): group.runs[0].folder for group in groups}
+    known = {key for folder in folders.values() for key in config_keys(_config(folder / CONFIG))}
+    short = short_keys(typed, known)
+    return short | {key.lstrip("+~"): name for key, name in short.items()}
 
 
 def number(text: str) -> float | None:

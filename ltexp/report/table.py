@@ -2,9 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
+
+from ltexp.evaluation.arrays import to_numpy
+from ltexp.evaluation.further import is_uneven
+from ltexp.report.text import one_line
 
 ABSENT = "–"
 
@@ -12,7 +17,11 @@ ABSENT = "–"
 def run_table(record: dict[str, Any]) -> Table:
     """A rich table of the stages of one finished `record`, captioned with what the numbers mean."""
     caption = protocol(record["selection"], record["shot_rule"])
-    table = Table(title=_title(record), caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    if (matrix := record.get("confusion")) and (note := uneven_note(record["dataset"], np.asarray(matrix).sum(axis=1))):
+        caption += f"; {note}"
+    table = Table(
+        title=_title(record), caption=escape(caption), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
+    )
     table.add_column("stage", no_wrap=True)
     # in a narrow window the numbers stay whole and this name wraps
     table.add_column("classifier", min_width=10, overflow="fold")
@@ -29,15 +38,27 @@ def protocol(selection: str, shot_rule: str) -> str:
     return f"{selection} epoch; accuracy and ECE on the test split in %; {shot_rule} (training images)"
 
 
+def uneven_note(dataset: str, counts: Any) -> str:
+    """What to say of an imbalanced test set of so many samples a class, (C,); empty for a balanced one."""
+    if not is_uneven(counts):
+        return ""
+    there = to_numpy(counts)
+    there = there[there > 0]
+    return (
+        f"warning: the test set of {dataset} is imbalanced, {there.min():,} to {there.max():,} samples a class: "
+        "`all` is over samples and not the mean over classes, which ltexp report has as columns=+balanced"
+    )
+
+
 def percent(value: float | None, digits: int = 2) -> str:
-    """`value` with two decimals; a dash where there is none, as for an empty group of classes."""
-    return ABSENT if value is None else f"{value:.{digits}f}"
+    """`value` with two decimals, one from 100 on; a dash where there is none, as for an empty group of classes."""
+    return ABSENT if value is None else f"{value:.{digits - (round(value, digits) >= 100)}f}"
 
 
 def _title(record: dict[str, Any]) -> str:
     data = f"{record['dataset']}, {ratio_text(record)}"
     parts = (record["method"], data, record["backbone"], f"seed {record['seed']}")
-    return escape(" · ".join(str(part) for part in parts if part is not None))
+    return escape(" · ".join(one_line(str(part)) for part in parts if part is not None))
 
 
 def ratio_text(record: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ compare:
   format=terminal|markdown|latex|csv|html     default: as the ending of out= says
   out=FILE              default: the terminal
   missing=true|false    cells without a run as well; default: true for html and csv
+  sort=published|measured|difference|method|dataset     best first; sort=-measured: the other way round
   keep=DIR              also copies the records that the table stands on (record.json, config.yaml) to DIR
 
 exit status: 0; 1 if a cell that was asked for has failed or cannot be written; 2 for a wrong command line.
@@ -45,10 +46,11 @@ from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 from ltexp.papers import Cell, find_paper, find_table, load_papers
-from ltexp.report.formats import ENDINGS, FORMATS, as_text, put_out, to_terminal
+from ltexp.report.formats import ENDINGS, FORMATS, put_out
 from ltexp.report.records import Run, counts_of
+from ltexp.report.terminal import Grid
 from ltexp.reproduce.command import is_override, load_runs, print_all, seeds_of
-from ltexp.reproduce.compare import compare, to_page, to_table
+from ltexp.reproduce.compare import SORTS, compare, sort_lines, to_page, to_table
 from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.figures import figures, list_figures
 from ltexp.reproduce.keep import keep_records
@@ -64,7 +66,7 @@ KEYS = {
     "show": FILTERS,
     "plan": (*FILTERS, "seeds", "runs"),
     "run": (*FILTERS, "seeds", "runs", "dry_run"),
-    "compare": (*FILTERS, "runs", "format", "out", "missing", "keep"),
+    "compare": (*FILTERS, "runs", "format", "out", "missing", "sort", "keep"),
 }
 KEYS[""] = (*KEYS["run"], *KEYS["compare"])  # run, then compare
 
@@ -140,7 +142,8 @@ def run(options: dict[str, str], extra: Sequence[str]) -> int:
 
 
 def _check_compare(options: dict[str, str]) -> None:
-    read_choice(options, "format", ("terminal", *FORMATS, "html"))
+    read_choice(options, "format", (*FORMATS, "html"))
+    read_choice(options, "sort", (*SORTS, *(f"-{name}" for name in SORTS)))
     read_flag(options, "missing")
     if options.get("format") == "html" and "out" not in options:
         raise ConfigError("format=html needs a file: out=results.html")
@@ -152,21 +155,22 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
     name = options.get("format", by_ending)
     every = name in ("html", "csv") or bool({"table", "cells"} & set(options))
     lines = compare(select(options), Outputs(runs), options.get("missing", str(every).lower()) == "true")
+    if "sort" in options:
+        lines = sort_lines(lines, options["sort"])
     if not lines:
         raise LtexpError("none of these cells is measured yet: see ltexp reproduce plan, or add missing=true")
     if "keep" in options:
         kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
         print(f"{counts_of(len(keep_records(kept.values(), Path(options['keep']))), 'record')} in {options['keep']}")
     if name == "terminal" and out is None:
-        print_all(to_terminal(to_table(lines)))
+        print_all(Grid(to_table(lines)))
         return
     if name == "html":
         assert out is not None
-        text = to_page(lines, "ltexp: published and measured").to_html(out.parent)
-    else:
-        table = to_table(lines, full=name == "csv")
-        text = as_text(to_terminal(table)) if name == "terminal" else FORMATS[name](table)
-    put_out(text, out)
+        to_page(lines, "ltexp: published and measured").write(out)
+        print(out)
+        return
+    put_out(FORMATS[name](to_table(lines, name == "csv")), out)
 
 
 def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:

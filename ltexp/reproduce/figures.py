@@ -16,8 +16,8 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.papers.figures import Drawing, Figure, find_figure, load_figures
 from ltexp.report import figures as kinds
 from ltexp.report import plots
-from ltexp.report.drawing import check_ending
 from ltexp.report.records import Run, counts_of
+from ltexp.report.saving import check_ending
 from ltexp.reproduce.command import is_override, load_runs, print_all, seeds_of
 from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.figure_jobs import Runs, number_of_runs, runs_of

@@ -9,6 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ltexp.papers import Cell, Paper, Table
+from ltexp.report.blocks import Blocks
 from ltexp.reproduce.jobs import Job, job_of
 
 LETTERS = string.ascii_lowercase  # of footnotes
@@ -50,16 +51,12 @@ def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
     columns = list(dict.fromkeys(cell.column for cell in cells))
     rows = list(dict.fromkeys(cell.row for cell in cells))
     at = {(cell.row, cell.column): cell for cell in cells}
-    grid = Grid(title=Text(f"{table.name}: {table.caption}", style="bold"), title_justify="left")
-    grid.add_column("")
+    grid = Blocks(f"{table.name}: {table.caption}", -1 if table.metric == "top1_error" else 1)
     for column in columns:
-        grid.add_column(column.replace("/", "\n"), justify="right")
+        grid.add_column(column.replace("/", "\n"))
     marks: dict[str, list[Cell]] = {}  # each note and the cells that it is about
     for row in rows:
-        line = [Text(row)]
-        for column in columns:
-            line.append(_printed(at.get((row, column)), marks))
-        grid.add_row(*line)
+        grid.add_row(row, *(_printed(at.get((row, column)), marks) for column in columns))
     metric = {"top1_accuracy": "top-1 accuracy in %", "top1_error": "top-1 error in %"}[table.metric]
     notes = [f"{metric}, as printed; dim: published figure only", *([table.note] if table.note else [])]
     reasons: dict[str, list[str]] = {}

@@ -20,6 +20,7 @@ from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation import record as records
 from ltexp.models.backbone import Backbone
 from ltexp.models.module import present
+from ltexp.models.self_supervised import is_foreign
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
@@ -136,12 +137,16 @@ def _check_backbone(session: Session) -> None:
 def _check_files(session: Session) -> None:
     """The files that the run starts from are what they have to be."""
     config = session.config
-    if any(config.backbone.get(key) for key in FILES_OF_A_BACKBONE):
-        session.fresh_model("stage1", config.stage1)  # reads them
+    fresh = [name for name, stage in config.stages.items() if stage.init.backbone == "fresh" and not stage.checkpoint]
+    if fresh and any(config.backbone.get(key) for key in FILES_OF_A_BACKBONE):
+        session.fresh_model(fresh[0], config.stages[fresh[0]])  # reads them
     for name, stage in config.stages.items():
         for where, of in ((stage.checkpoint, name), *((start, "stage1") for start in stage.starts.values())):
-            if where not in (None, "fresh", "stage1"):
-                checkpoint.read(checkpoint.locate(where, of))
+            if where is None or where == "fresh" or names_stage(where):
+                continue
+            path = checkpoint.locate(where, of)
+            if not is_foreign(path):  # what is left of such a one is for who takes it to see
+                checkpoint.read(path)
 
 
 def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
@@ -265,7 +270,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     for logger in session.loggers:
         logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
-    # last: of a run that is killed while it draws, resume=true draws the figures
+    # last: a run that was stopped while it drew is not finished, and resume=true draws
     records.write_record(folder, record | {"status": "finished"})
     console = Console()
     console.print(run_table(record))

@@ -8,8 +8,9 @@ import numpy as np
 
 from ltexp.evaluation.arrays import Floats
 from ltexp.evaluation.shots import ShotRule
-from ltexp.report.drawing import MARKERS, SHADES, common, experiments, legend_below, new_figure, save
+from ltexp.report.drawing import MARKERS, SHADES, common, experiments, legend_below, new_figure, number_ticks, stroke
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 
 MOST_VERTICES = 12  # of a line; more distinct class sizes are averaged in groups
 
@@ -44,7 +45,7 @@ def _draw_experiment(axis: Any, runs: Sequence[Run], name: str, color: str, mark
     known = (counts > 0) & ~np.isnan(values).any(axis=0)
     counts, accuracy = counts[known], values[:, known].mean(axis=0)
     few_points = len(counts) <= 30
-    axis.plot(*_line(counts, accuracy), color=color, linewidth=1.8, zorder=4)
+    axis.plot(*_line(counts, accuracy), **stroke(color), zorder=4)
     axis.plot(
         counts,
         accuracy,
@@ -56,7 +57,7 @@ def _draw_experiment(axis: Any, runs: Sequence[Run], name: str, color: str, mark
         markeredgewidth=0,
         zorder=3,
     )
-    axis.plot([], [], color=color, marker=marker, markersize=5, linewidth=1.8, label=name)
+    axis.plot([], [], marker=marker, markersize=5, **stroke(color), label=name)
 
 
 def _line(counts: Floats, accuracy: Floats) -> tuple[Floats, Floats]:
@@ -79,9 +80,7 @@ def _limit(axis: Any, counts: Floats) -> None:
         return
     low, high = counts.min() / 1.25, counts.max() * 1.25
     axis.set_xlim(low, high)
-    ticks = [step * 10**power for power in range(8) for step in (1, 2, 5) if low <= step * 10**power <= high]
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axis.minorticks_off()
+    number_ticks(axis.xaxis, low, high)
 
 
 def _shade(axis: Any, rule: str) -> None:

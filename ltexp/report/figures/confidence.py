@@ -8,8 +8,9 @@ import numpy as np
 
 from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats
-from ltexp.report.drawing import BLACK, BLUE, new_figure, save, titles
+from ltexp.report.drawing import BLACK, BLUE, new_figure, number_ticks, titles
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.run_folder import CONFIDENCE, read_metrics
 
 MOST_RUNS = 6
@@ -29,7 +30,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     for (left, right), run, title in zip(axes, runs, titles(runs), strict=True):
         images, betas = read_confidence(run)
         lines = _by_epoch(left, images, betas)
-        figure.colorbar(lines, ax=left, label="training images of the class")
+        bar = figure.colorbar(lines, ax=left, label="training images of the class")
+        number_ticks(bar.ax.yaxis, images.min(), images.max())
         left.set_title(title, fontsize=9)
         _at_the_end(right, images, betas[-1])
     save(figure, path)
@@ -77,5 +79,6 @@ def _at_the_end(axis: Any, images: Floats, beta: Floats) -> None:
     means = [float(beta[np.isin(images, group)].mean()) for group in groups]
     axis.plot(middles, means, color=BLACK, linewidth=1.4, label="mean of neighbouring sizes")
     axis.set(xscale="log", ylim=(-0.03, 1.03), xlabel="training images of the class", ylabel="β in the last epoch")
+    number_ticks(axis.xaxis, images.min(), images.max())
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=7, frameon=False)

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len
 
 from ltexp.evaluation.metrics import confusion_matrix
-from ltexp.report.classes import class_titles
-from ltexp.report.drawing import head, load_predictions, panels, save
+from ltexp.report.classes import shown_names
+from ltexp.report.drawing import head, load_predictions, panels
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 
 MOST_NAMES = 20  # classes; the names of more would run into each other
 MOST_NUMBERS = 12
@@ -44,10 +46,10 @@ def _matrix(axis: Any, run: Run) -> Any:
     axis.set_xlabel("predicted class, most to least frequent", fontsize=8)
     axis.set_ylabel("true class, most to least frequent", fontsize=8)
     axis.tick_params(labelsize=7)
-    names = class_titles(run)
+    names = shown_names(run)
     if len(order) <= MOST_NAMES:
         shown = [names[label] for label in order]
-        turned = 90 if max(map(len, shown)) > 2 else 0
+        turned = 90 if max(map(cell_len, shown)) > 2 else 0
         axis.set_xticks(np.arange(len(order)), shown, rotation=turned)
         axis.set_yticks(np.arange(len(order)), shown)
     if len(order) <= MOST_NUMBERS:

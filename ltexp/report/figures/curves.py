@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ltexp.errors import ConfigError, DataError
-from ltexp.report.drawing import MARKERS, common, legend_below, new_figure, save, titles
+from ltexp.report.drawing import MARKERS, common, legend_below, new_figure, stroke, titles
 from ltexp.report.groups import group_runs, statistic
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.run_folder import METRICS, read_metrics
 
 PANELS = (("test_all", "test accuracy (%)"), ("train_loss", "training loss"))
@@ -50,7 +51,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         label = name if len(seeds) == 1 else f"{name} (mean of {len(seeds)} seeds)"
         for axis, (column, _) in zip(axes, PANELS, strict=True):
             _line(axis, [curves.columns[column] for curves in seeds], color, marker)
-        axes[0].plot([], [], color=color, marker=marker, markersize=4, linewidth=1.6, label=label)
+        axes[0].plot([], [], marker=marker, markersize=4, **stroke(color), label=label)
     for axis, (_, text) in zip(axes, PANELS, strict=True):
         for end in ends:  # a stage begins
             axis.axvline(end + 0.5, color="#888888", linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
@@ -99,6 +100,6 @@ def _line(axis: Any, seeds: Sequence[Curve], color: str, marker: str) -> None:
     mean = np.asarray([value.mean for value in found if value])
     deviation = np.asarray([value.deviation or 0.0 for value in found if value])
     few = len(epochs) <= 30
-    axis.plot(epochs, mean, color=color, linewidth=1.6, marker=marker if few else None, markersize=4, zorder=3)
+    axis.plot(epochs, mean, **stroke(color), marker=marker if few else None, markersize=4, zorder=3)
     if len(seeds) > 1:
         axis.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0, zorder=2)

@@ -7,8 +7,9 @@ import numpy as np
 
 from ltexp.evaluation.arrays import Ints
 from ltexp.report.classes import check_same_classes, frequency_groups
-from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 
 HATCHES = ("", "////", "", "\\\\\\\\", "", "....", "xxxx")
 

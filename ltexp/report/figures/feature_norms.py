@@ -9,9 +9,10 @@ import numpy as np
 
 from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats, Ints
-from ltexp.report.classes import check_same_classes, chosen_classes, class_titles, frequency_groups
-from ltexp.report.drawing import MARKERS, common, experiments, legend_below, load_feature_norms, new_figure, save
+from ltexp.report.classes import check_same_classes, chosen_classes, frequency_groups, shown_names
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, load_feature_norms, new_figure, stroke
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.run_folder import FEATURE_NORMS
 
 MOST_CURVES = 8  # panels of the upper row
@@ -49,9 +50,9 @@ def draw(
     for axis, label in zip(upper, shown, strict=True):
         for (_, seeds), mean, (color, marker) in zip(found, curves, MARKERS, strict=False):
             epochs = read_curves(seeds[0], stage)[0] + 1
-            axis.plot(epochs, mean[:, label], color=color, marker=marker, markersize=3, linewidth=1.4)
+            axis.plot(epochs, mean[:, label], marker=marker, markersize=3, **stroke(color, 0.8))
         count = runs[0].record["class_counts"][label]
-        axis.set_title(f"class {class_titles(runs[0])[label]}\n{count} images", fontsize=8)
+        axis.set_title(f"class {shown_names(runs[0])[label]}\n{count} images", fontsize=8)
         axis.set_xlabel("epoch", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
         _plain(axis)
@@ -71,7 +72,7 @@ def _distributions(axis: Any, found: Sequence[tuple[str, list[Run]]], groups: st
         axis.vlines(place, spread[:, 0], spread[:, 4], color=color, linewidth=1.0)
         axis.vlines(place, spread[:, 1], spread[:, 3], color=color, linewidth=4.0, alpha=0.55)
         axis.plot(place, spread[:, 2], color=color, marker=marker, markersize=4, linestyle="")
-        axis.plot([], [], color=color, marker=marker, markersize=4, linewidth=1.4, label=name)
+        axis.plot([], [], marker=marker, markersize=4, **stroke(color, 0.8), label=name)
     axis.set_xticks(np.arange(len(members)), labels, fontsize=7)
     what = "class" if all(len(group) == 1 for group in members) else "group of classes"
     axis.set_xlabel(f"{what}, from the most to the least frequent, with its training images", fontsize=8)

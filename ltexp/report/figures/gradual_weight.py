@@ -6,8 +6,9 @@ from pathlib import Path
 from ltexp.config import StageConfig, load
 from ltexp.epochs import gradual_weight
 from ltexp.errors import ConfigError, DataError
-from ltexp.report.drawing import MARKERS, new_figure, save
+from ltexp.report.drawing import MARKERS, new_figure, stroke
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.run_folder import CONFIG
 
 TARGET = "ltexp.losses.gradual_balanced.GradualBalanced"
@@ -40,7 +41,7 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> None:
     times = [step / 100 for step in range(101)]
     for (c, s), (color, marker) in zip(curves, MARKERS, strict=False):
         values = [gradual_weight(time, c, s) for time in times]
-        axis.plot(times, values, color=color, marker=marker, markevery=20, markersize=5, label=name(c, s))
+        axis.plot(times, values, **stroke(color), marker=marker, markevery=20, markersize=5, label=name(c, s))
     axis.set(xlabel="t / T, the part of stage 1 that is over", ylabel="α, the weight of log π", xlim=(0, 1))
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from ltexp.errors import DataError
 from ltexp.report.classes import check_same_classes, frequency_groups
-from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, stroke
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.run_folder import GRADIENTS, read_metrics
 
 EVALUATED = "gradients"
@@ -33,7 +34,9 @@ def draw(runs: Sequence[Run], path: Path, groups: str | None = None) -> None:
     place = np.arange(len(members))
     for (name, seeds), (color, marker) in zip(found, MARKERS, strict=False):
         sums = np.mean([read(run) for run in seeds], axis=0)
-        axis.plot(place, [sums[group].sum() for group in members], color=color, marker=marker, markersize=4, label=name)
+        axis.plot(
+            place, [sums[group].sum() for group in members], marker=marker, markersize=4, **stroke(color), label=name
+        )
     axis.set_xticks(place, labels, fontsize=7)
     what = "class" if all(len(group) == 1 for group in members) else "group of classes"
     axis.set_xlabel(f"{what}, from the most to the least frequent, with its training samples", fontsize=9)

@@ -8,8 +8,9 @@ import numpy as np
 from ltexp.errors import DataError
 from ltexp.evaluation.arrays import Floats
 from ltexp.evaluation.shots import ShotRule
-from ltexp.report.drawing import MARKERS, common, experiments, legend_below, load_predictions, new_figure, save
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, load_predictions, new_figure
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

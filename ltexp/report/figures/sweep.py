@@ -12,12 +12,13 @@ import numpy as np
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
-from ltexp.report.drawing import MARKERS, MOST_PANELS, common, literal, new_figure, save
+from ltexp.report.drawing import MARKERS, MOST_PANELS, common, new_figure, stroke
 from ltexp.report.groups import Group, Statistic, group_runs, statistic
 from ltexp.report.records import Run
-from ltexp.report.swept import number, sort_key, swept_values
+from ltexp.report.saving import save
+from ltexp.report.scale import places
+from ltexp.report.swept import in_place_of, number, short_names, sort_key, swept_values
 
-MOST_TICKS = 8  # values that are each written at the axis
 METRICS = {
     "all": "accuracy",
     "many": "many-shot accuracy",
@@ -52,14 +53,15 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
     if metric not in METRICS:
         raise ConfigError(unknown_name("metric", metric, METRICS))
     groups = group_runs(runs)
-    columns = {key: [literal(value) for value in values] for key, values in swept_values(groups).items()}
+    columns = in_place_of(groups, swept_values(groups))
     if not columns:
         raise ConfigError("these runs differ by no key but their seed: figure=sweep needs a sweep over another one")
     axes = choose_axes(columns)
+    short = {key: key for key in (*columns, "")} | short_names(groups)
     points = _points(groups, columns, metric)
     order = list(columns)
-    places = [order.index(key) for key in axes.panels]
-    shown = sorted({tuple(values[place] for place in places) for values, _ in points}, key=_tuple_key)
+    others = [order.index(key) for key in axes.panels]
+    shown = sorted({tuple(values[place] for place in others) for values, _ in points}, key=_tuple_key)
     if len(shown) > MOST_PANELS:
         raise ConfigError(f"{len(shown)} panels are too many for one figure ({', '.join(axes.panels)} vary as well)")
     columns_of_panels = min(len(shown), 3)
@@ -74,15 +76,16 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
         inside = [
             (point[across], point[other] if other is not None else "", found)
             for point, found in points
-            if tuple(point[place] for place in places) == values
+            if tuple(point[place] for place in others) == values
         ]
         if axes.heat_map:
             _heat_map(axis, inside, (min(means), max(means)))
         else:
-            _lines(axis, inside, axes.other)
-        axis.set_xlabel(axes.across, fontsize=9)
-        axis.set_ylabel(axes.other if axes.heat_map else f"{METRICS[metric]} (%)", fontsize=9)
-        panel = ", ".join(f"{key}={value}" for key, value in zip(axes.panels, values, strict=True))
+            _lines(axis, inside, short[axes.other] if axes.other else None)
+        along = places([across for across, _, _ in inside])
+        axis.set_xlabel(", ".join(part for part in (short[axes.across], along.note) if part), fontsize=9)
+        axis.set_ylabel(short[axes.other or ""] if axes.heat_map else f"{METRICS[metric]} (%)", fontsize=9)
+        panel = ", ".join(f"{short[key]}={value}" for key, value in zip(axes.panels, values, strict=True))
         axis.set_title(panel or _heading(groups), fontsize=9)
     if len(shown) > 1:
         figure.suptitle(_heading(groups), fontsize=9)
@@ -95,7 +98,7 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
 
 def choose_axes(columns: dict[str, list[str]]) -> Axes:
     """Numbers go along the axes, the key with most values across; names make lines, or a heat map of names alone."""
-    numeric = [key for key, values in columns.items() if all(number(value) is not None for value in values)]
+    numeric = [key for key, values in columns.items() if _mostly_numbers(set(values))]
     names = [key for key in columns if key not in numeric]
     by_size = sorted(numeric, key=lambda key: -len(set(columns[key])))
     ordered = [*by_size, *sorted(names, key=lambda key: -len(set(columns[key])))]
@@ -106,6 +109,10 @@ def choose_axes(columns: dict[str, list[str]]) -> Axes:
     if len(numeric) == 1 and lines:
         return Axes(across, lines[0], tuple(key for key in rest if key != lines[0]), heat_map=False)
     return Axes(across, rest[0], tuple(rest[1:]), heat_map=True)
+
+
+def _mostly_numbers(values: set[str]) -> bool:
+    return 2 * sum(number(value) is not None for value in values) > len(values)
 
 
 def _points(groups: Sequence[Group], columns: dict[str, list[str]], metric: str) -> list[Point]:
@@ -128,34 +135,30 @@ def _points(groups: Sequence[Group], columns: dict[str, list[str]], metric: str)
 
 
 def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], series: str | None) -> None:
-    positions, ticks = _positions([across for across, _, _ in points])
+    along = places([across for across, _, _ in points])
     for place, name in enumerate(sorted({other for _, other, _ in points}, key=sort_key)):
         color, marker = MARKERS[place % len(MARKERS)]
-        line = sorted((positions[across], found) for across, other, found in points if other == name)
-        deviation = [found.deviation or 0.0 for _, found in line]
-        axis.errorbar(
-            [x for x, _ in line],
-            [found.mean for _, found in line],
-            yerr=deviation if any(deviation) else None,
-            color=color,
-            marker=marker,
-            markersize=5,
-            linewidth=1.6,
-            capsize=3,
-            # names have no order, so no line leads from one to the next
-            linestyle="-" if all(number(across) is not None for across in positions) else "",
-            label=name or None,
-        )
-    if ticks is not None:
-        axis.set_xticks(range(len(ticks)), ticks, rotation=30 if max(map(len, ticks)) > 8 else 0)
-        axis.set_xlim(-0.5, len(ticks) - 0.5)
-    else:
-        values = sorted(positions.values())
-        if _logarithmic(values):
-            axis.set_xscale("log")
-        if len(values) <= MOST_TICKS:
-            axis.set_xticks(values, [f"{value:g}" for value in values])
-            axis.minorticks_off()
+        own = [(across, found) for across, other, found in points if other == name]
+        # names have no order, so no line leads from one to the next
+        for number_like in (True, False):
+            line = sorted((along.of[across], found) for across, found in own if along.ordered(across) == number_like)
+            deviation = [found.deviation or 0.0 for _, found in line]
+            axis.errorbar(
+                [x for x, _ in line],
+                [found.mean for _, found in line],
+                yerr=deviation if any(deviation) else None,
+                **(stroke(color) if number_like else {"color": color, "linestyle": ""}),
+                marker=marker,
+                markersize=5,
+                capsize=3,
+                label=(name or None) if line and (number_like or not any(along.ordered(x) for x, _ in own)) else None,
+            )
+    if along.logarithmic:
+        axis.set_xscale("log")
+    if along.ticks is not None:
+        texts = list(along.ticks.values())
+        axis.set_xticks(list(along.ticks), texts, rotation=30 if max(map(len, texts)) > 8 else 0)
+        axis.minorticks_off()
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
@@ -183,34 +186,9 @@ def _heat_map(axis: Any, points: Sequence[tuple[str, str, Statistic]], limits: t
     axis.tick_params(labelsize=8)
 
 
-def _positions(values: Sequence[str]) -> tuple[dict[str, float], list[str] | None]:
-    """(where each value stands along x, what to write there).
-
-    None to write for numbers in their own places; names, and numbers too close to be read, stand at equal distances.
-    """
-    numbers = {value: found for value in values if (found := number(value)) is not None}
-    if len(numbers) == len(set(values)) and not _crowded(sorted(set(numbers.values()))):
-        return numbers, None
-    names = sorted(set(values), key=sort_key)
-    return {name: float(place) for place, name in enumerate(names)}, names
-
-
-def _logarithmic(values: Sequence[float]) -> bool:
-    """Whether rising `values` belong on a log axis."""
-    return values[0] > 0 and values[-1] / values[0] >= 50
-
-
-def _crowded(values: Sequence[float]) -> bool:
-    """Whether two of a few rising `values` would touch on their axis, as 0.99, 0.999 and 0.9999 would."""
-    if not 2 < len(values) <= MOST_TICKS:
-        return False
-    places = np.log(values) if _logarithmic(values) else np.asarray(values)
-    return bool(np.diff(places).min() < 0.06 * (places[-1] - places[0]))
-
-
 def _heading(groups: Sequence[Group]) -> str:
     first = [group.runs[0] for group in groups]
-    methods = {literal(str(run.record["method"])) for run in first}
+    methods = {str(run.record["method"]) for run in first}
     parts = [common(first), methods.pop() if len(methods) == 1 else ""]
     return ", ".join(part for part in parts if part)
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Floats32, Ints
 from ltexp.names import unknown_name
-from ltexp.report.classes import check_same_classes, chosen_classes, class_titles
-from ltexp.report.drawing import MARKERS, MOST_PANELS, common, load_arrays, new_figure, save, titles
+from ltexp.report.classes import check_same_classes, chosen_classes, shown_names
+from ltexp.report.drawing import MARKERS, MOST_PANELS, common, load_arrays, new_figure, titles
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 from ltexp.run_folder import FEATURES
 
 EVALUATED = "features"
@@ -26,6 +27,8 @@ def draw(
     runs: Sequence[Run], path: Path, classes: str | None = None, samples: str = "200", split: str | None = None
 ) -> None:
     """Draws a column for each run and a row for each split to `path`, a colour and shape for each class.
+
+    The splits of one run stand side by side.
 
     Every panel is embedded on its own, so places are not comparable between panels. The same features give the same
     panel.
@@ -47,17 +50,24 @@ def draw(
     shown = chosen_classes(runs[0], classes, default=10)
     if len(shown) > MOST_CLASSES:
         raise ConfigError(f"{len(shown)} classes are too many to tell apart: choose at most {MOST_CLASSES}")
-    figure = new_figure(3.2 * len(runs), 3.2 * len(splits))
-    axes = figure.subplots(len(splits), len(runs), squeeze=False)
+    alone = len(runs) == 1
+    columns, rows = (len(splits), 1) if alone else (len(runs), len(splits))
+    figure = new_figure(3.2 * columns + 1.6, 3.2 * rows)  # with the legend's place
+    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = axes.T if alone else axes
     for column, (run, title) in enumerate(zip(runs, titles(runs), strict=True)):
         kept = read(run)
         for row, name in enumerate(splits):
             features, labels = kept[f"{name}_features"], kept[f"{name}_labels"]
             chosen = choose(labels, shown, int(samples))
             panel(axes[row, column], embed(features[chosen]), labels[chosen], shown)
-            axes[row, 0].set_ylabel("training images" if name == "train" else "test images", fontsize=9)
-        axes[0, column].set_title(title, fontsize=9)
-    names, counts = class_titles(runs[0]), runs[0].record["class_counts"]
+            shows = "training images" if name == "train" else "test images"
+            if alone:
+                axes[row, 0].set_title(shows, fontsize=9)
+            else:
+                axes[row, 0].set_ylabel(shows, fontsize=9)
+                axes[0, column].set_title(title, fontsize=9)
+    names, counts = shown_names(runs[0]), runs[0].record["class_counts"]
     labels_of = [f"{names[label]} ({counts[label]})" for label in shown]
     handles = axes[0, 0].collections[: len(labels_of)]
     figure.legend(
@@ -70,8 +80,9 @@ def draw(
         frameon=False,
         markerscale=1.6,
     )
-    if common(runs):
-        figure.suptitle(common(runs), fontsize=9)
+    heading = ", ".join(part for part in (common(runs), *(titles(runs) if alone else ())) if part)
+    if heading:
+        figure.suptitle(heading, fontsize=9)
     save(figure, path)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats
 from ltexp.names import unknown_name
-from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, class_titles
-from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
+from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, shown_names
+from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, stroke
 from ltexp.report.records import Run
+from ltexp.report.saving import save
 
 
 def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:
@@ -36,14 +37,14 @@ def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:
     for (name, seeds), (color, marker) in zip(found, MARKERS, strict=False):
         values = np.mean([_norms(run, stage) for run in seeds], axis=0)[order]
         if len(order) <= MOST_CLASSES:
-            axis.plot(places, values, color=color, marker=marker, markersize=5, linewidth=1.6, label=name)
+            axis.plot(places, values, marker=marker, markersize=5, **stroke(color), label=name)
         else:
             axis.plot(places, values, color=color, linewidth=0.6, alpha=0.4)
-            axis.plot(places, _smooth(values), color=color, linewidth=2.0, label=name)
+            axis.plot(places, _smooth(values), **stroke(color), label=name)
             step = max(len(order) // 10, 1)
             axis.plot(places[::step], _smooth(values)[::step], color=color, marker=marker, markersize=5, linestyle="")
     if len(order) <= MOST_CLASSES:
-        axis.set_xticks(places, [class_titles(runs[0])[label] for label in order], fontsize=8)
+        axis.set_xticks(places, [shown_names(runs[0])[label] for label in order], fontsize=8)
     axis.set_xlabel("class, from the most to the least frequent", fontsize=9)
     axis.set_ylabel(f"norm of the classifier's weight{f' after {stage}' if stage else ''}", fontsize=9)
     axis.set_ylim(bottom=0)

@@ -10,8 +10,9 @@ from ltexp.data.commands.catalog import dataset_config
 from ltexp.data.types import Ints, LongTailedData
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
-from ltexp.report.drawing import MARKERS, new_figure, save
+from ltexp.report.drawing import MARKERS, new_figure, stroke
 from ltexp.report.plots import numbers, plain
+from ltexp.report.saving import save
 
 SPLITS = ("train", "validation", "test")
 MOST_POINTS = 30  # classes with a marker each; more are a line alone
@@ -44,7 +45,7 @@ def draw(path: Path, dataset: str, ratios: str | None = None, splits: str = "tra
         known = counts > 0  # a class without images has no place on a log axis
         few = classes <= MOST_POINTS
         style: dict[str, Any] = {"marker": marker, "markersize": 5} if few else {}
-        axis.plot(places[known], counts[known], color=color, linewidth=1.6, label=name, **style)
+        axis.plot(places[known], counts[known], **stroke(color), label=name, **style)
     axis.set(yscale="log", xlim=(1 - 0.02 * classes, 1.02 * classes))
     if classes <= MOST_POINTS:
         axis.set_xticks(np.arange(1, classes + 1))

@@ -5,8 +5,9 @@ from pathlib import Path
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import to_numpy
 from ltexp.names import unknown_name
-from ltexp.report.drawing import MARKERS, new_figure, save
+from ltexp.report.drawing import MARKERS, new_figure, stroke
 from ltexp.report.plots import numbers, plain
+from ltexp.report.saving import save
 
 LARGEST, SMALLEST = 500, 5  # images of a class of CIFAR-100-LT at ratio 100
 HEAD, TAIL = 0.4, 0.1  # the factors of these two, the paper's choice
@@ -41,7 +42,7 @@ def draw(path: Path, forms: str = "concave,linear,convex", powers: str = "1") ->
         factors = to_numpy(smoothing_factors(sizes, HEAD, TAIL, form, power))
         label = f"p = {power:g}" if form == "power" else form
         step = max(len(sizes) // 6, 1)
-        axis.plot(to_numpy(sizes), factors, color=color, marker=marker, markevery=step, markersize=5, label=label)
+        axis.plot(to_numpy(sizes), factors, **stroke(color), marker=marker, markevery=step, markersize=5, label=label)
     axis.set_xlabel("training images of the class", fontsize=9)
     axis.set_ylabel("smoothing factor ε of the class", fontsize=9)
     axis.set_ylim(bottom=0)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from ltexp.evaluation.arrays import Floats
-from ltexp.report.drawing import BLACK, BLUE, new_figure, save
+from ltexp.report.drawing import BLACK, BLUE, new_figure
 from ltexp.report.plots import plain
+from ltexp.report.saving import save
 
 REACH = 8.0  # at a larger difference of the logits nothing can be seen any more
 
@@ -22,7 +23,7 @@ def draw(path: Path) -> None:
     axis.set_xlabel("$z_1 - z_2$, the logit of the true class less the other", fontsize=9)
     axis.set_ylabel("gradient on $z_1$", fontsize=9)
     plain(axis)
-    save(figure, path)
+    save(figure, path, math=True)
 
 
 def gradient(difference: Floats) -> Floats:
