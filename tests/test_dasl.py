@@ -222,7 +222,7 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
                 "stage2.modules.auxiliary._target_=ltexp.models.auxiliary.TwoWay",
                 "stage2.modules.auxiliary.width=2",
             ),
-            r"stage2: its module auxiliary continues that of stage 1, which has none: add \+module@stage1",
+            r"stage2: its module auxiliary continues that of stage1, which has none: add \+module@stage1",
         ),
         (
             ("~module@stage2.modules.auxiliary",),

@@ -285,5 +285,5 @@ def test_a_file_of_another_network_is_refused_in_one_line(tmp_path: Path) -> Non
     for held, message in (({"vit.cls": torch.ones(3)}, "belongs to a different model"), (few, "names missing")):
         torch.save({"state_dict": held}, path)
         with pytest.raises(LtexpError, match=message) as refused:
-            run_here(tmp_path / f"run{len(held)}", *tiny("ce"), f"stage1.init.backbone={path}")
+            run_here(tmp_path / message, *tiny("ce"), f"stage1.init.backbone={path}")
         assert "\n" not in str(refused.value)

@@ -126,7 +126,7 @@ def test_a_teacher_of_other_classes_or_counts_is_refused_before_training(
                 *(text.replace("stage1", "stage2") for text in AUXILIARY),
                 "+stage2.modules.auxiliary.start=stage1",
             ),
-            r"stage2: its module auxiliary continues that of stage 1, which has none",
+            r"stage2: its module auxiliary continues that of stage1, which has none",
         ),
     ],
 )
