@@ -283,6 +283,13 @@ def test_without_an_outer_rate_covariances_are_the_estimates(tmp_path: Path) -> 
     assert not torch.equal(moved["classifier.weight"], rest["classifier.weight"])
 
 
+def test_the_record_says_what_was_held_out_and_that_the_rest_is_the_usual_training_set(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *tiny("mw_net", epochs=1))
+    record = read_record(tmp_path / "run")
+    assert record["held_out"] == {"stage1.meta": {"per_class": 10, "of": "unused"}}
+    assert record["class_counts"] == [24, 13, 7, 4]
+
+
 def toy_data(per_class: list[int], kept: list[int], **further: Any) -> LongTailedData:
     """Images of which a subset keeps the first of each class."""
     labels = np.repeat(np.arange(len(per_class)), per_class)
