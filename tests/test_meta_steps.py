@@ -18,6 +18,7 @@ from ltexp.data.held_out import held_out_of
 from ltexp.data.loader import Batch
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import ConfigError
+from ltexp.evaluation.record import read_record
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy
