@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from ltexp.config import Config, to_config
+from ltexp.config import Config, in_order, names_stage, to_config
 from ltexp.config.composer import compose
 from ltexp.launching.freeze import freeze
 
@@ -65,7 +65,8 @@ def tiny(method: str, *keys: str, epochs: int = 2, project: Path | None = None) 
 def trained_stages(method: str, project: Path | None = None) -> list[str]:
     """The stages that the method gives epochs."""
     stages = composed(f"method={method}", project=project)
-    return [name for name in ("stage1", "stage2") if stages[name] and stages[name]["epochs"] > 0]
+    names = in_order(name for name in stages if names_stage(name))
+    return [name for name in names if stages[name] and stages[name]["epochs"] > 0]
 
 
 def run_here(folder: Path, *overrides: str, project: Path | None = None) -> Config:

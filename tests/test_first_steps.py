@@ -36,6 +36,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "loss auxiliary_soft_labels": (MODULE,),
     "loss attention_distillation": (MODULE, READER),
     "loss ride": EXPERTS,
+    "loss cumulative": ("+stream@{stage}.streams.reversed=reversed", "backbone.branches=2"),
     "loss implicit_augmentation": (
         *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "step@{stage}.step=meta_covariance"),
         *("{stage}.step.start=0", "{stage}.loss.start=0"),
@@ -61,6 +62,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     **{
         f"classifier {name}": ("{stage}.init.classifier=stage1", f"{{stage}}.epochs={epochs}")
         for name, epochs in {
+            "distribution_alignment": 1,
             "learnable_weight_scaling": 1,
             "weight_shift": 1,
             "logit_adjusted": 0,
@@ -75,7 +77,8 @@ BOTH = ("stage1", "stage2")
 # What follows another stage has its first step in stage 2.
 SECOND = {
     *(choice for choice, words in COMPANIONS.items() if "{stage}.teacher=stage1" in words),
-    *(f"classifier {name}" for name in ("learnable_weight_scaling", "logit_adjusted", "nearest_class_mean")),
+    *(f"classifier {name}" for name in ("distribution_alignment", "learnable_weight_scaling", "logit_adjusted")),
+    "classifier nearest_class_mean",
     *("classifier tau_normalized", "classifier weight_shift", "features extracted", "features generated"),
 }
 # what cannot be on a kind of data: the kinds where it can, and a part of the line elsewhere
@@ -88,6 +91,9 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
     "mixing mixup": (IMAGES, "is for images"),
+    "mixing remix": (IMAGES, "is for images"),
+    "loss cumulative": (IMAGES, "unknown key 'backbone.branches'"),
+    "mixing rotation": ((), "the last stage learns the dataset's labels"),  # see test_pretext.py
     **{
         f"loss {name}": (IMAGES, "reads feature maps of images")
         for name in ("attention_distillation", "auxiliary_cross_entropy", "auxiliary_soft_labels", "centroid_distance")

@@ -121,7 +121,8 @@ def _problem(record: dict[str, Any]) -> str | None:
     stages = record["stages"]
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) and "name" in s for s in stages):
         return "stages is not a list of named stages"
-    problems = (_metrics_problem(stage.get("metrics"), len(counts)) for stage in stages)
+    # a pretext stage has labels of its own
+    problems = (_metrics_problem(stage.get("metrics"), stage.get("num_classes", len(counts))) for stage in stages)
     return next((f"stages: {problem}" for problem in problems if problem), None)
 
 

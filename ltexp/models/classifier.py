@@ -18,6 +18,7 @@ from ltexp.errors import CheckpointError, ConfigError
 from ltexp.outputs import ModelOutput
 
 INITS = ("kaiming", "default")
+Kind = Literal["linear", "cosine", "distance", "normalized", "aligned"]
 
 
 class Classifier(nn.Module):
@@ -25,7 +26,8 @@ class Classifier(nn.Module):
 
     Attributes:
         kind: "linear" where the logits are linear in the features, "cosine" where they are plain cosines, "distance"
-            where they are negative distances.
+            where they are negative distances, "normalized" where they are scaled cosines of parts of the feature,
+            "aligned" where a linear map is scaled and shifted by sample.
         needs_features: whether `fit` has to see the training features before the first evaluation.
         experts: E where the classifier reads the features (B, E, D) of E experts, else None.
 
@@ -34,7 +36,7 @@ class Classifier(nn.Module):
         num_classes: C.
     """
 
-    kind: Literal["linear", "cosine", "distance"] = "linear"
+    kind: Kind = "linear"
     needs_features: ClassVar[bool] = False
     experts: int | None = None
 

@@ -55,7 +55,12 @@ class Model(nn.Module):
         self._plans: dict[frozenset[str], tuple[list[str], frozenset[str]]] = {}
 
     def forward(
-        self, inputs: Tensor, needs: Collection[str] = (), views: int = 1, labels: Tensor | None = None
+        self,
+        inputs: Tensor,
+        needs: Collection[str] = (),
+        views: int = 1,
+        labels: Tensor | None = None,
+        branch: int | None = None,
     ) -> ModelOutput:
         """Logits and features of what the backbone reads, images (B, 3, H, W), and the further fields in `needs`.
 
@@ -67,10 +72,14 @@ class Model(nn.Module):
             needs: fields of the output, or names in its `extra`.
             views: V.
             labels: int64 (B,), for modules that read them.
+            branch: the one of the backbone's branches that the inputs take; None: all.
         """
         running, read = self.plan(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
-            if "feature_maps" in read:
+            if branch is not None:
+                features, maps = self.backbone.forward_branch(inputs, branch)
+                feature_maps = maps if "feature_maps" in read else None
+            elif "feature_maps" in read:
                 features, feature_maps = self.backbone.forward_maps(inputs)
             else:
                 features, feature_maps = cast(Tensor, self.backbone(inputs)), None
@@ -142,8 +151,9 @@ class Model(nn.Module):
             backend: of torch.compile.
         """
         self.backbone.compile(backend=backend)
-        # not a call of the module, so it is compiled apart
-        self.backbone.forward_maps = torch.compile(self.backbone.forward_maps, backend=backend)  # type: ignore[method-assign]
+        # not calls of the module, so they are compiled apart
+        for name in ("forward_maps", "forward_branch"):
+            setattr(self.backbone, name, torch.compile(getattr(self.backbone, name), backend=backend))
 
     def transform(self, features: Tensor) -> Tensor:
         """The backbone's features (B, D) raised to `feature_power`, in float32 unless that is 1."""

@@ -5,11 +5,13 @@ further overrides. Epochs, subset, precision and devices make a protocol: runs u
 do runs of different configs, which the record's hash tells. Nothing is averaged but seeds.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ltexp.config import STAGE
 from ltexp.errors import LtexpError
 from ltexp.evaluation.record import seen_beyond
 from ltexp.evaluation.shots import ShotRule
@@ -19,7 +21,7 @@ from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.stages import read_stages
 
 _SUBSET = ("dataset.subset.", "dataset.num_classes", "dataset.max_per_class", "dataset.validation.")
-_APART = ("stage1.epochs", "stage2.epochs", "trainer", "sweep")
+_APART = re.compile(rf"({STAGE.pattern})\.epochs|trainer(\..*)?|sweep")
 _SELECTION, _SHOTS = "last", ShotRule().text
 
 
@@ -181,7 +183,7 @@ def _subset(run: Run, job: Job) -> tuple[str, ...]:
 def _own(overrides: Iterable[str]) -> list[str]:
     """The overrides that make another experiment, not another protocol of the same."""
     keys = [(text.lstrip("+").partition("=")[0], text.lstrip("+")) for text in overrides if is_own_setting(text)]
-    return [text for key, text in keys if key not in _APART and not key.startswith((*_SUBSET, "trainer."))]
+    return [text for key, text in keys if not _APART.fullmatch(key) and not key.startswith(_SUBSET)]
 
 
 def _among(overrides: Iterable[str], keys: tuple[str, ...]) -> tuple[str, ...]:

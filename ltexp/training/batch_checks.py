@@ -66,7 +66,7 @@ def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mi
     read = objective.needs.union(*(Wiring.of(node).reads for node in present(stage.modules).values()))
     if VIEWS not in read:
         raise ConfigError(f"{name}: nothing reads the further views of its images: choose another {key}")
-    if mixing.blends and len(built[0].views) > 1:
+    if (mixing.blends or mixing.num_classes is not None) and len(built[0].views) > 1:
         raise ConfigError(f"{name}: its mixing mixes one view of each image: set mixing@{name}.mixing=none")
     if accumulate > 1:
         raise ConfigError(f"{name}: losses over several views need the whole batch: set trainer.accumulate=1")

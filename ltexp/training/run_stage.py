@@ -1,6 +1,7 @@
 """Runs one stage: starts its model, takes it from the cache or trains it, and evaluates the result."""
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,22 @@ class StageResult:
     predictions: Predictions
 
 
-def run_stage(session: Session, name: str, stage: StageConfig, previous: StageResult | None) -> StageResult:
-    """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it."""
+def run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping[str, str]) -> StageResult:
+    """Trains, fetches or loads the stage `name`, and evaluates it.
+
+    Args:
+        session: of the stage (`Session.for_stage`).
+        earlier: the fingerprints of the run's stages before it, which it may start from, by name.
+    """
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = fingerprint_of(session, name, stage, previous.fingerprint if previous else None)
+    fingerprint = fingerprint_of(session, name, stage, earlier)
     model = session.place(start_model(session, name, stage))
     make_trainable(model, stage)
     cached = _obtain(session, name, stage, model, fingerprint)
     loader = session.evaluation_loader(session.data.test)
     limit = batches_of(loader, test_limit(session.config.trainer))
-    predictions = predict(model, loader, session.config.trainer.precision, limit)
+    predictions = predict(model, loader, session.config.trainer.precision, limit, session.examined)
     metrics, details = session.metrics(predictions.logits, predictions.labels, model.logit_scale)
     record = {
         "name": name,
@@ -68,6 +74,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
         "epochs": stage.epochs,
         "cached": cached,
         "fingerprint": fingerprint,
+        **({} if session.pretext is None else {"num_classes": session.num_classes}),  # of labels of its own
         "networks": cost_of(model, session.sample_inputs()),
         **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS), stage.epochs),
@@ -174,7 +181,7 @@ def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> N
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
-        counts = session.data.class_counts.tolist()
+        counts = session.class_counts.tolist()
         checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts)
 
 
