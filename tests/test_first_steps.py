@@ -42,7 +42,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
         *("{stage}.step.start=0", "{stage}.loss.start=0"),
     ),
     "loss centroid_distance": (
-        *("+module@{stage}.modules.memory=centroid_memory", "{stage}.modules.memory.side=2"),
+        *("+module@{stage}.modules.memory=centroid_memory", "{stage}.modules.memory.attention=false"),
         *("+loss@{stage}.terms.plain.loss=cross_entropy", "{stage}.trainable.backbone=true"),
     ),
     "loss hybrid_contrastive": (
@@ -89,6 +89,7 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation crop_flip_rotate": (("digits", "arrays"), "is for images in memory"),
     "augmentation random_resized_crop": (("files",), "is for image files"),
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
+    "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
     "mixing mixup": (IMAGES, "is for images"),
     "mixing remix": (IMAGES, "is for images"),
     "loss cumulative": (IMAGES, "unknown key 'backbone.branches'"),

@@ -1,23 +1,27 @@
 """Steps that look ahead to a held-out batch: fixtures, the second-order gradient, limit cases, what they refuse."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from runs import assert_equal_weights, run_here, tiny, weights
+from runs import assert_equal_weights, composed, run_here, tiny, weights
 from test_distributed_methods import compare
 from test_every_method import resume_in_each
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config import to_config
+from ltexp.config.build import build
 from ltexp.config.schema import HeldOut
 from ltexp.data.held_out import held_out_of
 from ltexp.data.loader import Batch
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import ConfigError
+from ltexp.evaluation.record import read_record
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy
@@ -28,7 +32,9 @@ from ltexp.models.model import Model
 from ltexp.models.module import Wiring
 from ltexp.outputs import ModelOutput
 from ltexp.training.bilevel import LookAhead
+from ltexp.training.fingerprint import fingerprint_of
 from ltexp.training.meta_weights import MetaSampleWeights, MetaWeightNet
+from ltexp.training.session import Session
 
 COUNTS = torch.tensor([100, 50, 10])
 ROWS, COLUMNS = torch.arange(3.0)[:, None], torch.arange(4.0)
@@ -281,6 +287,26 @@ def test_without_an_outer_rate_covariances_are_the_estimates(tmp_path: Path) -> 
     none, rest, moved = (weights(tmp_path / name, "stage1") for name in ("none", "rest", "moved"))
     assert_equal_weights(none, rest)
     assert not torch.equal(moved["classifier.weight"], rest["classifier.weight"])
+
+
+def test_the_record_says_what_was_held_out_and_that_the_rest_is_the_usual_training_set(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *tiny("mw_net", epochs=1))
+    record = read_record(tmp_path / "run")
+    assert record["held_out"] == {"stage1.meta": {"per_class": 10, "of": "unused"}}
+    assert record["class_counts"] == [24, 13, 7, 4]
+
+
+def test_images_held_out_are_a_part_of_what_a_stage_is(tmp_path: Path) -> None:
+    """Of a validation set with other images another stage is trained; of an equal one the same."""
+    config = to_config(composed(*tiny("mw_net"), "stage1.streams.meta.held_out={per_class: 1, of: validation}"))
+    data = build(config.dataset, root=config.paths.data)
+    found = []
+    for pixel in (0, 0, 1):
+        test = data.test.take(np.arange(len(data.test)))
+        test.images[:] = pixel
+        session = Session(config, tmp_path, replace(data, validation=test), torch.device("cpu"))
+        found.append(fingerprint_of(session.for_stage(config.stage1), "stage1", config.stage1, None))
+    assert found[0] == found[1] != found[2]
 
 
 def toy_data(per_class: list[int], kept: list[int], **further: Any) -> LongTailedData:

@@ -154,3 +154,13 @@ def test_the_table_at_the_end_of_a_run_has_a_row_for_each_stage() -> None:
     assert "50.00" in stage2
     assert "1 min 05 s" in stage2
     assert "1,23" in stage2
+
+
+def test_what_runs_see_beyond_others_stands_beside_their_numbers(tmp_path: Path) -> None:
+    held = {"stage1.meta": {"per_class": 10, "of": "unused"}}
+    write(tmp_path / "a", config_hash="d", method="mw_net", held_out=held)
+    write(tmp_path / "b", held_out={"stage1.meta": {"per_class": 1, "of": "train"}})
+    found = table(tmp_path)
+    place = [column.name for column in found.columns].index("beyond")
+    assert {row[0]: row[place] for row in found.rows} == {"mw_net": "10 unused images a class", "crt": "–"}
+    assert "beyond" not in [column.name for column in table(tmp_path / "b").columns]

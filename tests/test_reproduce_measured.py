@@ -61,6 +61,11 @@ def test_other_protocols_and_configs_stand_apart_and_after_the_full_one(changes:
     assert found == [("last epoch", [0], 47.0), (text, [1], 10.0)]
 
 
+def test_what_a_run_sees_beyond_others_stands_beside_its_number() -> None:
+    held = {"stage1.meta": {"per_class": 10, "of": "validation"}}
+    assert measured(run(held_out=held)) == [("last epoch, sees 10 validation images a class also", [0], 50.0)]
+
+
 def test_two_configs_that_claim_one_cell_and_seed_are_shown_not_averaged() -> None:
     found = measured(run(all=40.0, config_hash="aaaaaaaaaa"), run(all=50.0, config_hash="bbbbbbbbbb"))
     assert found == [("last epoch, config aaaaaaaa", [0], 40.0), ("last epoch, config bbbbbbbb", [0], 50.0)]

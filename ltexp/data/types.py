@@ -1,5 +1,6 @@
 """What a dataset is made of: the arrays of its source, and the long-tailed subset that a run trains on."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -47,6 +48,16 @@ class Split:
     def missing(self) -> Ints:
         """The rows whose sample is not there; none of one in memory is."""
         return np.empty(0, dtype=np.int64)
+
+    @property
+    def identity(self) -> str:
+        """A hash of the samples, their labels and their positions; of files, of their names."""
+        arrays = [value for field in fields(self) if isinstance(value := getattr(self, field.name), np.ndarray)]
+        state = hashlib.blake2b(digest_size=10)
+        for array in arrays:
+            state.update(f"{array.dtype.str}{array.shape}".encode())
+            state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
 
     def take(self, rows: npt.NDArray[Any]) -> Self:
         """A part of the split: the rows of a mask (N,), or of positions in that order."""

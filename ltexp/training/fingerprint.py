@@ -43,6 +43,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],
             "devices": [session.device.type, world_size(), trainer.sync_batch_norm],
             "numerics": [trainer.precision, trainer.channels_last, trainer.gradient_clip_val],
+            **({"held_out": held} if (held := _beyond(session, stage)) else {}),
             # only where they are set: fingerprints of before they existed stay valid
             **({"accumulate": trainer.accumulate} if trainer.accumulate > 1 else {}),
             **({"compile": trainer.compile_backend} if trainer.compile else {}),
@@ -55,6 +56,12 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             "previous": started_from if len(started_from) > 1 else next(iter(started_from), None),
         }
     )
+
+
+def _beyond(session: Session, stage: StageConfig) -> dict[str, str]:
+    """By stream a hash of the images that it holds out of anything but the training set, which is hashed anyway."""
+    streams = {name: stream.held_out for name, stream in stage.streams.items()}
+    return {name: session.held_out[name].identity for name, held in streams.items() if held and held.of != "train"}
 
 
 def files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
