@@ -113,6 +113,7 @@ def long_tailed_files(
             # only where there are any, as in records of before they were counted
             **({"passed_over": dict(files.passed_over)} if files.passed_over else {}),
         },
+        last_drawn=lambda each: pool.take(chosen.last_drawn(each)),
         notes=passed_over_note(files.passed_over),
     )
 
