@@ -56,7 +56,7 @@ def killed_and_resumed(
         process = start(folder, [*words, "resume=true"])
         if killed < min(FRUITLESS, most):
             try:
-                process.wait(timeout=moments.uniform(0.3, 1.0) * seconds)
+                process.wait(timeout=moments.uniform(0.2, 0.9) * seconds)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()

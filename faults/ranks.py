@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from faults.commands import answer, one_line, small, start
+from faults.commands import PATIENCE, answer, one_line, small, start
 
 SECONDS = 60.0  # from the death of one process to the end of the command
 
@@ -17,13 +17,14 @@ def main(folder: Path) -> list[str]:
     for rank in (0, 1):
         run = folder / str(rank)
         process = start(run, words)
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + PATIENCE
         while not (run / "stage1" / "resume.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
         worker = _worker(run, rank)
         if worker is None:
+            ended = process.poll()
             process.kill()
-            return [*faults, f"rank {rank} was not found: {answer(process)[2][-200:]}"]
+            return [*faults, f"rank {rank} was not found (status {ended}): {answer(process)[2].strip()[-200:]}"]
         os.kill(worker, signal.SIGKILL)
         began = time.monotonic()
         status, _, err = answer(process)

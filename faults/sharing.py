@@ -24,7 +24,7 @@ def races(folder: Path) -> list[str]:
     folder.mkdir()
     jobs = int(os.environ.get("JOBS", 8))
     words = small("crt", ("stage1", "stage2"), epochs=8)
-    processes = [start(folder / str(job), [*words, f"stage2.lr=0.0{job + 1}"]) for job in range(jobs)]
+    processes = [start(folder / str(job), [*words, f"stage2.optimizer.lr=0.0{job + 1}"]) for job in range(jobs)]
     deadline = time.monotonic() + 120
     while not any(folder.glob("*/stage1/resume.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
