@@ -11,7 +11,7 @@
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed;
 `ltexp report RUN posthoc=true` has a row for each evaluation.
 
-keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), features (true |
+keys: classifier (a file of conf/classifier/, and that file's own keys), stage (its name, as stage1), features (true |
 false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
 does to the logits of each class over the training images), batch_norm (true | false: the running statistics after each
 stage), temperature (true | false: divides the logits by the temperature that suits the run's held-out images best,

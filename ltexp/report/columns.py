@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltexp.evaluation.record import seen_beyond
 from ltexp.report.groups import Group, Statistic, statistic
 from ltexp.report.predicted import further, kept_evaluations
 from ltexp.report.swept import FACTS, UNKNOWN, short_names, swept_values
@@ -135,6 +136,7 @@ _ALL = [
     Column("subset", "subset", lambda row: str(row.group.record.get("subset_hash") or "–")[:8]),
     Column("selection", "selection", lambda row: selection_text(row.group.record["selection"])),
     _of_record("shot_rule", "shots", "shot_rule"),
+    Column("beyond", "sees also", lambda row: seen_beyond(row.group.record) or "–"),
     Column("seeds", "seeds", lambda row: ",".join(str(run.record["seed"]) for run in row.group.runs)),
     Column("n", "n", lambda row: len(row.group.runs), numeric=True),
     *(_metric(name, name) for name in ("all", "many", "medium", "few")),
@@ -191,6 +193,7 @@ def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
         stages: whether they are stages.
     """
     names = [name for name in (*SHARED, "overrides", "selection", "shot_rule") if _varies(name, rows)]
+    names += ["beyond"] if any(seen_beyond(row.group.record) for row in rows) else []
     names += ["stage", "classifier"] if stages else []
     names += ["posthoc"] if any(row.posthoc for row in rows) else []
     for name in ("config", "subset"):
