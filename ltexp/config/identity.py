@@ -9,6 +9,7 @@ from ltexp.config import Config, StageConfig
 from ltexp.config.lightning import IMMATERIAL as OF_LIGHTNING
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.config.moved import with_first_targets
+from ltexp.config.places import is_moved
 
 # what changes where or how a run is shown or kept, but not what it computes; the last two are of Hydra's alone
 IMMATERIAL = (
@@ -19,6 +20,7 @@ IMMATERIAL = (
     "overrides",
     "choices",
     "dataset.workers",
+    "dataset.source.max_pixels",
     "evaluation.every",
     "evaluation.figures",
     *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every", "rendezvous", *OF_LIGHTNING)),
@@ -70,9 +72,15 @@ def material(config: Config) -> dict[str, Any]:
     """The parts of a config that change what it computes."""
     plain = asdict(config) | {name: stage_identity(stage) for name, stage in config.stages.items()}
     for key in IMMATERIAL:
-        section, _, name = key.rpartition(".")
-        (plain[section] if section else plain).pop(name, None)
+        *sections, name = key.split(".")
+        node = plain
+        for section in sections:
+            node = node.get(section) or {}
+        node.pop(name, None)
     plain["backbone"] = backbone_identity(config.backbone)
+    source = plain["dataset"].get("source") or {}
+    if source.get("exif_orientation") is False:  # as in records of before this key
+        del source["exif_orientation"]
     del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:
@@ -103,6 +111,18 @@ def config_hash(config: Config) -> str:
 def differing_keys(one: Config, other: Config) -> list[str]:
     """The dotted keys whose values change what the two configs compute."""
     return sorted(_differences(material(one), material(other), ""))
+
+
+def other_keys(one: Config, other: Config) -> list[str]:
+    """Those of `differing_keys` that say more than where something lies."""
+    values = material(one), material(other)
+    return [key for key in differing_keys(one, other) if not is_moved(key, *(_value(plain, key) for plain in values))]
+
+
+def _value(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
 
 
 def _differences(one: Any, other: Any, path: str) -> list[str]:

@@ -182,6 +182,7 @@ class LongTailedData:
         facts: what else there is to know about the data, for the record.
         last_drawn: gives so many images of each class from the end of the order whose beginning `train` is: mostly
             images that the subset leaves out. None where the dataset cannot say.
+        notes: what a command says of it before it uses it, one line each.
     """
 
     name: str
@@ -200,6 +201,7 @@ class LongTailedData:
     facts: dict[str, Any] = field(default_factory=dict)
     test_hash: str = ""
     last_drawn: Callable[[int], Split] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:

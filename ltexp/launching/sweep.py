@@ -125,6 +125,8 @@ def check_data(frozen: dict[str, Any]) -> None:
     """
     data = build(frozen["dataset"], root=frozen["paths"]["data"], path="dataset")
     require_present(data)
+    for line in data.notes:
+        print(f"{data.name}: {line}", flush=True)
     stages = {name: frozen[name]["epochs"] for name in frozen if names_stage(name) and frozen[name]}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
     check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)

@@ -26,7 +26,7 @@ from ltexp.evaluation import record as records
 from ltexp.processes.failure import REFUSED, first_to_fail
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
-from ltexp.streams import tolerate_encoding
+from ltexp.terminal import print_anywhere
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
 
@@ -40,6 +40,7 @@ def main() -> None:
     """Runs the folder given on the command line; a user's mistake ends it with one line and status 1."""
     folder = Path(sys.argv[1])
     die_with_parent()
+    print_anywhere()
     quieten()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning before the end of a job, for submitit alone
@@ -129,8 +130,7 @@ def join_processes(device: torch.device) -> None:
 
 
 def quieten() -> None:
-    """Hides notices of Lightning that do not concern a user, and lets a terminal of any encoding show the rest."""
-    tolerate_encoding()
+    """Hides Lightning's notices that do not concern a user of ltexp."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for text in (
         ".*`broadcast_buffers` is deprecated.*",  # torch from 2.12 on; what takes its place is not in 2.11

@@ -12,6 +12,7 @@ from ltexp.report.text import shorten
 
 MOST_WIDE = 18  # columns of a class name
 MOST_CLASSES = 20  # that are shown one by one; more are put together in groups
+BY_NAME = "name:"  # before a class's name that would else be a label
 GROUPS = 10  # of equally many classes (Li Mengke's thesis, Figs. 3.7 and 3.8)
 
 
@@ -65,7 +66,8 @@ def chosen_classes(run: Run, classes: str | None, default: int) -> list[int]:
     """The labels that `classes` names, in its order; without it `default` of them, spread evenly over the frequencies.
 
     Args:
-        classes: labels or class names with commas between them, `0,1,8,9`, or None.
+        classes: labels or class names with commas between them, `0,1,8,9`, or None. A number is always a label: a class
+            that is called by a number and has another label is `name:7`.
         default: the number of classes without a choice.
 
     Raises:
@@ -77,10 +79,14 @@ def chosen_classes(run: Run, classes: str | None, default: int) -> list[int]:
         return [int(label) for label in by_frequency(run)[places]]
     found = []
     for word in (part.strip() for part in classes.split(",")):
-        if word in names:
-            found.append(names.index(word))
-        elif word.isdecimal() and int(word) < len(names):
+        called = word.removeprefix(BY_NAME)
+        if word.isdecimal() and int(word) < len(names):
             found.append(int(word))
+        elif not word.isdecimal() and (word in names or called in names):
+            found.append(names.index(word if word in names else called))
         else:
-            raise ConfigError(unknown_name("class", word, names) + f" (or a label from 0 to {len(names) - 1})")
+            hint = f"; the class of this name is {BY_NAME}{word}" if word in names else ""
+            raise ConfigError(
+                unknown_name("class", word, set(names) - {word}) + f" (or a label from 0 to {len(names) - 1}{hint})"
+            )
     return list(dict.fromkeys(found))

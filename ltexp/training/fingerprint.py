@@ -48,14 +48,16 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             **({"compile": trainer.compile_backend} if trainer.compile else {}),
             **({"lightning": lightning} if lightning else {}),
             **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
-            "files": _files_started_from(stage, name, session.config.backbone),
+            # such a batch's size may leave one row, which has joined the batch before since
+            **({"last_batch": 2} if 1 < stage.batch_size <= 8 and not stage.features.get("_target_") else {}),
+            "files": files_started_from(stage, name, session.config.backbone),
             # of one stage as in the first fingerprints, which so stay valid
             "previous": started_from if len(started_from) > 1 else next(iter(started_from), None),
         }
     )
 
 
-def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
+def files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
     """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
     places = [*((where, "stage1") for where in (*stage.starts.values(), stage.teacher)), (stage.checkpoint, name)]
     given = [(where, of) for where, of in places if where not in (None, "fresh") and not names_stage(where)]
