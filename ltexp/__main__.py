@@ -5,7 +5,7 @@ import sys
 
 from ltexp import __version__
 from ltexp.names import unknown_name
-from ltexp.streams import tolerate_encoding
+from ltexp.terminal import print_anywhere
 
 VERBS = {
     "methods": "what there is to choose from: methods, losses, samplers ...",
@@ -21,7 +21,7 @@ VERBS = {
 
 def main() -> None:
     """Runs the verb named first on the command line."""
-    tolerate_encoding()
+    print_anywhere()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         lines = [f"  {verb:<11}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))

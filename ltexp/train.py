@@ -26,7 +26,7 @@ from ltexp.launching.nodes import requeued
 from ltexp.launching.single import train_one
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
-from ltexp.streams import tolerate_encoding
+from ltexp.terminal import print_anywhere
 
 WITH_VALUE = (  # flags of Hydra that take one
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
@@ -87,7 +87,7 @@ def flags_first(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The command; a user's mistake ends it with one line and status 1."""
-    tolerate_encoding()
+    print_anywhere()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
     install()
     sys.argv[1:] = flags_first(sys.argv[1:])

@@ -1,21 +1,29 @@
 """A user's text in tables, pages, figures and terminals: nothing of it is read as anything but text."""
 
 import csv
+import html.parser
 import io
+import json
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from records import record, write, write_measured
 
 from ltexp.data.commands.show import print_summary
-from ltexp.report.formats import to_csv, to_latex, to_markdown
+from ltexp.report import figures
+from ltexp.report.figures import draw, draw_run_figures, kinds
+from ltexp.report.formats import to_csv, to_markdown
 from ltexp.report.groups import group_runs
+from ltexp.report.html import write_runs_page
+from ltexp.report.latex import to_latex
 from ltexp.report.records import Run, find_runs
 from ltexp.report.results import results_table
+from ltexp.report.text import one_line
 
 NAMES = [
     "$x_1",
@@ -65,20 +73,86 @@ def test_tables_have_the_name_as_text(name: str, tmp_path: Path) -> None:
         assert line.count("{") - line.count(r"\{") == line.count("}") - line.count(r"\}")
 
 
-LATEX_LETTERS = (
-    "allowbreak",
-    "par",
-    "raggedright",
+LATEX_LETTERS = ("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar")
+LATEX_LETTERS += (
     "textasciigrave",
     "textquotesingle",
     "ltexpchar",
-    "textbackslash",
-    "textasciitilde",
-    "textasciicircum",
-    "textless",
-    "textgreater",
-    "textbar",
+    "allowbreak",
+    "raggedright",
+    "par",
+    "textbf",
+    "times",
 )
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page, and what its scripts hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["script"]:
+            self.scripts.append(data)
+
+
+@pytest.mark.parametrize("name", ["plain", *NAMES])
+def test_a_page_has_the_same_elements_whatever_names_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltexp.report.html._drawn", lambda *_: ())  # they are pictures, and take their time
+    groups = group_runs(runs_called(name, tmp_path))
+    write_runs_page(groups, results_table(groups, "method,all"), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    found = Elements()
+    found.feed(page)
+    assert found.tags.count("script") == 2
+    content = json.loads(found.scripts[0])
+    assert content["rows"][0]["cells"][0] == one_line(name)
+    assert "<!--" not in page.partition("<script")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["accuracy_by_class", "sweep", "curves", "weight_norms"])
+def test_figures_are_drawn_whatever_names_are(kind: str, name: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(kind, runs_called(name, tmp_path), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+# of runs of other methods, or of more than these records hold
+OTHERS = ("confidence", "generated_features", "gradual_weight")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind not in OTHERS])
+def test_every_figure_is_drawn_with_a_name_that_is_no_formula(kind: str, tmp_path: Path) -> None:
+    runs = runs_called("$\\frac{1}$ 鹭", tmp_path)
+    draw(kind, runs[:1] if kind != "sweep" else runs, tmp_path / "figure.png")
+
+
+def test_a_figure_that_fails_is_one_line_and_the_others_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_measured(write(tmp_path))
+    whole = figures.draw
+
+    def failing(kind: str, *arguments: object) -> None:
+        if kind == "confusion":
+            raise ValueError("no such font\nat all")
+        whole(kind, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(figures, "draw", failing)
+    assert [path.name for path in draw_run_figures(tmp_path)] == ["reliability.png", "accuracy_by_class.png"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (f"confusion.png was not drawn (no such font); `ltexp report {tmp_path} figure=confusion` draws it")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "gbk", "utf-8"])

@@ -71,8 +71,8 @@ def test_a_figure_that_cannot_be_drawn_costs_a_line(
     monkeypatch.setattr(figures, "draw", failing)
     paths = draw_run_figures(write(tmp_path))
     assert [path.name for path in paths] == ["reliability.png", "accuracy_by_class.png"]
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "confusion.png is not drawn" in line
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "confusion.png was not drawn" in line
 
 
 def test_long_names_take_three_lines_and_no_more() -> None:

@@ -26,7 +26,6 @@ from ltexp.evaluation import record as records
 from ltexp.processes.failure import REFUSED, first_to_fail
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
-from ltexp.streams import tolerate_encoding
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
 
@@ -129,8 +128,7 @@ def join_processes(device: torch.device) -> None:
 
 
 def quieten() -> None:
-    """Hides notices of Lightning that do not concern a user, and lets a terminal of any encoding show the rest."""
-    tolerate_encoding()
+    """Hides Lightning's notices that do not concern a user of ltexp."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for text in (
         ".*`broadcast_buffers` is deprecated.*",  # torch from 2.12 on; what takes its place is not in 2.11

@@ -186,14 +186,26 @@ def _notes(rows: Sequence[Row], groups: Sequence[Group], shown: set[str], common
             values = {str(COLUMNS[column].value(Row(group))) for group in groups}
             parts.append(f"{COLUMNS[column].title}: {', '.join(sorted(values))}")
     notes = ["; ".join(parts), _seeds_note(rows)]
+    if numbered := _called_by_other_numbers(groups, shown):
+        notes.insert(1, numbered)
     if common and ("overrides" not in shown or len(groups) > 1):
         notes.append("every run with " + " ".join(sorted(common)))
-    if numbered := _called_by_other_numbers(groups, shown):
-        notes.append(numbered)
     asked = shown & {*OF_PROBABILITIES, "macro_f1"}
     if asked and any(COLUMNS[name].value(row) is None for name in asked for row in rows):
         notes.append("–: not known without the run's predictions.npz, which the last stage alone has")
     return [*notes, *_uneven_notes(groups)]
+
+
+def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
+    """A note on columns of single classes whose name is a number and not their label; empty if there are none."""
+    found = {}
+    for name in sorted(shown):
+        label = name.removeprefix("acc")
+        for group in groups if name != label and label.isdecimal() else ():
+            names = group.record.get("class_names") or []
+            if int(label) < len(names) and names[int(label)].isdecimal() and int(names[int(label)]) != int(label):
+                found[name] = names[int(label)]
+    return "; ".join(f"{name} is label {name[3:]}, the class called {called}" for name, called in found.items())
 
 
 def _posthoc_note(rows: Sequence[Row], posthoc: bool) -> list[str]:
@@ -219,15 +231,3 @@ def _uneven_notes(groups: Sequence[Group]) -> list[str]:
         if name not in notes and (counts := counts_of_test(group.runs[0])) is not None:
             notes[name] = uneven_note(name, counts)
     return [note for note in notes.values() if note]
-
-
-def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
-    """A note on columns of single classes whose name is a number and not their label; empty if there are none."""
-    found = {}
-    for name in sorted(shown):
-        label = name.removeprefix("acc")
-        for group in groups if name != label and label.isdecimal() else ():
-            names = group.record.get("class_names") or []
-            if int(label) < len(names) and names[int(label)].isdecimal() and int(names[int(label)]) != int(label):
-                found[name] = names[int(label)]
-    return "; ".join(f"{name} is label {name[3:]}, the class called {called}" for name, called in found.items())

@@ -4,10 +4,10 @@ import unicodedata
 
 from rich.cells import cell_len, set_cell_size
 
-from ltexp import streams
+from ltexp import terminal
 
 ELLIPSIS = "…"
-PLAIN = str.maketrans(streams.PLAIN)  # for a terminal without Unicode
+PLAIN = str.maketrans(terminal.PLAIN)  # for a terminal without Unicode
 
 
 def one_line(text: str) -> str:

@@ -270,7 +270,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     for logger in session.loggers:
         logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
-    # last: a run that was stopped while it drew is not finished, and resume=true draws
+    # last: of a run that is killed while it draws, resume=true draws the figures
     records.write_record(folder, record | {"status": "finished"})
     console = Console()
     console.print(run_table(record))

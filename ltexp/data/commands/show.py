@@ -62,7 +62,8 @@ def draw(data: LongTailedData, path: Path) -> None:
     Raises:
         ConfigError: if the figure cannot be written, or matplotlib does not know the ending of `path`.
     """
-    from ltexp.report.drawing import new_figure
+    from ltexp.report.classes import MOST_WIDE
+    from ltexp.report.drawing import LINE, fill, new_figure
     from ltexp.report.saving import save
     from ltexp.report.text import shorten
 
@@ -87,9 +88,11 @@ def draw(data: LongTailedData, path: Path) -> None:
     axes.set(xlabel=f"class, by number of {data.train.unit}", ylabel=f"training {data.train.unit}")
     ticks = _ticks(int(counts.min()), int(counts.max()))
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.set_title(shorten(_title(data), 80), pad=20)
+    axes.set_title(fill(_title(data), 2 * LINE), pad=20)
     if len(counts) <= 20:
-        axes.set_xticks(np.arange(len(counts)), [shorten(data.class_names[label], 18) for label in order], rotation=30)
+        axes.set_xticks(
+            np.arange(len(counts)), [shorten(data.class_names[label], MOST_WIDE) for label in order], rotation=30
+        )
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
 

@@ -8,7 +8,6 @@ kind that draws what `ltexp evaluate` has to make first names its option in `EVA
 import inspect
 import pkgutil
 import re
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -80,17 +79,16 @@ def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:
 def draw_run_figures(run_dir: Path) -> list[Path]:
     """Draws the figures of the finished run in `run_dir` into that folder, and returns the paths of those it has drawn.
 
-    One that cannot be drawn costs a line on standard error and nothing else: the run's numbers are there.
+    A figure that cannot be drawn, for whatever reason, is named in one line: the run's numbers are there.
     """
-    runs = [Run(run_dir, read_record(run_dir))]
     drawn = []
     for kind in AT_THE_END:
         path = run_dir / f"{kind}.png"
         try:
-            draw(kind, runs, path)
-        except Exception as error:  # whatever fails in drawing, the run has not
-            reason = " ".join(str(error).split()) or type(error).__name__
-            print(f"ltexp: {path} is not drawn: {reason}; ltexp report {run_dir} figure={kind}", file=sys.stderr)
+            draw(kind, [Run(run_dir, read_record(run_dir))], path)
+        except Exception as error:  # matplotlib raises whatever it stumbles over
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"{path.name} was not drawn ({reason}); `ltexp report {run_dir} figure={kind}` draws it", flush=True)
         else:
             drawn.append(path)
     return drawn
