@@ -119,7 +119,7 @@ def test_a_sweep_with_a_job_that_cannot_work_is_refused_before_its_first(tmp_pat
     places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     answer = ltexp("train", "-m", *SMALL, *places, "stage1.loss.scale=1,-1")
     assert answer.returncode == 1
-    assert answer.stderr.startswith("ltexp: job 1 of the sweep (")
+    assert answer.stderr.startswith("ltexp: job 2 of 2 (")
     assert answer.stderr.endswith("invalid stage1.loss.scale=-1: expected a number above 0\n")
     assert answer.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -26,7 +26,10 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
+from ltexp.launching.outcome import job_name, say
+from ltexp.launching.start import require_own, require_own_sweep
 from ltexp.processes.failure import REFUSED
+from ltexp.run_folder import FROZEN
 
 
 class ValidateAndFreeze(Callback):
@@ -38,12 +41,14 @@ class ValidateAndFreeze(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            require_own(Path(config.hydra.run.dir))
             frozen = freeze(config)
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            require_own_sweep(Path(config.hydra.sweep.dir))
             check = getattr(get_class(config.hydra.launcher._target_), "check", None)
             if check is not None:
                 check()
@@ -61,13 +66,13 @@ class ValidateAndFreeze(Callback):
         frozen: list[dict[str, Any]] = []
         for number, overrides in enumerate(jobs):
             try:
-                _say_what_is_left_out(loader, number, overrides)
+                _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)
                 frozen.append(freeze(loader.load_sweep_config(config, overrides)))
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
                 reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
-                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {reason}") from None
+                raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}") from None
         _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         _check_compositions(frozen, jobs)
         for number, job in enumerate(frozen):
@@ -80,23 +85,23 @@ def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[st
     answer = subprocess.run(command, input=json.dumps(frozen), stdout=subprocess.PIPE, text=True)
     if answer.returncode == REFUSED:
         number, reason = json.loads(answer.stdout)
-        raise ConfigError(f"job {number} of the sweep ({' '.join(jobs[number])}): {reason}")
+        raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(jobs[number])}): {reason}")
     if answer.returncode != 0:
         raise LtexpError(f"the jobs of this sweep could not be checked (exit status {answer.returncode})")
 
 
-def _say_what_is_left_out(loader: Any, number: int, overrides: list[str]) -> None:
+def _say_what_is_left_out(loader: Any, job: str, overrides: list[str]) -> None:
     """One line for what a sweep sets on a stage that the method of one of its jobs does not have."""
     assert isinstance(loader, LayeredLoader)
     kept, left_out = loader.without_absent(overrides)
     if left_out:
         stages = " and ".join(sorted({stage for text in left_out if (stage := loader.stage_of(text))}))
-        print(f"job {number} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out", flush=True)
+        say(f"{job} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out")
 
 
 def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
     """Jobs that run on this machine find their devices, and those of a cluster get allocations of one size."""
-    if not launcher.startswith("hydra_plugins.ltexp_launchers.") or launcher.endswith(".Joblib"):
+    if not launcher.endswith((".Slurm", ".Local")):
         for trainer in trainers:
             check_devices(trainer)
     elif len(sizes := {(trainer.devices, trainer.num_nodes) for trainer in trainers}) > 1:
@@ -141,4 +146,4 @@ def _ending_at_errors() -> Iterator[None]:
 
 def frozen_path(sweep_dir: Path, number: int) -> Path:
     """Where the config of a sweep's job is kept from the sweep's start."""
-    return sweep_dir / "frozen" / f"{number}.yaml"
+    return sweep_dir / FROZEN / f"{number}.yaml"
