@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
 from ltexp.launching.devices import free_gpus, visible_gpus
-from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, job_name, say
+from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, job_name, say
 
 
 class LaunchError(HydraException):
@@ -80,6 +80,8 @@ class PluginLauncher(Launcher):
         """Hands all that Hydra gives a launcher on to the one that runs the jobs."""
         self.launcher, self.announced = launcher, Announced(task)
         self.total = config.hydra.sweeper.get("trials")
+        self.folder = str(config.hydra.sweep.dir)
+        self.chosen = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
         launcher.setup(hydra_context=context, task_function=self.placed(self.announced), config=config)
 
     def placed(self, task: TaskFunction) -> TaskFunction:
@@ -87,14 +89,23 @@ class PluginLauncher(Launcher):
         return task
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs all jobs; says which is running, and in the end what came of them."""
+        """Runs all jobs; says which is running, and in the end what came of them.
+
+        Raises:
+            SweepError: if a job failed, unless a search tries others.
+        """
         jobs, several = [list(job) for job in job_overrides], len(job_overrides) > 1
         self.announced.total = self.total or initial_job_idx + len(jobs)
         self.announced.common = frozenset(set[str].intersection(*map(set, jobs)) if several else ())
         outcome = Outcome(initial_job_idx, self.announced.total, self.announced.common, time.time())
         results = self.launcher.launch(job_overrides, initial_job_idx)
-        if DRY_RUN_VARIABLE not in os.environ:
-            outcome.tell(results, summed_up=self.total is None)
+        if DRY_RUN_VARIABLE in os.environ:
+            return results
+        failed = outcome.tell(results, summed_up=self.total is None)
+        if failed and self.total is None:  # a search goes on
+            place = "" if self.chosen else f"hydra.sweep.dir={self.folder} "
+            said = f"{failed} of {len(jobs)} jobs failed; the same command with {place}resume=true continues the sweep"
+            raise SweepError(said)
         return results
 
 

@@ -24,7 +24,8 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.nodes import requeued
-from ltexp.launching.outcome import DRY_RUN_VARIABLE, JOB_FAILED
+from ltexp.launching.outcome import DRY_RUN_VARIABLE
+from ltexp.launching.prepared import end_prepared
 from ltexp.launching.signals import Stopped, number_of, raised_signals
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
@@ -117,15 +118,21 @@ def main() -> None:
         os.environ[DRY_RUN_VARIABLE] = "1"
     sys.argv[1:] = [with_home(text) for text in sys.argv[1:]]
     try:
+        _run()
+    finally:
+        end_prepared()
+
+
+def _run() -> None:
+    """Runs the job, or jobs, of sys.argv, and ends this process with one line and status 1 where that fails."""
+    try:
         check_flags(sys.argv[1:])
         with raised_signals():
             job()
     except (KeyboardInterrupt, Stopped) as signalled:
         sys.exit(128 + number_of(signalled))
     except LtexpError as error:
-        if JOB_FAILED not in os.environ:
-            sys.exit(f"ltexp: {error}")
-        sys.exit("ltexp: at least one job of the sweep failed; the same command with resume=true continues it")
+        sys.exit(f"ltexp: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
     except OSError as error:

@@ -131,7 +131,8 @@ def test_a_sweep_goes_on_after_a_failed_job_and_says_so(tmp_path: Path) -> None:
     answer = ltexp("train", "-m", *SMALL, *sweep, "stage1.optimizer.lr=1e20,0.1")
     assert answer.returncode == 1
     assert "the loss is" in answer.stderr
-    assert "at least one job of the sweep failed" in answer.stderr
+    assert answer.stderr.endswith("ltexp: 1 of 2 jobs failed; the same command with resume=true continues the sweep\n")
+    assert "ltexp: job 1 of 2 (stage1.optimizer.lr=1e+20) failed: stage1: the loss is" in answer.stderr
     assert [record(tmp_path / "sweep" / job)["status"] for job in ("0", "1")] == ["failed", "finished"]
     table = ltexp("report", str(tmp_path / "sweep"), "format=markdown")
     assert table.returncode == 0

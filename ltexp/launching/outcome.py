@@ -1,6 +1,5 @@
 """What a sweep says: which of its jobs is running, and in the end what came of them."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,10 @@ from ltexp.errors import LtexpError
 from ltexp.evaluation.record import read_record
 
 DRY_RUN_VARIABLE = "LTEXP_DRY_RUN"  # environment variable: configs are shown and nothing is run
-JOB_FAILED = "LTEXP_JOB_FAILED"  # environment variable: this sweep has said which of its jobs failed, and why
+
+
+class SweepError(LtexpError):
+    """Some jobs of a sweep failed, which have been named."""
 
 
 def job_name(number: int, total: int) -> str:
@@ -44,8 +46,8 @@ class Outcome:
     common: frozenset[str]
     started: float
 
-    def tell(self, results: Sequence[JobReturn], summed_up: bool) -> None:
-        """Names every job that failed with its one line, and counts the others.
+    def tell(self, results: Sequence[JobReturn], summed_up: bool) -> int:
+        """Names every job that failed with its one line, and counts the others; how many failed.
 
         Args:
             results: of the jobs, in order.
@@ -60,7 +62,7 @@ class Outcome:
                 reason = str(result._return_value).strip().split("\n")[0]
                 name = job_name(self.first + number, self.total)
                 print(f"ltexp: {name} ({' '.join(own)}) failed: {reason}", file=sys.stderr, flush=True)
-                os.environ[JOB_FAILED] = "1"
+        return sum(failed)
 
     def _summary(self, results: Sequence[JobReturn], failed: int) -> str:
         records = [record for result in results if (record := _record(result)) is not None]

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C, which Python raises as KeyboardInterrupt
 GRACE = 7.0  # seconds that a run has to note that it was stopped, before it is killed
@@ -46,7 +46,20 @@ def number_of(signalled: BaseException) -> int:
     return signalled.number if isinstance(signalled, Stopped) else int(signal.SIGINT)
 
 
-def end_process(process: subprocess.Popen[bytes], number: int) -> None:
+class Process(Protocol):
+    """A started process."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Sends it a signal."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status; raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """Kills it."""
+
+
+def end_process(process: Process, number: int) -> None:
     """Hands the signal on, and kills the process if it is still there after `GRACE`, or at a second signal."""
     process.send_signal(number)  # after Ctrl-C the terminal has sent it as well; a second one does no harm
     try:

@@ -19,12 +19,14 @@ from ltexp.evaluation.record import mark_failed
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.nodes import join_run, meeting_point
+from ltexp.launching.prepared import PreparedProcess, start_here
 from ltexp.launching.signals import Stopped, end_process, number_of, raised_signals
 from ltexp.processes.cores import usable_cores
 from ltexp.processes.failure import REFUSED, STOPPED, first_failure, forget_failure
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, FAILED, FROZEN, LOCK, read_status
 
+WORKER = "ltexp.processes.worker"  # of a run on one device; the sweep's prepared process can become it
 LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 
@@ -186,11 +188,12 @@ def _unfinished_twin(config: Config, folder: Path) -> Path | None:
 
 
 def _command(config: Config, folder: Path, rendezvous: str | None) -> list[str]:
+    """The module that runs the folder, and its arguments."""
     trainer = config.trainer
     if trainer.world_size == 1:
-        return [sys.executable, "-m", "ltexp.processes.worker", str(folder)]
+        return [WORKER, str(folder)]
     several = [] if rendezvous is None else [str(trainer.num_nodes), rendezvous]
-    return [sys.executable, "-m", "ltexp.processes.ranks", str(folder), str(trainer.devices), *several]
+    return ["ltexp.processes.ranks", str(folder), str(trainer.devices), *several]
 
 
 def _environment(config: Config) -> dict[str, str]:
@@ -205,18 +208,23 @@ def _environment(config: Config) -> dict[str, str]:
 
 
 def _run(command: list[str], environment: dict[str, str], folder: Path) -> int:
-    """Runs the command to its end, its exit status; a signal to this process ends both.
+    """Runs the command to its end, by the sweep's prepared process if there is one; a signal to this one ends both.
 
     Raises:
         JobError: in the place of the signal, for a job that submitit runs: it is the cluster that ends that.
     """
     with raised_signals():
-        process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, os.getpid()))
+        process: PreparedProcess | subprocess.Popen[bytes] | None = None
+        if command[0] == WORKER:
+            process = start_here(WORKER, command[1:], environment)
+        if process is None:
+            words, bound = [sys.executable, "-m", *command], partial(die_with_parent, os.getpid())
+            process = subprocess.Popen(words, env=environment, preexec_fn=bound)
         try:
             return process.wait()
         except (KeyboardInterrupt, Stopped) as signalled:
             end_process(process, number_of(signalled))
-            if process.returncode < 0:  # without a word
+            if process.wait() < 0:  # without a word
                 mark_failed(folder, STOPPED, "stopped")
             if "SUBMITIT_EXECUTOR" in os.environ:
                 raise JobError(STOPPED) from None

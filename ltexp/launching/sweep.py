@@ -1,7 +1,7 @@
 """Checks every job before the first one starts, and freezes all jobs of a sweep at its start."""
 
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,8 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
-from ltexp.launching.outcome import job_name, say
+from ltexp.launching.outcome import DRY_RUN_VARIABLE, job_name, say
+from ltexp.launching.prepared import ask, start_prepared
 from ltexp.launching.start import require_own, require_own_sweep
 from ltexp.processes.failure import REFUSED
 from ltexp.run_folder import FROZEN
@@ -52,6 +53,8 @@ class ValidateAndFreeze(Callback):
             check = getattr(get_class(config.hydra.launcher._target_), "check", None)
             if check is not None:
                 check()
+            if DRY_RUN_VARIABLE not in os.environ:
+                start_prepared()
             self._freeze_jobs(config)
 
     def _freeze_jobs(self, config: DictConfig) -> None:
@@ -81,13 +84,12 @@ class ValidateAndFreeze(Callback):
 
 def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:
     """What needs torch to be checked, in one process for all jobs."""
-    command = [sys.executable, "-m", "ltexp.processes.preflight"]
-    answer = subprocess.run(command, input=json.dumps(frozen), stdout=subprocess.PIPE, text=True)
-    if answer.returncode == REFUSED:
-        number, reason = json.loads(answer.stdout)
+    status, answer = ask("ltexp.processes.preflight", json.dumps(frozen))
+    if status == REFUSED:
+        number, reason = json.loads(answer)
         raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(jobs[number])}): {reason}")
-    if answer.returncode != 0:
-        raise LtexpError(f"the jobs of this sweep could not be checked (exit status {answer.returncode})")
+    if status != 0:
+        raise LtexpError(f"the jobs of this sweep could not be checked (exit status {status})")
 
 
 def _say_what_is_left_out(loader: Any, job: str, overrides: list[str]) -> None:
