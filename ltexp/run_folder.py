@@ -15,6 +15,7 @@ RECORD = "record.json"
 FROZEN = "frozen"  # in a sweep's folder: the configs of its jobs
 LOCK = ".lock"  # held while the run is being worked on
 FAILED = ".failed"  # why the first process to fail did so, in a run of several
+RUN_LOG = "run.log"  # all that the run has said
 PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained

@@ -22,7 +22,7 @@ WAITING_JOBS = 512  # that may ask it at a time
 
 # of the environment: what a process reads later than at its start, or what says nothing of how it computes
 LATER = ("LTEXP_", "HYDRA_", "LOKY", "JOBLIB", "ENABLE_IPC", "CUDA_VISIBLE_DEVICES", "COLUMNS", "LINES")
-THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA", "NUMEXPR")  # _NUM_THREADS: set in the job
+THREADS = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "NUMBA_", "NUMEXPR_")  # numbers of them: set in the job
 
 _server: list[subprocess.Popen[bytes]] = []
 
@@ -149,6 +149,6 @@ def ask(module: str, text: str) -> tuple[int, str]:
 
 def _start_of(environment: Mapping[str, str]) -> str:
     """Names what libraries read of an environment when they are loaded: a job with another one starts afresh."""
-    threads = tuple(f"{library}_NUM_THREADS" for library in THREADS)
+    threads = {name for name in environment if name.startswith(THREADS) and name.endswith("_THREADS")}
     kept = sorted(item for item in environment.items() if not item[0].startswith(LATER) and item[0] not in threads)
     return digest(kept)[:16]

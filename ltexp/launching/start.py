@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import mark_failed
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
+from ltexp.launching.header import header
 from ltexp.launching.nodes import join_run, meeting_point
 from ltexp.launching.prepared import PreparedProcess, start_here
 from ltexp.launching.signals import Stopped, end_process, number_of, raised_signals
 from ltexp.processes.cores import usable_cores
 from ltexp.processes.failure import REFUSED, STOPPED, first_failure, forget_failure
 from ltexp.processes.parent import die_with_parent
-from ltexp.run_folder import CONFIG, FAILED, FROZEN, LOCK, read_status
+from ltexp.run_folder import CONFIG, FAILED, FROZEN, LOCK, RUN_LOG, read_status
+from ltexp.run_log import note
 
 WORKER = "ltexp.processes.worker"  # of a run on one device; the sweep's prepared process can become it
+IGNORED = (LOCK, FAILED, RUN_LOG, ".hydra", "train.log")  # of a run that has not begun; the last two are Hydra's own
 LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 
@@ -61,13 +65,19 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
             return
         else:
             forget_failure(folder)
+            said = header(plain, config, folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
+            print(said, flush=True)
+            note(
+                folder, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: ltexp train {' '.join(plain['overrides'])}\n{said}"
+            )
         status = _run(_command(config, folder, rendezvous), _environment(config), folder)
         failure = first_failure(folder)
         if status == REFUSED and new:
             _leave_nothing(folder)
     if status < 0:
-        raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
+        note(folder, killed := f"the run in {folder} was killed (signal {-status}); resume=true continues it")
+        raise LtexpError(killed)
     if status != 0:
         raise JobError(failure.message if failure else f"the run in {folder} failed (exit status {status})")
 
@@ -87,7 +97,7 @@ def require_own(folder: Path) -> None:
     if CONFIG in found:
         load(folder / CONFIG)  # refuses the config of something else
         return
-    others = sorted(name for name in found if name not in (LOCK, FAILED) and not name.startswith(f".{CONFIG}."))
+    others = sorted(name for name in found if name not in IGNORED and not name.startswith(f".{CONFIG}."))
     if others:
         shown = ", ".join(others[:3]) + (" ..." if others[3:] else "")
         raise ConfigError(f"{folder} holds other files ({shown}): choose a new or an empty folder for the run")
@@ -114,7 +124,7 @@ def require_own_sweep(folder: Path) -> None:
 
 def _leave_nothing(folder: Path) -> None:
     """Takes back what this command has put into a run's folder, and the folder if nothing else lies in it."""
-    for name in (CONFIG, FAILED, LOCK):
+    for name in (CONFIG, FAILED, RUN_LOG, LOCK):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -226,6 +236,7 @@ def _run(command: list[str], environment: dict[str, str], folder: Path) -> int:
             end_process(process, number_of(signalled))
             if process.wait() < 0:  # without a word
                 mark_failed(folder, STOPPED, "stopped")
+                note(folder, f"ltexp: {STOPPED}")
             if "SUBMITIT_EXECUTOR" in os.environ:
                 raise JobError(STOPPED) from None
             raise  # the other jobs of a sweep are not started

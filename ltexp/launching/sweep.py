@@ -26,6 +26,7 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
+from ltexp.launching.header import remember
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, job_name, say
 from ltexp.launching.prepared import ask, start_prepared
 from ltexp.launching.start import require_own, require_own_sweep
@@ -132,6 +133,7 @@ def check_data(frozen: dict[str, Any]) -> None:
     """
     data = build(frozen["dataset"], root=frozen["paths"]["data"], path="dataset")
     require_present(data)
+    remember(frozen, data)
     stages = {name: frozen[name]["epochs"] for name in ("stage1", "stage2") if frozen.get(name)}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
     check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)

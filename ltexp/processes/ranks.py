@@ -23,6 +23,7 @@ from ltexp.config.identity import digest
 from ltexp.evaluation.record import mark_failed
 from ltexp.processes.failure import LAUNCHER, REFUSED, STOPPED, first_failure, first_to_fail, this_node
 from ltexp.processes.parent import die_with_parent
+from ltexp.run_log import note
 
 JOIN_TIMEOUT = 600  # seconds for all nodes to come
 
@@ -78,6 +79,7 @@ def _how_it_ended(rank: int, status: int) -> str:
 def _end(folder: Path, message: str, status: int, stopped: bool = False) -> None:
     """Says why, unless a worker of this node has done so, and ends this process."""
     if first_to_fail(folder, message):
+        note(folder, f"ltexp: {message}")
         mark_failed(folder, message, "stopped" if stopped else "failed")
         print(f"ltexp: {message}", file=sys.stderr, flush=True)
     elif (failure := first_failure(folder)) and failure.node != this_node():

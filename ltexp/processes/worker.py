@@ -26,6 +26,7 @@ from ltexp.evaluation import record as records
 from ltexp.processes.failure import LAUNCHER, REFUSED, STOPPED, first_to_fail
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
+from ltexp.run_log import keep_log
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
 
@@ -40,6 +41,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     die_with_parent(int(os.environ[LAUNCHER]) if several() else None)
     quieten()
+    keep_log(folder)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, lambda heard, _: sys.exit(128 + heard))
