@@ -27,8 +27,12 @@ THREADS = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "NUMBA_", "NUMEXPR_"
 _server: list[subprocess.Popen[bytes]] = []
 
 
-def start_prepared() -> None:
-    """Starts the prepared process, which loads the libraries while the command goes on; only on Linux."""
+def start_prepared(sweep: bool) -> None:
+    """Starts the prepared process, which loads the libraries while the command goes on; only on Linux.
+
+    Args:
+        sweep: whether several jobs will share what is loaded.
+    """
     if sys.platform != "linux" or _server:
         return
     name = f"ltexp-{os.getpid()}-{secrets.token_hex(8)}"
@@ -36,7 +40,7 @@ def start_prepared() -> None:
         listener.bind(f"\0{name}")  # no file, and gone with its last user
         listener.listen(WAITING_JOBS)
         descriptor, parent = listener.fileno(), os.getpid()
-        command = [sys.executable, "-m", "ltexp.processes.prepared", str(descriptor), str(parent)]
+        command = [sys.executable, "-m", "ltexp.processes.prepared", str(descriptor), str(parent), str(int(sweep))]
         _server.append(
             subprocess.Popen(
                 command, pass_fds=[descriptor], stdin=subprocess.DEVNULL, preexec_fn=partial(die_with_parent, parent)

@@ -44,6 +44,11 @@ class ValidateAndFreeze(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
             require_own(Path(config.hydra.run.dir))
+            if (
+                DRY_RUN_VARIABLE not in os.environ
+                and str(config.trainer.devices) == str(config.trainer.num_nodes) == "1"
+            ):
+                start_prepared(sweep=False)
             frozen = freeze(config)
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
@@ -55,7 +60,7 @@ class ValidateAndFreeze(Callback):
             if check is not None:
                 check()
             if DRY_RUN_VARIABLE not in os.environ:
-                start_prepared()
+                start_prepared(sweep=True)
             self._freeze_jobs(config)
 
     def _freeze_jobs(self, config: DictConfig) -> None:

@@ -1,7 +1,8 @@
-"""A process with the libraries loaded, which forks: `python -m ltexp.processes.prepared LISTENER PARENT`.
+"""A process with the libraries loaded, which forks: `python -m ltexp.processes.prepared LISTENER PARENT SWEEP`.
 
-Importing torch, Lightning and ltexp takes seconds. A sweep does it once, here, and each of its jobs is a fork of this
-process: a process of its own as ever, with a module, arguments, environment, folder and standard streams of its own.
+Importing torch, Lightning and ltexp takes seconds. A sweep does it once, here, and a single run while the command
+composes and checks. Each job is a fork of this process: one of its own as ever, with a module, arguments, environment,
+folder and standard streams of its own.
 Nothing is computed here, so that no thread of a library and no GPU is in use when it forks.
 """
 
@@ -24,10 +25,12 @@ from typing import Any
 
 from ltexp.processes.parent import die_with_parent
 
-LOADED = (
-    *("ltexp.processes.worker", "ltexp.processes.preflight", "ltexp.training.callbacks", "torch._dynamo"),
-    *("pytorch_lightning.loggers", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg"),
-)
+LOADED = ("ltexp.processes.worker", "ltexp.training.callbacks", "ltexp.data.images.dataset", "torch._dynamo")
+OF_SWEEPS = (
+    "ltexp.processes.preflight",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)  # not worth one run's wait
 GRACE = 6.0  # seconds from a job's SIGTERM to its SIGKILL, a little less than the command's patience
 LENGTH = struct.Struct("!Q")  # of a request, before it
 
@@ -36,11 +39,11 @@ Target = Callable[[dict[str, Any], list[int]], None]
 
 def main() -> None:
     """Serves until SIGTERM, which ends the jobs first, or until the command that started it ends."""
-    descriptor, parent = map(int, sys.argv[1:])
+    descriptor, parent, sweep = map(int, sys.argv[1:])
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the jobs themselves
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for module in LOADED:
+    for module in (*LOADED, *(OF_SWEEPS if sweep else ())):
         import_module(module)
     gc.collect()
     gc.freeze()  # what is loaded stays; a job's collector need not touch, and so copy, its memory
