@@ -13,7 +13,8 @@ install: $(STAMP) ## create .venv and install ltexp with the pinned versions
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ltexp needs Python 3.11 or later; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@echo "installing ltexp and what it needs into $(VENV): PyTorch alone is several hundred megabytes"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $(STAMP)
 
 quickstart: install ## train ce, crt and mislas on long-tailed digits and compare them (under a minute)
@@ -46,7 +47,7 @@ bench: install ## measure speed against bare PyTorch, as ratios
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv, caches and the quickstart's outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache outputs/quickstart outputs/stage_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache outputs/quickstart
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this help
