@@ -176,6 +176,8 @@ def jobs_at_a_time(trainer: TrainerConfig | DictConfig, jobs_per_gpu: int) -> in
 class Slurm(PluginLauncher):
     """An allocation a job; conf/launcher/slurm.yaml explains the keys."""
 
+    at_the_end: ClassVar[str] = "Ctrl-C does not stop them"
+
     plugin, package = "hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"
 
     def __init__(self, **settings: Any) -> None:
@@ -203,11 +205,12 @@ class Slurm(PluginLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits all jobs and waits for them."""
         folder = str(self.settings["submitit_folder"]).replace("%j", "")
-        print(
-            f"{len(job_overrides)} jobs are submitted, their logs go to {folder}; Ctrl-C does not stop them", flush=True
-        )
+        jobs = "1 job is" if len(job_overrides) == 1 else f"{len(job_overrides)} jobs are"
+        say(f"{jobs} submitted, with logs in {folder}; {self.at_the_end}")
         return super().launch(job_overrides, initial_job_idx)
 
 
 class Local(Slurm):
     """The same on this machine; conf/launcher/local.yaml explains the keys."""
+
+    at_the_end = "they end with this command"
