@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
+from ltexp.config.composer import products
 from ltexp.launching.devices import free_gpus, visible_gpus
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, job_name, say
 
@@ -79,7 +80,9 @@ class PluginLauncher(Launcher):
     def set_up(self, launcher: Launcher, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
         """Hands all that Hydra gives a launcher on to the one that runs the jobs."""
         self.launcher, self.announced = launcher, Announced(task)
-        self.total = config.hydra.sweeper.get("trials")
+        if (trials := config.hydra.sweeper.get("trials")) is not None:
+            seeds = [text for text in config.hydra.overrides.task if text.startswith("seed=")]
+            self.total = trials * len(products(seeds))  # each trial is a run with each of them
         self.folder = str(config.hydra.sweep.dir)
         self.chosen = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
         launcher.setup(hydra_context=context, task_function=self.placed(self.announced), config=config)

@@ -56,7 +56,7 @@ def end_prepared() -> None:
         os.environ.pop(PREPARED, None)
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(8)
+            process.wait(7)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

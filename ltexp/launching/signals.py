@@ -8,7 +8,7 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C, which Python raises as KeyboardInterrupt
-GRACE = 7.0  # seconds that a run has to note that it was stopped, before it is killed
+GRACE = 6.0  # seconds that a run has to note that it was stopped, before it is killed
 
 
 class Stopped(BaseException):

@@ -31,7 +31,7 @@ OF_SWEEPS = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )  # not worth one run's wait
-GRACE = 6.0  # seconds from a job's SIGTERM to its SIGKILL, a little less than the command's patience
+GRACE = 5.0  # seconds from a job's SIGTERM to its SIGKILL, a little less than the command's patience
 LENGTH = struct.Struct("!Q")  # of a request, before it
 
 Target = Callable[[dict[str, Any], list[int]], None]
@@ -130,6 +130,7 @@ class Server:
         if not heard:
             self.selector.unregister(connection)
             self.abandoned.add(connection)
+            time.sleep(0.2)  # where the command itself was killed, this process is killed here, and the job with it
             self._end(job)
         elif job.pid is not None and job.is_alive():
             os.kill(job.pid, heard[0])
