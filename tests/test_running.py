@@ -21,14 +21,26 @@ from runs import assert_equal_weights, run_here, weights
 from test_command_line import SMALL, ltexp, record, start, train, wait_for
 
 from ltexp.errors import ConfigError
+from ltexp.evaluation.record import SCHEMA, write_record
 from ltexp.launching import prepared
 from ltexp.launching.prepared import PREPARED, ask, start_here
 from ltexp.launching.signals import Stopped, end_process, raised_signals
 from ltexp.launching.start import require_own, require_own_sweep
 from ltexp.processes.prepared import Server, become
+from ltexp.report.records import find_runs
 from ltexp.run_folder import LOCK, is_held
 from ltexp.train import flags_first, with_home
 
+BEGUN = {
+    "schema": SCHEMA,
+    "method": "ce",
+    "dataset": "digits_lt",
+    "imbalance": "longtail",
+    "imbalance_ratio": 60.0,
+    "backbone": "resnet8",
+    "seed": 0,
+    "class_counts": [3, 2],
+}
 LONG = ("method=ce", "stage1.epochs=5000", "stage_cache.enabled=false")
 LINE = re.compile(
     r"stage1  epoch \d/3  loss \d+\.\d{3}  [\d,]+ images/s  lr 0\.\d+  \d:\d\d gone  \d:\d\d left(  test \d+\.\d%)?"
@@ -128,10 +140,14 @@ def test_a_home_and_flags_are_read_wherever_they_stand(monkeypatch: pytest.Monke
 
 def test_a_lock_tells_a_running_run_from_a_killed_one(tmp_path: Path) -> None:
     assert not is_held(tmp_path)
-    lock = FileLock(tmp_path / LOCK)
-    with lock:
-        assert is_held(tmp_path)
-    assert not is_held(tmp_path)
+    for number, status in enumerate(("running", "running", "stopped", "failed", "failed")):
+        write_record(tmp_path / str(number), {**BEGUN, "status": status})
+    with FileLock(tmp_path / "0" / LOCK):
+        assert is_held(tmp_path / "0")
+        runs, notes = find_runs([tmp_path])
+    assert not runs
+    assert notes == ["left out: 5 runs not finished (2 failed, 1 killed, 1 running, 1 stopped)"]
+    assert not is_held(tmp_path / "0")
 
 
 def test_signals_are_raised_but_those_that_are_ignored_stay_so() -> None:
@@ -182,6 +198,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     assert process.exitcode == 0
 
 
+def as_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes today's environment for the server's: pytest changes it between a fixture and its test."""
+    monkeypatch.setenv(PREPARED, f"{os.environ[PREPARED].split()[0]} {prepared._start_of(os.environ)}")
+
+
 def gone(process: int, seconds: float = 10) -> bool:
     """Whether the process ends in so many seconds."""
     deadline = time.monotonic() + seconds
@@ -197,7 +218,8 @@ def gone(process: int, seconds: float = 10) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the prepared process is Linux's")
-def test_a_prepared_process_becomes_what_it_is_asked_for(server: int) -> None:
+def test_a_prepared_process_becomes_what_it_is_asked_for(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_started(monkeypatch)
     assert ask("json.tool", '{"a": 1}') == (0, '{\n    "a": 1\n}\n')
     assert start_here("json.tool", ["--version"], os.environ | {"CUDA_VISIBLE_DEVICES": "1"}) is not None
     # libraries may read this one when they are loaded
@@ -209,7 +231,7 @@ def test_a_job_of_a_prepared_process_answers_signals_and_ends_with_who_asked(
     server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WHO", "")
-    monkeypatch.setenv(PREPARED, f"{os.environ[PREPARED].split()[0]} {prepared._start_of(os.environ)}")
+    as_started(monkeypatch)
 
     def begin(name: str, seconds: str) -> tuple[prepared.PreparedProcess, int]:
         job = start_here("sleeping", [str(tmp_path / name), seconds], os.environ)
@@ -311,3 +333,20 @@ def test_a_job_of_a_sweep_is_the_run_that_the_same_command_gives(tmp_path: Path)
     assert train(tmp_path / "alone", *settings, "seed=1").returncode == 0
     for stage in ("stage1", "stage2"):
         assert_equal_weights(weights(tmp_path / "alone", stage), weights(tmp_path / "sweep" / "1", stage))
+
+
+@pytest.mark.slow
+def test_nothing_is_written_outside_the_outputs(tmp_path: Path) -> None:
+    """The command's folder, the home and the place for temporary files, after a run and a sweep."""
+    places = {name: tmp_path / name for name in ("work", "home", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    environment = os.environ | {"HOME": str(places["home"]), "TMPDIR": str(places["temporary"]), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    for words in (("method=ce",), ("-m", "method=ce", "seed=0,1")):
+        command = [sys.executable, "-m", "ltexp", "train", *words, "stage1.epochs=1", "trainer.accelerator=cpu"]
+        subprocess.run(command, cwd=places["work"], env=environment, check=True, capture_output=True)
+    assert [path.name for path in places["work"].iterdir()] == ["outputs"]
+    assert not list(places["temporary"].iterdir())
+    libraries = {".cache", ".config"}  # matplotlib's list of fonts
+    assert {path.name for path in places["home"].iterdir()} <= libraries
