@@ -166,7 +166,10 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     """
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # it is this process's own
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # they stay open as long as this process
+    out, err = sys.stdout, sys.stderr
+    sys.stdout = open(1, "w", encoding=out.encoding, errors=out.errors, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding=err.encoding, errors=err.errors, closefd=False)  # noqa: SIM115
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.clear()
     os.environ.update(request["environment"])
