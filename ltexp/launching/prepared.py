@@ -21,7 +21,7 @@ PREPARED = "LTEXP_PREPARED"  # environment variable: the address of the prepared
 WAITING_JOBS = 512  # that may ask it at a time
 
 # of the environment: what a process reads later than at its start, or what says nothing of how it computes
-LATER = ("LTEXP_", "HYDRA_", "LOKY", "JOBLIB", "ENABLE_IPC", "CUDA_VISIBLE_DEVICES", "COLUMNS", "LINES")
+LATER = ("LTEXP_", "HYDRA_", "LOKY", "JOBLIB", "ENABLE_IPC", "KMP_INIT_AT_FORK", "CUDA_VISIBLE_DEVICES")
 THREADS = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "NUMBA_", "NUMEXPR_")  # numbers of them: set in the job
 
 _server: list[subprocess.Popen[bytes]] = []
