@@ -26,11 +26,18 @@ from ltexp.launching.signals import Stopped, end_process, number_of, raised_sign
 from ltexp.processes.cores import usable_cores
 from ltexp.processes.failure import REFUSED, STOPPED, first_failure, forget_failure
 from ltexp.processes.parent import die_with_parent
-from ltexp.run_folder import CONFIG, FAILED, FROZEN, LOCK, RUN_LOG, read_status
+from ltexp.run_folder import CONFIG, FAILED, FROZEN, LOCK, RUN_LOG, TRIAL, read_status
 from ltexp.run_log import note
 
 WORKER = "ltexp.processes.worker"  # of a run on one device; the sweep's prepared process can become it
-IGNORED = (LOCK, FAILED, RUN_LOG, ".hydra", "train.log")  # of a run that has not begun; the last two are Hydra's own
+IGNORED = (
+    LOCK,
+    FAILED,
+    RUN_LOG,
+    TRIAL,
+    ".hydra",
+    "train.log",
+)  # of a run that has not begun; the last two are Hydra's own
 LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 

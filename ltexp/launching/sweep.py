@@ -43,7 +43,8 @@ class ValidateAndFreeze(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
-            require_own(Path(config.hydra.run.dir))
+            if (folder := _typed_folder(config, "hydra.run.dir")) is not None:
+                require_own(folder)
             if (
                 DRY_RUN_VARIABLE not in os.environ
                 and str(config.trainer.devices) == str(config.trainer.num_nodes) == "1"
@@ -55,7 +56,8 @@ class ValidateAndFreeze(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
-            require_own_sweep(Path(config.hydra.sweep.dir))
+            if (folder := _typed_folder(config, "hydra.sweep.dir")) is not None:
+                require_own_sweep(folder)
             check = getattr(get_class(config.hydra.launcher._target_), "check", None)
             if check is not None:
                 check()
@@ -86,6 +88,12 @@ class ValidateAndFreeze(Callback):
         _check_compositions(frozen, jobs)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+
+
+def _typed_folder(config: DictConfig, key: str) -> Path | None:
+    """The folder as typed; None for the usual one, and for one that only a job can name (`${hydra:...}`)."""
+    typed = [text.partition("=")[2] for text in config.hydra.overrides.hydra if text.startswith(f"{key}=")]
+    return Path(str(OmegaConf.select(config, key))) if typed and "$" not in typed[-1] else None
 
 
 def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:
