@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
@@ -57,7 +58,16 @@ def _end_with(command: int) -> None:
     """Stops this process when another has ended; submitit lets a job alone that has not started its run."""
     while True:
         time.sleep(1)
-        try:
-            os.kill(command, 0)
-        except ProcessLookupError:
+        if _is_gone(command):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_gone(process: int) -> bool:
+    """Whether a process has ended, also if the one that started it has not asked how."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except OSError:  # no Linux
+        return False
