@@ -14,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from ltexp.config import in_order, names_stage
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
@@ -42,7 +43,7 @@ class Trial:
         """Runs the job; the metric of its last stage's last epoch, None if that was not measured."""
         self.task(job)
         folder = Path(HydraConfig.get().runtime.output_dir)
-        for stage in ("stage2", "stage1"):
+        for stage in reversed(in_order(path.name for path in folder.iterdir() if names_stage(path.name))):
             if (folder / stage / RUN_METRICS).exists():
                 rows = read_metrics(folder / stage / RUN_METRICS)
                 value = rows[-1].get(f"validation_{self.metric}") if rows else None

@@ -8,7 +8,7 @@ from ltexp.names import unknown_name
 
 VERBS = {
     "methods": "what there is to choose from: methods, losses, samplers ...",
-    "train": "train a run or a sweep: one or two stages on one dataset",
+    "train": "train a run or a sweep: one or more stages on one dataset",
     "reproduce": "published tables: show them, run what is missing, compare",
     "evaluate": "evaluate a finished run again, or with a classifier that needs no training",
     "report": "tables and figures from any set of runs",

@@ -8,7 +8,7 @@
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
-keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), features (true |
+keys: classifier (a file of conf/classifier/, and that file's own keys), stage (its name, as stage1), features (true |
 false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
 does to the logits of each class over the training images), accelerator (auto | cpu | gpu), precision (as
 trained; 32-true | bf16-mixed | 16-mixed), data (data root).

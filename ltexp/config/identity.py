@@ -41,15 +41,29 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for key, usual in {"modules": {}, "streams": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
         if plain[key] == usual:
             del plain[key]
+    for stream in plain.get("streams", {}).values():
+        if stream["held_out"] and stream["held_out"]["of"] == "train":
+            del stream["held_out"]["of"]
     for term in plain["terms"].values():
         if term["stream"] is None:
             del term["stream"]
-    if plain["schedule"].get("interval") == "epoch":
-        del plain["schedule"]["interval"]
+    later = (
+        ("schedule", "interval", "epoch"),
+        ("schedule", "warmup_start", 0.0),
+        ("reweighting", "divide_by", "weights"),
+    )
+    for part, key, value in later:
+        if plain[part].get(key) == value:
+            del plain[part][key]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules
     plain["init"]["auxiliary"] = "fresh"
     plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}
     return plain
+
+
+def backbone_identity(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's config for a hash, likewise."""
+    return {key: value for key, value in backbone.items() if (key, value) != ("branches", 1)}
 
 
 def material(config: Config) -> dict[str, Any]:
@@ -58,6 +72,7 @@ def material(config: Config) -> dict[str, Any]:
     for key in IMMATERIAL:
         section, _, name = key.rpartition(".")
         (plain[section] if section else plain).pop(name, None)
+    plain["backbone"] = backbone_identity(config.backbone)
     del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:

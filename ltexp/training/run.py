@@ -1,6 +1,7 @@
 """A run: its data, its stages one after the other, its record, predictions and figures."""
 
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from hydra.utils import get_class
 from rich.console import Console
 
-from ltexp.config import Config, StageConfig
+from ltexp.config import Config, StageConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
 from ltexp.config.lightning import check_monitored, partial_settings
@@ -25,7 +26,7 @@ from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
 from ltexp.training.loggers import close_loggers, make_loggers
-from ltexp.training.mixing import blends
+from ltexp.training.mixing import Mixing, blends
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -51,12 +52,12 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         print(where(base["environment"]), flush=True)
     status = "failed"
     try:
-        outcomes: list[StageResult] = []
+        outcomes: dict[str, StageResult] = {}
         for name, stage in config.stages.items():
-            previous = outcomes[-1] if outcomes else None
-            outcomes.append(run_stage(session.for_stage(stage), name, stage, previous))
+            earlier = {before: outcome.fingerprint for before, outcome in outcomes.items()}
+            outcomes[name] = run_stage(session.for_stage(stage), name, stage, earlier)
         if rank() == 0:
-            finish(session, base, outcomes)
+            finish(session, base, list(outcomes.values()))
         status = "success"
     finally:
         close_loggers(loggers, status)
@@ -79,10 +80,10 @@ def check_against_data(session: Session) -> None:
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
         _check_modules(own, name, stage)
-        _check_mixing(config, name, stage, data.kind)
+        _check_mixing(own, name, stage)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
-        if stage.teacher != "stage1":
+        if stage.teacher is not None and not names_stage(stage.teacher):
             load_teacher(own, stage)
 
 
@@ -95,7 +96,8 @@ def _check_backbone(session: Session) -> None:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
     if getattr(chosen, "check", Backbone.check) is not Backbone.check:  # building a backbone takes time
-        backbone = session.fresh_model("stage1", config.stage1, loads=True).backbone
+        name, stage = next(iter(config.stages.items()))
+        backbone = session.fresh_model(name, stage, loads=True).backbone
         with within("backbone"):
             backbone.check(session.sample_inputs())
 
@@ -121,18 +123,24 @@ def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
                 f"{name}: backbone {backbone} offers no feature maps, which module {module} reads: choose another, or "
                 f"{without}"
             )
-    with torch.no_grad():
+    with torch.no_grad(), within(name):
         output = model(inputs, {field for wired in model.wiring.values() for field in wired.reads})
         for module, part in model.attached.items():
             if check := getattr(part, "check", None):
                 check(*model.read_by(module, output, batch))
 
 
-def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> None:
+def _check_mixing(session: Session, name: str, stage: StageConfig) -> None:
+    key, kind = f"mixing@{name}.mixing", session.data.kind
     if kind != "images" and blends(stage):
-        key = f"mixing@{name}.mixing"
-        chosen = config.choices.get(key, stage.mixing["_target_"])
+        chosen = session.config.choices.get(key, stage.mixing["_target_"])
         raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
+    mixing: Mixing = build(stage.mixing, class_counts=session.class_counts, path=f"{name}.mixing")
+    if type(mixing).check is not Mixing.check:  # reading a sample takes time
+        try:
+            mixing.check(session.sample_inputs())
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
@@ -174,6 +182,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "data": data.facts,
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
+        **({"held_out": held} if (held := held_out(config)) else {}),
         "choices": config.choices,
         "overrides": config.overrides,
         "environment": environment,
@@ -187,6 +196,14 @@ def where(environment: dict[str, Any]) -> str:
     several = f"{processes} x " if processes > 1 else ""
     used = f", {threads} {'thread' if threads == 1 else 'threads'}" if environment["device"] == "cpu" else ""
     return f"on {several}{environment['device']}{used}, {environment['precision']}"
+
+
+def held_out(config: Config) -> dict[str, dict[str, Any]]:
+    """By stream, such as `stage1.meta`, the images of each class that it alone shows, and what they are of."""
+    streams = {
+        f"{name}.{own}": stream for name, stage in config.stages.items() for own, stream in stage.streams.items()
+    }
+    return {name: asdict(stream.held_out) for name, stream in streams.items() if stream.held_out}
 
 
 def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) -> None:

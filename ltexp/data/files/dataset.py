@@ -109,6 +109,7 @@ def long_tailed_files(
             "left_out": left_out,
             "cache": cache,
         },
+        last_drawn=lambda each: pool.take(chosen.last_drawn(each)),
     )
 
 

@@ -63,6 +63,10 @@ def _norms(run: Run, stage: str | None) -> Floats:
     norms = stages[name].get("weight_norms")
     if not norms:
         raise DataError(f"the record in {run.folder} has no weight norms of {name}: train the run again")
+    if len(norms) != len(run.record["class_counts"]):
+        raise ConfigError(
+            f"{name} of {run.folder} tells labels of its own, not the dataset's classes: name another stage"
+        )
     return np.asarray(norms, dtype=np.float64)
 
 
