@@ -14,7 +14,8 @@ install: $(STAMP) ## create .venv and install ltexp with the pinned versions
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ltexp needs Python 3.11 or later; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@echo "installing ltexp and what it needs into $(VENV): PyTorch alone is several hundred megabytes"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $(STAMP)
 
 quickstart: install ## train ce, crt and mislas on long-tailed digits and compare them (under a minute)
@@ -56,7 +57,7 @@ faults: install ## kill, fill disks, give bad inputs ... and see that nothing is
 	$(BIN)/python -m faults
 
 clean: ## remove .venv, caches and the quickstart's outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache site outputs/quickstart outputs/stage_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache site outputs/quickstart
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this help

@@ -5,37 +5,67 @@ Each stands before Hydra's own plugin for joblib or submitit, which need not be 
 
 import os
 import shutil
-import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
+from ltexp.config.composer import products
 from ltexp.launching.devices import free_gpus, visible_gpus
+from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, job_name, say
 
 
 class LaunchError(HydraException):
     """A sweep that cannot be started."""
 
 
-class PluginLauncher(Launcher):
-    """A launcher over one of Hydra's plugins.
+@dataclass
+class Announced:
+    """The task of a job, which says first which of the sweep's jobs it is.
 
     Attributes:
-        plugin: module of the plugin.
+        task: the job's task function.
+        total: the number of jobs.
+        common: overrides that all jobs have.
+    """
+
+    task: Any
+    total: int = 0
+    common: frozenset[str] = frozenset()
+
+    def __call__(self, job: DictConfig) -> Any:
+        """Runs the job."""
+        runtime = HydraConfig.get()
+        own = [text for text in runtime.overrides.task if text not in self.common]
+        if DRY_RUN_VARIABLE not in os.environ:
+            say(f"{job_name(runtime.job.num, self.total)}: {' '.join(own)}")
+        return self.task(job)
+
+
+class PluginLauncher(Launcher):
+    """A launcher over one of Hydra's.
+
+    Attributes:
+        plugin: its module.
         package: that installs it.
+        total: the number of jobs where they come in several batches; None: those of one batch.
     """
 
     plugin: ClassVar[str]
     package: ClassVar[str]
     launcher: Launcher
+    announced: Announced
+    total: int | None = None
 
     @classmethod
     def check(cls) -> None:
@@ -47,12 +77,38 @@ class PluginLauncher(Launcher):
         if find_spec(cls.plugin) is None:
             raise LaunchError(f"launcher={cls.__name__.lower()} needs {cls.package}: pip install {cls.package}")
 
+    def set_up(self, launcher: Launcher, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
+        """Hands all that Hydra gives a launcher on to the one that runs the jobs."""
+        self.launcher, self.announced = launcher, Announced(task)
+        if (trials := config.hydra.sweeper.get("trials")) is not None:
+            seeds = [text for text in config.hydra.overrides.task if text.startswith("seed=")]
+            self.total = trials * len(products(seeds))  # each trial is a run with each of them
+        self.folder = str(config.hydra.sweep.dir)
+        self.chosen = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
+        launcher.setup(hydra_context=context, task_function=self.placed(self.announced), config=config)
+
+    def placed(self, task: TaskFunction) -> TaskFunction:
+        """The task of a job where it runs."""
+        return task
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs all jobs; names those that failed, whose words went elsewhere."""
+        """Runs all jobs; says which is running, and in the end what came of them.
+
+        Raises:
+            SweepError: if a job failed, unless a search tries others.
+        """
+        jobs, several = [list(job) for job in job_overrides], len(job_overrides) > 1
+        self.announced.total = self.total or initial_job_idx + len(jobs)
+        self.announced.common = frozenset(set[str].intersection(*map(set, jobs)) if several else ())
+        outcome = Outcome(initial_job_idx, self.announced.total, self.announced.common, time.time())
         results = self.launcher.launch(job_overrides, initial_job_idx)
-        for number, result in enumerate(results, start=initial_job_idx):
-            if result.status == JobStatus.FAILED:
-                print(f"ltexp: job {number} failed: {result._return_value}", file=sys.stderr, flush=True)
+        if DRY_RUN_VARIABLE in os.environ:
+            return results
+        failed = outcome.tell(results, summed_up=self.total is None)
+        if failed and self.total is None:  # a search goes on
+            place = "" if self.chosen else f"hydra.sweep.dir={self.folder} "
+            said = f"{failed} of {len(jobs)} jobs failed; the same command with {place}resume=true continues the sweep"
+            raise SweepError(said)
         return results
 
 
@@ -82,6 +138,16 @@ class GpuLauncher:
                 os.environ |= {} if before is None else {"CUDA_VISIBLE_DEVICES": before}
 
 
+class Basic(PluginLauncher):
+    """Jobs one after the other on this machine."""
+
+    plugin, package = "hydra._internal.core_plugins.basic_launcher", "hydra-core"
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls this first."""
+        self.set_up(BasicLauncher(), hydra_context, task_function, config)
+
+
 class Joblib(PluginLauncher):
     """Jobs side by side on this machine; conf/launcher/joblib.yaml explains the keys."""
 
@@ -98,9 +164,10 @@ class Joblib(PluginLauncher):
         from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
         n_jobs = self.n_jobs or jobs_at_a_time(config.trainer, self.jobs_per_gpu)
-        self.launcher = JoblibLauncher(n_jobs=n_jobs, batch_size=1)
-        placed = GpuLauncher(task_function, self.jobs_per_gpu)
-        self.launcher.setup(hydra_context=hydra_context, task_function=placed, config=config)
+        self.set_up(JoblibLauncher(n_jobs=n_jobs, batch_size=1), hydra_context, task_function, config)
+
+    def placed(self, task: TaskFunction) -> TaskFunction:
+        return GpuLauncher(task, self.jobs_per_gpu)
 
 
 def jobs_at_a_time(trainer: TrainerConfig | DictConfig, jobs_per_gpu: int) -> int:
@@ -111,6 +178,8 @@ def jobs_at_a_time(trainer: TrainerConfig | DictConfig, jobs_per_gpu: int) -> in
 
 class Slurm(PluginLauncher):
     """An allocation a job; conf/launcher/slurm.yaml explains the keys."""
+
+    at_the_end: ClassVar[str] = "Ctrl-C does not stop them"
 
     plugin, package = "hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"
 
@@ -133,17 +202,18 @@ class Slurm(PluginLauncher):
             settings["gpus_per_node"] = config.trainer.devices
         if "cpus_per_task" in settings and settings["cpus_per_task"] is None:
             settings["cpus_per_task"] = 8 * config.trainer.devices
-        self.launcher = getattr(submitted, type(self).__name__)(**settings)
-        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        launcher = getattr(submitted, type(self).__name__)(**settings)
+        self.set_up(launcher, hydra_context, task_function, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits all jobs and waits for them."""
         folder = str(self.settings["submitit_folder"]).replace("%j", "")
-        print(
-            f"{len(job_overrides)} jobs are submitted, their logs go to {folder}; Ctrl-C does not stop them", flush=True
-        )
+        jobs = "1 job is" if len(job_overrides) == 1 else f"{len(job_overrides)} jobs are"
+        say(f"{jobs} submitted, with logs in {folder}; {self.at_the_end}")
         return super().launch(job_overrides, initial_job_idx)
 
 
 class Local(Slurm):
     """The same on this machine; conf/launcher/local.yaml explains the keys."""
+
+    at_the_end = "they end with this command"

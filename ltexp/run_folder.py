@@ -1,8 +1,10 @@
 """The names of what lies in a run's folder, and the files that stand between training and report."""
 
 import csv
+import fcntl
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ from ltexp.files import write_text
 
 CONFIG = "config.yaml"
 RECORD = "record.json"
+FROZEN = "frozen"  # in a sweep's folder: the configs of its jobs
 LOCK = ".lock"  # held while the run is being worked on
 FAILED = ".failed"  # why the first process to fail did so, in a run of several
+RUN_LOG = "run.log"  # all that the run has said
 PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
+TRIAL = "trial.json"  # of a search's run: its trial
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
 FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
 GRADIENTS = "gradients.csv"  # in the folder of a stage, a row for each class, where they were asked for
@@ -25,12 +30,29 @@ FEATURES = "features.npz"  # of the training and the test split, where they were
 
 
 def read_status(folder: Path) -> str | None:
-    """`running`, `finished` or `failed` as the record in `folder` says; None without a readable record."""
+    """The status that the record in `folder` names (`ltexp.evaluation.record`); None without a readable record."""
     try:
         status = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("status")
     except (OSError, ValueError, AttributeError):
         return None
     return str(status) if status is not None else None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a command is working on the run in `folder`: its lock is the operating system's and ends with it."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(lock)
+    return False
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ here imports torch, so a mistake on the command line is answered at once.
 """
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import install
 from ltexp.config.path import conf_dir
-from ltexp.errors import LtexpError
+from ltexp.errors import ConfigError, LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.nodes import requeued
+from ltexp.launching.outcome import DRY_RUN_VARIABLE
+from ltexp.launching.prepared import end_prepared
+from ltexp.launching.signals import Stopped, number_of, raised_signals
 from ltexp.launching.single import train_one
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
@@ -33,8 +38,7 @@ WITH_VALUE = (  # flags of Hydra that take one
     *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
 )
 DRY_RUN = "--dry-run"
-DRY_RUN_VARIABLE = "LTEXP_DRY_RUN"
-JOB_FAILED = "LTEXP_JOB_FAILED"  # set in this process once a job of the sweep has said what is wrong with it
+NOT_WITH_SWEEPS = ("--cfg", "-c", "--info", "-i", "--package", "-p")
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -56,9 +60,9 @@ def job(composed: DictConfig) -> None:
     except LtexpError as error:
         if runtime.mode != RunMode.MULTIRUN:
             sys.exit(1 if isinstance(error, JobError) else f"ltexp: {error}")
-        print(f"ltexp: {error}", file=sys.stderr, flush=True)
-        os.environ[JOB_FAILED] = "1"
-        raise  # Hydra goes on with the other jobs and raises this at their end
+        if not isinstance(error, JobError):
+            print(f"ltexp: {error}", file=sys.stderr, flush=True)
+        raise  # Hydra goes on with the other jobs; the launcher names those that failed
 
 
 def _frozen_at_sweep_start(runtime: Any) -> dict[str, Any] | None:
@@ -85,6 +89,28 @@ def flags_first(arguments: list[str]) -> list[str]:
     return [*flags, *overrides]
 
 
+def with_home(argument: str) -> str:
+    """`KEY=~/FOLDER` as a shell would read it after a space; Hydra knows no home."""
+    key, sign, value = argument.partition("=")
+    return f"{key}={Path(value).expanduser()}" if sign and re.match("~[^/=]*/|~$", value) else argument
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Refuses flags of Hydra that cannot work here.
+
+    Raises:
+        ConfigError: with what to type instead.
+    """
+    names = {text.partition("=")[0] for text in arguments if text.startswith("-")}
+    if "--experimental-rerun" in names:
+        raise ConfigError(
+            "--experimental-rerun: runs keep their config.yaml instead of a pickle; run it again with "
+            "--config-path FOLDER --config-name config"
+        )
+    if names & {"-m", "--multirun"} and (found := names & set(NOT_WITH_SWEEPS)):
+        raise ConfigError(f"{found.pop()} shows one config: leave out -m; --dry-run shows those of all jobs of a sweep")
+
+
 def main() -> None:
     """The command; a user's mistake ends it with one line and status 1."""
     print_anywhere()
@@ -94,14 +120,23 @@ def main() -> None:
     if DRY_RUN in sys.argv:
         sys.argv.remove(DRY_RUN)
         os.environ[DRY_RUN_VARIABLE] = "1"
+    sys.argv[1:] = [with_home(text) for text in sys.argv[1:]]
     try:
-        job()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _run()
+    finally:
+        end_prepared()
+
+
+def _run() -> None:
+    """Runs the job, or jobs, of sys.argv, and ends this process with one line and status 1 where that fails."""
+    try:
+        check_flags(sys.argv[1:])
+        with raised_signals():
+            job()
+    except (KeyboardInterrupt, Stopped) as signalled:
+        sys.exit(128 + number_of(signalled))
     except LtexpError as error:
-        if JOB_FAILED not in os.environ:
-            sys.exit(f"ltexp: {error}")
-        sys.exit("ltexp: at least one job of the sweep failed; the same command with resume=true continues it")
+        sys.exit(f"ltexp: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
     except OSError as error:

@@ -199,10 +199,8 @@ def test_a_sweep_leaves_out_what_is_set_on_a_stage_that_a_job_does_not_have(tmp_
     ]
     command = [sys.executable, "-m", "ltexp.train", *words]
     answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.stdout == "job 0 (method=ce) has no stage2: stage2.epochs=20 stage2.batch_norm=melted left out\n"
-    assert (
-        "job 1 of the sweep (method=crt stage2.epochs=20 stage2.batch_norm=melted)" in answer.stderr
-    )  # and so is that
+    assert answer.stdout == "job 1 of 3 (method=ce) has no stage2: stage2.epochs=20 stage2.batch_norm=melted left out\n"
+    assert "job 2 of 3 (method=crt stage2.epochs=20 stage2.batch_norm=melted)" in answer.stderr  # and so is that
 
 
 def test_flags_may_stand_anywhere() -> None:

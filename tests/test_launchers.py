@@ -233,7 +233,7 @@ def test_a_sweep_through_submitit_runs_its_frozen_jobs(tmp_path: Path) -> None:
     sweep = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     answer = ltexp("train", "launcher=local", *TINY, *sweep, "stage1.optimizer.lr=0.1,1e20")
     assert answer.returncode == 1
-    assert "job 1 failed" in answer.stderr
+    assert "ltexp: job 2 of 2 (stage1.optimizer.lr=1e+20) failed: stage1: the loss is" in answer.stderr
     assert [record(tmp_path / "sweep" / job)["status"] for job in ("0", "1")] == ["finished", "failed"]
     frozen = OmegaConf.load(tmp_path / "sweep" / "frozen" / "0.yaml")
     ran = OmegaConf.load(tmp_path / "sweep" / "0" / "config.yaml")

@@ -18,7 +18,7 @@ from ltexp.files import atomic_write, write_text
 from ltexp.run_folder import RECORD
 
 SCHEMA = 1
-STATUSES = ("running", "finished", "failed")
+STATUSES = ("running", "finished", "stopped", "failed")  # stopped: by a signal
 REQUIRED = ("schema", "method", "dataset", "imbalance", "imbalance_ratio", "backbone", "seed", "class_counts", "status")
 FINISHED = ("metrics", "stages", "selection", "shot_rule", "finished")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
@@ -151,12 +151,12 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def mark_failed(folder: Path, message: str) -> None:
-    """Notes in the record, if there is one, that the run failed and why; never raises."""
+def mark_failed(folder: Path, message: str, status: str = "failed") -> None:
+    """Notes in the record, if there is one, that the run failed, or was stopped, and why; never raises."""
     try:
         record = read_record(folder)
         if record["status"] != "finished":
-            write_record(folder, record | {"status": "failed", "error": message})
+            write_record(folder, record | {"status": status, "error": message})
     except LtexpError:
         pass
 

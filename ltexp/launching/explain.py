@@ -1,8 +1,9 @@
 """Says in one line what was wrong with a command line, with the nearest name that exists."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ltexp.names import unknown_name
 
 OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined before '([^']+)'")
 
+SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(.*)'\n")
+
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """One line for `error`, which the command-line `arguments` led to."""
@@ -26,7 +29,13 @@ def explain(error: Exception, arguments: list[str]) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return unknown_name(group or "config", choice, error.options)
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override '{error.override}': write key=value, with quotes around special characters"
+        return _unreadable(str(error.override))
+    if several := SEVERAL_VALUES.match(str(error)):
+        key, _, values = several[1].partition("=")
+        return (
+            f"{several[1]} are several values: add -m for a job with each, or write '{key}=[{values}]' for a list and "
+            f"'{key}=\"{values}\"' for a text"
+        )
     if isinstance(error, ConfigCompositionException):
         return _composition(error, arguments)
     return _first_line(error)
@@ -43,6 +52,18 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, list(overrides))) from None
+
+
+def _unreadable(override: str) -> str:
+    """What cannot be read, with the quotes that make a text of the value: those of a shell around Hydra's."""
+    key, sign, value = override.partition("=")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = f'{key}="{escaped}"'
+    with suppress(HydraException):
+        OverridesParser.create().parse_override(quoted)
+        if sign:
+            return f"cannot read the override '{override}': to give that text as it stands, write {shlex.quote(quoted)}"
+    return f"cannot read the override '{override}': write key=value, with quotes around special characters"
 
 
 def _composition(error: ConfigCompositionException, arguments: list[str]) -> str:

@@ -1,13 +1,13 @@
 """Prepares a run's folder and starts its processes."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -16,16 +16,33 @@ from omegaconf import OmegaConf
 from ltexp.config import Config, load, to_config
 from ltexp.config.identity import other_keys, run_identity
 from ltexp.errors import ConfigError, LtexpError
+from ltexp.evaluation.record import mark_failed
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
+from ltexp.launching.header import header
 from ltexp.launching.nodes import join_run, meeting_point
+from ltexp.launching.prepared import PreparedProcess, start_here
+from ltexp.launching.signals import Stopped, end_process, number_of, raised_signals
 from ltexp.processes.cores import usable_cores
-from ltexp.processes.failure import REFUSED, forget_failure
-from ltexp.run_folder import CONFIG, FAILED, LOCK, read_status
+from ltexp.processes.failure import REFUSED, STOPPED, first_failure, forget_failure
+from ltexp.processes.parent import die_with_parent
+from ltexp.run_folder import CONFIG, FAILED, FROZEN, LOCK, RUN_LOG, TRIAL, read_status
+from ltexp.run_log import note
+
+WORKER = "ltexp.processes.worker"  # of a run on one device; the sweep's prepared process can become it
+IGNORED = (
+    LOCK,
+    FAILED,
+    RUN_LOG,
+    TRIAL,
+    ".hydra",
+    "train.log",
+)  # of a run that has not begun; the last two are Hydra's own
+LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 
 class JobError(LtexpError):
-    """A run's processes ended with an error, which they have printed themselves."""
+    """A run's processes ended with an error, which they have printed themselves; the message repeats it."""
 
 
 def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> Path:
@@ -37,9 +54,11 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         chosen: whether the user chose the folder; else `resume` looks for the latest unfinished run of this config.
 
     Raises:
-        ConfigError: if the folder holds another run, a finished one, or an unfinished one and `resume` is off.
+        ConfigError: if the folder holds another run, a finished one, an unfinished one and `resume` is off, or files
+            that are not ltexp's.
         JobError: if the run failed, or was refused; then it leaves nothing behind.
     """
+    require_own(folder)
     config = to_config(plain)
     rendezvous = meeting_point(config, folder_agreed=chosen or "SUBMITIT_EXECUTOR" in os.environ)
     check_devices(config.trainer)
@@ -53,22 +72,67 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
             return folder
         else:
             forget_failure(folder)
+            said = header(plain, config, folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
-        status = _wait(subprocess.Popen(_command(config, folder, rendezvous), env=_environment(config)))
+            print(said, flush=True)
+            note(
+                folder, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: ltexp train {' '.join(plain['overrides'])}\n{said}"
+            )
+        status = _run(_command(config, folder, rendezvous), _environment(config), folder)
+        failure = first_failure(folder)
         if status == REFUSED and new:
             _leave_nothing(folder)
     if status < 0:
-        raise LtexpError(f"the run in {folder} was killed (signal {-status}); resume=true continues it")
-    if status == REFUSED:
-        raise JobError(f"the run in {folder} was refused")
+        note(folder, killed := f"the run in {folder} was killed (signal {-status}); resume=true continues it")
+        raise LtexpError(killed)
     if status != 0:
-        raise JobError(f"the run in {folder} failed (exit status {status})")
+        raise JobError(failure.message if failure else f"the run in {folder} failed (exit status {status})")
     return folder
+
+
+def require_own(folder: Path) -> None:
+    """Refuses a run's folder that holds something else: a home, a project, a folder of runs.
+
+    Raises:
+        ConfigError: naming some of what lies there.
+    """
+    if "~" in folder.parts:
+        raise ConfigError(f"{folder}: Hydra takes '~' as it stands: write {folder.expanduser()}")
+    try:
+        found = [path.name for path in folder.iterdir()] if folder.exists() else []
+    except OSError as error:
+        raise ConfigError(f"hydra.run.dir={folder}: {error.strerror or error}") from None
+    if CONFIG in found:
+        load(folder / CONFIG)  # refuses the config of something else
+        return
+    others = sorted(name for name in found if name not in IGNORED and not name.startswith(f".{CONFIG}."))
+    if others:
+        shown = ", ".join(others[:3]) + (" ..." if others[3:] else "")
+        raise ConfigError(f"{folder} holds other files ({shown}): choose a new or an empty folder for the run")
+
+
+def require_own_sweep(folder: Path) -> None:
+    """Refuses a sweep's folder among files that are not ltexp's: a home or a project, say.
+
+    Raises:
+        ConfigError: naming some of them.
+    """
+    if "~" in folder.parts:
+        raise ConfigError(f"{folder}: Hydra takes '~' as it stands: write {folder.expanduser()}")
+    if not folder.exists() or (folder / FROZEN).is_dir() or any(folder.glob("search.*")):
+        return
+    try:
+        others = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ConfigError(f"hydra.sweep.dir={folder}: {error.strerror or error}") from None
+    if others or folder.absolute() == folder.absolute().parent:
+        shown = ", ".join(others[:3]) + (" ..." if others[3:] else "")
+        raise ConfigError(f"{folder} holds other files ({shown}): choose a folder of its own for the sweep")
 
 
 def _leave_nothing(folder: Path) -> None:
     """Takes back what this command has put into a run's folder, and the folder if nothing else lies in it."""
-    for name in (CONFIG, FAILED, LOCK):
+    for name in (CONFIG, FAILED, RUN_LOG, LOCK):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -91,7 +155,7 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK)
     except Timeout:
         if shared:
             yield False
@@ -142,11 +206,12 @@ def _unfinished_twin(config: Config, folder: Path) -> Path | None:
 
 
 def _command(config: Config, folder: Path, rendezvous: str | None) -> list[str]:
+    """The module that runs the folder, and its arguments."""
     trainer = config.trainer
     if trainer.world_size == 1:
-        return [sys.executable, "-m", "ltexp.processes.worker", str(folder)]
+        return [WORKER, str(folder)]
     several = [] if rendezvous is None else [str(trainer.num_nodes), rendezvous]
-    return [sys.executable, "-m", "ltexp.processes.ranks", str(folder), str(trainer.devices), *several]
+    return ["ltexp.processes.ranks", str(folder), str(trainer.devices), *several]
 
 
 def _environment(config: Config) -> dict[str, str]:
@@ -160,18 +225,26 @@ def _environment(config: Config) -> dict[str, str]:
     return environment
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Waits for the run; a signal to this process is the run's to answer."""
+def _run(command: list[str], environment: dict[str, str], folder: Path) -> int:
+    """Runs the command to its end, by the sweep's prepared process if there is one; a signal to this one ends both.
 
-    def forward(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    previous = signal.signal(signal.SIGTERM, forward)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)  # the terminal has sent it as well; a second one does no harm
-        process.wait()
-        raise  # the other jobs of a sweep are not started
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    Raises:
+        JobError: in the place of the signal, for a job that submitit runs: it is the cluster that ends that.
+    """
+    with raised_signals():
+        process: PreparedProcess | subprocess.Popen[bytes] | None = None
+        if command[0] == WORKER:
+            process = start_here(WORKER, command[1:], environment)
+        if process is None:
+            words, bound = [sys.executable, "-m", *command], partial(die_with_parent, os.getpid())
+            process = subprocess.Popen(words, env=environment, preexec_fn=bound)
+        try:
+            return process.wait()
+        except (KeyboardInterrupt, Stopped) as signalled:
+            end_process(process, number_of(signalled))
+            if process.wait() < 0:  # without a word
+                mark_failed(folder, STOPPED, "stopped")
+                note(folder, f"ltexp: {STOPPED}")
+            if "SUBMITIT_EXECUTOR" in os.environ:
+                raise JobError(STOPPED) from None
+            raise  # the other jobs of a sweep are not started

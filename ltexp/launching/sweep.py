@@ -1,7 +1,7 @@
 """Checks every job before the first one starts, and freezes all jobs of a sweep at its start."""
 
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,12 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
+from ltexp.launching.header import remember
+from ltexp.launching.outcome import DRY_RUN_VARIABLE, job_name, say
+from ltexp.launching.prepared import ask, start_prepared
+from ltexp.launching.start import require_own, require_own_sweep
 from ltexp.processes.failure import REFUSED
+from ltexp.run_folder import FROZEN
 
 
 class ValidateAndFreeze(Callback):
@@ -38,15 +43,26 @@ class ValidateAndFreeze(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            if (folder := _typed_folder(config, "hydra.run.dir")) is not None:
+                require_own(folder)
+            if (
+                DRY_RUN_VARIABLE not in os.environ
+                and str(config.trainer.devices) == str(config.trainer.num_nodes) == "1"
+            ):
+                start_prepared(sweep=False)
             frozen = freeze(config)
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            if (folder := _typed_folder(config, "hydra.sweep.dir")) is not None:
+                require_own_sweep(folder)
             check = getattr(get_class(config.hydra.launcher._target_), "check", None)
             if check is not None:
                 check()
+            if DRY_RUN_VARIABLE not in os.environ:
+                start_prepared(sweep=True)
             self._freeze_jobs(config)
 
     def _freeze_jobs(self, config: DictConfig) -> None:
@@ -61,42 +77,47 @@ class ValidateAndFreeze(Callback):
         frozen: list[dict[str, Any]] = []
         for number, overrides in enumerate(jobs):
             try:
-                _say_what_is_left_out(loader, number, overrides)
+                _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)
                 frozen.append(freeze(loader.load_sweep_config(config, overrides)))
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
                 reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
-                raise ConfigError(f"job {number} of the sweep ({' '.join(overrides)}): {reason}") from None
+                raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}") from None
         _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         _check_compositions(frozen, jobs)
         for number, job in enumerate(frozen):
             write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
 
 
+def _typed_folder(config: DictConfig, key: str) -> Path | None:
+    """The folder as typed; None for the usual one, and for one that only a job can name (`${hydra:...}`)."""
+    typed = [text.partition("=")[2] for text in config.hydra.overrides.hydra if text.startswith(f"{key}=")]
+    return Path(str(OmegaConf.select(config, key))) if typed and "$" not in typed[-1] else None
+
+
 def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:
     """What needs torch to be checked, in one process for all jobs."""
-    command = [sys.executable, "-m", "ltexp.processes.preflight"]
-    answer = subprocess.run(command, input=json.dumps(frozen), stdout=subprocess.PIPE, text=True)
-    if answer.returncode == REFUSED:
-        number, reason = json.loads(answer.stdout)
-        raise ConfigError(f"job {number} of the sweep ({' '.join(jobs[number])}): {reason}")
-    if answer.returncode != 0:
-        raise LtexpError(f"the jobs of this sweep could not be checked (exit status {answer.returncode})")
+    status, answer = ask("ltexp.processes.preflight", json.dumps(frozen))
+    if status == REFUSED:
+        number, reason = json.loads(answer)
+        raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(jobs[number])}): {reason}")
+    if status != 0:
+        raise LtexpError(f"the jobs of this sweep could not be checked (exit status {status})")
 
 
-def _say_what_is_left_out(loader: Any, number: int, overrides: list[str]) -> None:
+def _say_what_is_left_out(loader: Any, job: str, overrides: list[str]) -> None:
     """One line for what a sweep sets on a stage that the method of one of its jobs does not have."""
     assert isinstance(loader, LayeredLoader)
     kept, left_out = loader.without_absent(overrides)
     if left_out:
         stages = " and ".join(sorted({stage for text in left_out if (stage := loader.stage_of(text))}))
-        print(f"job {number} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out", flush=True)
+        say(f"{job} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out")
 
 
 def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
     """Jobs that run on this machine find their devices, and those of a cluster get allocations of one size."""
-    if not launcher.startswith("hydra_plugins.ltexp_launchers.") or launcher.endswith(".Joblib"):
+    if not launcher.endswith((".Slurm", ".Local")):
         for trainer in trainers:
             check_devices(trainer)
     elif len(sizes := {(trainer.devices, trainer.num_nodes) for trainer in trainers}) > 1:
@@ -127,6 +148,7 @@ def check_data(frozen: dict[str, Any]) -> None:
     require_present(data)
     for line in data.notes:
         print(f"{data.name}: {line}", flush=True)
+    remember(frozen, data)
     stages = {name: frozen[name]["epochs"] for name in frozen if names_stage(name) and frozen[name]}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
     check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)
@@ -143,4 +165,4 @@ def _ending_at_errors() -> Iterator[None]:
 
 def frozen_path(sweep_dir: Path, number: int) -> Path:
     """Where the config of a sweep's job is kept from the sweep's start."""
-    return sweep_dir / "frozen" / f"{number}.yaml"
+    return sweep_dir / FROZEN / f"{number}.yaml"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ltexp.run_folder import FAILED
 
 REFUSED = 3  # exit status of a run that is refused before it begins: it has written nothing
+STOPPED = "stopped; the same command with resume=true continues the run"  # by a signal
 LAUNCHER = "LTEXP_LAUNCHER"  # environment variable: the process that started a node's workers
 
 

@@ -21,8 +21,9 @@ from torch.distributed.run import main as launch
 
 from ltexp.config.identity import digest
 from ltexp.evaluation.record import mark_failed
-from ltexp.processes.failure import LAUNCHER, REFUSED, first_failure, first_to_fail, this_node
+from ltexp.processes.failure import LAUNCHER, REFUSED, STOPPED, first_failure, first_to_fail, this_node
 from ltexp.processes.parent import die_with_parent
+from ltexp.run_log import note
 
 JOIN_TIMEOUT = 600  # seconds for all nodes to come
 
@@ -40,10 +41,9 @@ def main() -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = REFUSED if failure.exitcode == REFUSED else 1
-        _end(Path(folder), _how_it_ended(rank, failure.exitcode), status)
+        _end(Path(folder), _how_it_ended(rank, failure.exitcode), status, failure.exitcode == 128 + signal.SIGTERM)
     except SignalException as error:
-        stopped = "stopped; the same command with resume=true continues the run"
-        _end(Path(folder), stopped, 128 + error.sigval)
+        _end(Path(folder), STOPPED, 128 + error.sigval, stopped=True)
     except (RendezvousError, DistError) as error:
         nodes, place = several
         _end(Path(folder), f"the {nodes} nodes did not meet at {place} ({type(error).__name__}): is it one of them?", 1)
@@ -72,14 +72,15 @@ def _how_it_ended(rank: int, status: int) -> str:
         reason = ", as when memory runs out" if -status == signal.SIGKILL else ""
         return f"rank {rank} was killed by signal {-status}{reason}; {advice}"
     if status == 128 + signal.SIGTERM:
-        return f"stopped; the same command with {advice}"
+        return STOPPED
     return f"rank {rank} ended with status {status}"
 
 
-def _end(folder: Path, message: str, status: int) -> None:
+def _end(folder: Path, message: str, status: int, stopped: bool = False) -> None:
     """Says why, unless a worker of this node has done so, and ends this process."""
     if first_to_fail(folder, message):
-        mark_failed(folder, message)
+        note(folder, f"ltexp: {message}")
+        mark_failed(folder, message, "stopped" if stopped else "failed")
         print(f"ltexp: {message}", file=sys.stderr, flush=True)
     elif (failure := first_failure(folder)) and failure.node != this_node():
         host = failure.node.partition(":")[0]

@@ -23,9 +23,11 @@ from torch.distributed import DistError
 from ltexp.config import load
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
-from ltexp.processes.failure import REFUSED, first_to_fail
+from ltexp.processes.failure import LAUNCHER, REFUSED, STOPPED, first_to_fail
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
+from ltexp.run_log import keep_log
+from ltexp.terminal import print_anywhere
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
 
@@ -38,9 +40,13 @@ PATIENCE = 15.0  # seconds in which the launcher has seen that a process is gone
 def main() -> None:
     """Runs the folder given on the command line; a user's mistake ends it with one line and status 1."""
     folder = Path(sys.argv[1])
-    die_with_parent()
+    die_with_parent(int(os.environ[LAUNCHER]) if several() else None)
+    print_anywhere()
     quieten()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    keep_log(folder)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda heard, _: sys.exit(128 + heard))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning before the end of a job, for submitit alone
     try:
         config = load(folder / CONFIG)
@@ -63,12 +69,14 @@ def several() -> bool:
 
 
 def fail(folder: Path, error: BaseException) -> None:
-    """Notes the error in the record, prints it and ends this process with status 1, or `REFUSED`."""
+    """Notes the error where the record and the command find it, prints it and ends with status 1, or `REFUSED`."""
     message = explain(error)
+    first_to_fail(folder, message or f"{type(error).__name__}: {error}")
     if refused(folder, error):
         print(f"ltexp: {message}", file=sys.stderr)
         sys.exit(REFUSED)
-    records.mark_failed(folder, message or f"{type(error).__name__}: {error}")
+    status = "stopped" if stopped(error) else "failed"
+    records.mark_failed(folder, message or f"{type(error).__name__}: {error}", status)
     if message is None:
         raise error
     sys.exit(f"ltexp: {message}")
@@ -106,7 +114,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, LtexpError):
         return str(error)
     if stopped(error):
-        return "stopped; the same command with resume=true continues the run"
+        return STOPPED
     if isinstance(error, OSError) and error.filename:
         full = error.errno == errno.ENOSPC
         advice = ": the disk is full; free some space and run the same command with resume=true" if full else ""

@@ -11,7 +11,7 @@ from typing import Any
 from ltexp.config.identity import is_material
 from ltexp.errors import DataError
 from ltexp.evaluation.record import RecordError, read_record
-from ltexp.run_folder import RECORD
+from ltexp.run_folder import RECORD, is_held
 
 SKIPPED = "stage_cache"  # stages that runs share, and no runs
 
@@ -67,7 +67,8 @@ def is_own_setting(override: str) -> bool:
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """(runs, notes): every finished run at or below `folders`, and one line for each thing left out.
 
-    A damaged or foreign record is left out, and so are unfinished runs. Of two runs of the same experiment and seed the
+    A damaged or foreign record is left out, and so are unfinished runs; one that no command is working on any more,
+    and that did not say why, was killed. Of two runs of the same experiment and seed the
     one that finished last stays.
 
     Raises:
@@ -83,7 +84,8 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         if record["status"] == "finished":
             runs.append(Run(path.parent, record))
         else:
-            unfinished[record["status"]] += 1
+            gone = record["status"] == "running" and not is_held(path.parent)
+            unfinished["killed" if gone else record["status"]] += 1
     if unfinished:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
         notes.append(f"left out: {counts_of(sum(unfinished.values()), 'run')} not finished ({counts})")

@@ -102,7 +102,7 @@ def _train(words: Sequence[str]) -> None:
     try:
         main()
     except SystemExit as end:
-        if end.code == 130:  # Ctrl-C
+        if isinstance(end.code, int) and end.code > 128:  # a signal
             raise
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr, flush=True)

@@ -57,6 +57,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     check_same_things(folder, base)
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
+        print(where(base["environment"]), flush=True)
     status = "failed"
     try:
         outcomes: dict[str, StageResult] = {}
@@ -236,6 +237,14 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "environment": environment,
         "started": started,
     }
+
+
+def where(environment: dict[str, Any]) -> str:
+    """The devices and the precision of a run, such as `on cpu, 2 threads, 32-true`."""
+    processes, threads = environment["world_size"], environment["threads"]
+    several = f"{processes} x " if processes > 1 else ""
+    used = f", {threads} {'thread' if threads == 1 else 'threads'}" if environment["device"] == "cpu" else ""
+    return f"on {several}{environment['device']}{used}, {environment['precision']}"
 
 
 def held_out(config: Config) -> dict[str, dict[str, Any]]:

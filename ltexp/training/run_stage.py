@@ -112,6 +112,8 @@ def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Mode
         # rank 0 decides for all: another process may look after rank 0 has begun to write
         finished = broadcast_object((folder / CHECKPOINT).exists())  # by this run, before it was killed
         if not finished and cache.fetch(fingerprint, folder, evaluation):
+            if rank() == 0:
+                print(f"{name}  was trained before: taken from {cache.folder}", flush=True)
             return True
         if not finished:
             train(session, name, stage, model, folder)

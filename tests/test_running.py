@@ -1,0 +1,352 @@
+"""What is seen while it runs, and what ends it: lines and bars, signals, folders, a sweep's prepared process."""
+
+import fcntl
+import multiprocessing
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from runs import assert_equal_weights, run_here, weights
+from test_command_line import SMALL, ltexp, record, start, train, wait_for
+
+from ltexp.errors import ConfigError
+from ltexp.evaluation.record import SCHEMA, write_record
+from ltexp.launching import prepared
+from ltexp.launching.prepared import PREPARED, ask, start_here
+from ltexp.launching.signals import Stopped, end_process, raised_signals
+from ltexp.launching.start import require_own, require_own_sweep
+from ltexp.processes.prepared import Server, become
+from ltexp.report.records import find_runs
+from ltexp.run_folder import LOCK, is_held
+from ltexp.train import flags_first, with_home
+
+BEGUN = {
+    "schema": SCHEMA,
+    "method": "ce",
+    "dataset": "digits_lt",
+    "imbalance": "longtail",
+    "imbalance_ratio": 60.0,
+    "backbone": "resnet8",
+    "seed": 0,
+    "class_counts": [3, 2],
+}
+LONG = ("method=ce", "stage1.epochs=5000", "stage_cache.enabled=false")
+LINE = re.compile(
+    r"stage1  epoch \d/3  loss \d+\.\d{3}  [\d,]+ images/s  lr 0\.\d+  \d:\d\d gone  \d:\d\d left(  test \d+\.\d%)?"
+)
+
+
+def test_a_log_has_a_labelled_line_for_every_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("method=ce", "stage1.epochs=3", "trainer.progress=true", "evaluation.every=3")
+    run_here(tmp_path / "run", *settings)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage1  ")]
+    assert [bool(LINE.fullmatch(line)) for line in lines] == [True] * 3, lines
+    assert ["test" in line for line in lines] == [False, False, True]
+
+
+def in_terminal(columns: int, *command: str) -> str:
+    """What the command writes to a terminal of so many columns."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
+    environment.pop("COLUMNS", None)
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    written = bytearray()
+    while True:
+        try:
+            part = os.read(master, 1 << 16)
+        except OSError:  # the last user of the terminal has closed it
+            break
+        if not part:
+            break
+        written += part
+    os.close(master)
+    assert process.wait() == 0, written.decode()
+    return written.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_a_labelled_bar_and_the_log_keeps_the_lines(columns: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = (*SMALL, f"paths.outputs={tmp_path}", f"hydra.run.dir={folder}", "method=ce", "stage1.epochs=3")
+    written = in_terminal(columns, sys.executable, "-m", "ltexp", "train", *settings)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    bars = [line for line in re.split(r"[\r\n]+", plain) if "━" in line and "loss" in line]
+    assert bars
+    assert all(len(line) <= columns for line in bars)
+    assert re.match(r"stage1 epoch 1/3 .*loss \d\.\d+  [\d,]+ images/s \d:\d\d gone  \d:\d\d left", bars[0]), bars[0]
+    log = (folder / "run.log").read_text()
+    assert "\x1b" not in log
+    assert "━ loss" not in log
+    assert len(LINE.findall(log)) == 3
+    assert f"ce: digits_lt, 321 images of 10 classes, ratio 60; resnet8, seed 0; {folder}" in log
+    assert "on cpu, 1 thread, 32-true" in log
+
+
+def test_the_log_of_a_run_that_fails_says_why_and_where(tmp_path: Path) -> None:
+    answer = train(tmp_path / "run", "method=ce", "stage1.optimizer.lr=1e20")
+    assert answer.returncode == 1
+    assert answer.stdout.startswith("ce: digits_lt, 321 images of 10 classes, ratio 60; resnet8, seed 0; ")
+    said = answer.stderr.splitlines()[-1]
+    assert said.startswith("ltexp: stage1: the loss is")
+    assert (tmp_path / "run" / "run.log").read_text().endswith(said + "\n")
+
+
+@pytest.mark.parametrize("names", [("notes.txt",), ("0", "1"), (".git", "README.md", "src", "tests")])
+def test_a_runs_folder_with_other_files_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=f"holds other files \\({re.escape(names[0])}"):
+        require_own(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_folders_of_the_system_and_other_programs_configs_are_refused(tmp_path: Path) -> None:
+    for check in (require_own, require_own_sweep):
+        with pytest.raises(ConfigError, match="/ holds other files"):
+            check(Path("/"))
+        with pytest.raises(ConfigError, match="Hydra takes '~' as it stands"):
+            check(Path("~/runs"))
+    (tmp_path / "config.yaml").write_text("title: a page\n")
+    with pytest.raises(ConfigError):
+        require_own(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds other files \(config.yaml\)"):
+        require_own_sweep(tmp_path)
+    (tmp_path / "frozen").mkdir()
+    require_own_sweep(tmp_path)
+    require_own(tmp_path / "new")
+
+
+def test_a_home_and_flags_are_read_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert with_home("hydra.run.dir=~/runs/a") == "hydra.run.dir=/home/me/runs/a"
+    assert with_home("~stage2") == "~stage2"  # Hydra's sign for leaving out
+    assert with_home("name=a~/b") == "name=a~/b"
+    assert flags_first(["method=ce", "-m", "seed=0,1"]) == ["-m", "method=ce", "seed=0,1"]
+
+
+def test_a_lock_tells_a_running_run_from_a_killed_one(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    for number, status in enumerate(("running", "running", "stopped", "failed", "failed")):
+        write_record(tmp_path / str(number), {**BEGUN, "status": status})
+    with FileLock(tmp_path / "0" / LOCK):
+        assert is_held(tmp_path / "0")
+        runs, notes = find_runs([tmp_path])
+    assert not runs
+    assert notes == ["left out: 5 runs not finished (2 failed, 1 killed, 1 running, 1 stopped)"]
+    assert not is_held(tmp_path / "0")
+
+
+def test_signals_are_raised_but_those_that_are_ignored_stay_so() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    with pytest.raises(Stopped) as stopped, raised_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.number == signal.SIGTERM
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raised_signals():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before[1])
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
+
+
+def test_a_process_that_does_not_answer_a_signal_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltexp.launching.signals.GRACE", 0.2)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    end_process(process, signal.SIGTERM)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A prepared process without libraries, which can become `sleeping`; its number."""
+    (tmp_path / "sleeping.py").write_text(
+        "import os, sys, time\n\n\ndef main():\n"
+        "    open(sys.argv[1], 'w').write(os.environ['WHO'] + str(os.getpid()))\n    time.sleep(float(sys.argv[2]))\n"
+        "    sys.exit(7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    listener = socket.socket(socket.AF_UNIX)
+    name = f"ltexp-test-{os.getpid()}"
+    listener.bind(f"\0{name}")
+    listener.listen()
+    process = multiprocessing.get_context("fork").Process(target=lambda: Server(listener, become).serve())
+    process.start()
+    listener.close()
+    monkeypatch.setenv(PREPARED, f"{name} {prepared._start_of(os.environ)}")
+    yield process.pid or 0
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def as_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes today's environment for the server's: pytest changes it between a fixture and its test."""
+    monkeypatch.setenv(PREPARED, f"{os.environ[PREPARED].split()[0]} {prepared._start_of(os.environ)}")
+
+
+def gone(process: int, seconds: float = 10) -> bool:
+    """Whether the process ends in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the prepared process is Linux's")
+def test_a_prepared_process_becomes_what_it_is_asked_for(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_started(monkeypatch)
+    assert ask("json.tool", '{"a": 1}') == (0, '{\n    "a": 1\n}\n')
+    assert start_here("json.tool", ["--version"], os.environ | {"CUDA_VISIBLE_DEVICES": "1"}) is not None
+    # libraries may read this one when they are loaded
+    assert start_here("json.tool", ["--version"], os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the prepared process is Linux's")
+def test_a_job_of_a_prepared_process_answers_signals_and_ends_with_who_asked(
+    server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHO", "")
+    as_started(monkeypatch)
+
+    def begin(name: str, seconds: str) -> tuple[prepared.PreparedProcess, int]:
+        job = start_here("sleeping", [str(tmp_path / name), seconds], os.environ)
+        assert job is not None
+        wait_for(tmp_path / name, 20)
+        time.sleep(0.1)
+        return job, int((tmp_path / name).read_text())
+
+    quick, _ = begin("quick", "0")
+    assert quick.wait() == 7
+    stopped, _ = begin("stopped", "60")
+    with pytest.raises(subprocess.TimeoutExpired):
+        stopped.wait(0.1)
+    end_process(stopped, signal.SIGTERM)
+    assert stopped.returncode == -signal.SIGTERM
+    left, number = begin("left", "60")
+    left.connection.close()  # as when the command is killed
+    assert gone(number)
+    alone, number = begin("alone", "60")
+    os.kill(server, signal.SIGTERM)  # it ends its jobs first
+    assert alone.wait(10) == -signal.SIGTERM
+    assert gone(number)
+
+
+def descendants(process: int) -> set[int]:
+    """All processes below one."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+def sweep_of(tmp_path: Path, *further: str) -> "subprocess.Popen[str]":
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell in the background ignores it, for its children too
+    places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    return start("train", "-m", *SMALL, *places, *LONG, "seed=0,1", *further)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "local"])
+def test_a_signal_ends_a_sweep_and_its_jobs(number: signal.Signals, launcher: str, tmp_path: Path) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{'joblib' if launcher == 'joblib' else 'submitit'}_launcher")
+    process = sweep_of(tmp_path, f"launcher={launcher}", *(["launcher.n_jobs=2"] if launcher == "joblib" else []))
+    wait_for(tmp_path / "sweep" / "0" / "stage1" / "resume.ckpt", 240)
+    below = descendants(process.pid)
+    began = time.monotonic()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 128 + number
+    assert all(gone(child) for child in below)
+    assert record(tmp_path / "sweep" / "0")["status"] == "stopped"
+    if launcher != "basic":  # jobs side by side
+        return
+    assert not (tmp_path / "sweep" / "1").exists()
+    assert "1 run not finished (1 stopped)" in ltexp("report", str(tmp_path / "sweep")).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_nothing_outlives_a_command_that_is_killed(devices: str, tmp_path: Path) -> None:
+    process = sweep_of(tmp_path, f"trainer.devices={devices}")
+    wait_for(tmp_path / "sweep" / "0" / "record.json", 240)
+    below = descendants(process.pid)
+    assert len(below) >= 2
+    process.kill()
+    process.communicate()
+    assert all(gone(child) for child in below)
+    assert record(tmp_path / "sweep" / "0")["status"] == "running"
+    assert "1 run not finished (1 killed)" in ltexp("report", str(tmp_path / "sweep")).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_a_worker_ends_with_its_parent_while_it_loads(seconds: float, tmp_path: Path) -> None:
+    process = start("train", *SMALL, *LONG, f"hydra.run.dir={tmp_path / 'run'}", f"paths.outputs={tmp_path}")
+    wait_for(tmp_path / "run" / "config.yaml", 120)
+    time.sleep(seconds)
+    below = descendants(process.pid)
+    process.kill()
+    process.communicate()
+    assert below
+    assert all(gone(child) for child in below)
+
+
+@pytest.mark.slow
+def test_a_job_of_a_sweep_is_the_run_that_the_same_command_gives(tmp_path: Path) -> None:
+    settings = ("method=crt", "stage1.epochs=2", "stage2.epochs=1", "stage_cache.enabled=false")
+    places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    answer = ltexp("train", "-m", *SMALL, *places, *settings, "seed=0,1")
+    assert answer.returncode == 0, answer.stderr
+    assert "job 2 of 2: seed=1\n" in answer.stdout
+    assert re.search(r"^2 jobs in \d:\d\d: 2 finished; 4 stages trained, 0 shared$", answer.stdout, re.MULTILINE)
+    assert train(tmp_path / "alone", *settings, "seed=1").returncode == 0
+    for stage in ("stage1", "stage2"):
+        assert_equal_weights(weights(tmp_path / "alone", stage), weights(tmp_path / "sweep" / "1", stage))
+
+
+@pytest.mark.slow
+def test_nothing_is_written_outside_the_outputs(tmp_path: Path) -> None:
+    """The command's folder, the home and the place for temporary files, after a run and a sweep."""
+    places = {name: tmp_path / name for name in ("work", "home", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    environment = os.environ | {"HOME": str(places["home"]), "TMPDIR": str(places["temporary"]), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    for words in (("method=ce",), ("-m", "method=ce", "seed=0,1")):
+        command = [sys.executable, "-m", "ltexp", "train", *words, "stage1.epochs=1", "trainer.accelerator=cpu"]
+        subprocess.run(command, cwd=places["work"], env=environment, check=True, capture_output=True)
+    assert [path.name for path in places["work"].iterdir()] == ["outputs"]
+    assert not list(places["temporary"].iterdir())
+    libraries = {".cache", ".config"}  # matplotlib's list of fonts
+    assert {path.name for path in places["home"].iterdir()} <= libraries
