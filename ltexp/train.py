@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import install
+from ltexp.config.lightning import group_loggers
 from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.launching.explain import explain
@@ -44,6 +45,8 @@ def job(composed: DictConfig) -> None:
     typed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
     try:
         plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
+        if runtime.mode == RunMode.MULTIRUN:
+            group_loggers(plain, Path(runtime.sweep.dir).name)
         if DRY_RUN_VARIABLE in os.environ:
             print(f"# {folder}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
             return

@@ -24,7 +24,7 @@ from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
-from ltexp.training.loggers import close_loggers, make_loggers
+from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.mixing import blends
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
@@ -44,7 +44,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     session = Session(config, folder, data, device)
     check_against_data(session)
     identifier = records.run_id(folder)
-    session.loggers = loggers = make_loggers(config, folder, identifier)
+    session.loggers = loggers = make_loggers(session, identifier)
     base = describe(session, started) | {"run_id": identifier}
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
@@ -200,6 +200,8 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
     # last: a run without its figures is not finished, and resume=true draws them
     records.write_record(folder, record | {"status": "finished"})
+    by_class = zip(base["class_names"], base["class_counts"], metrics["per_class"], strict=True)
+    log_media(session.loggers, figures, ["class", "training images", "accuracy (%)"], [list(row) for row in by_class])
     console = Console()
     console.print(run_table(record))
     console.print(networks_text(record), soft_wrap=True)
