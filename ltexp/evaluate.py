@@ -1,10 +1,10 @@
 """Evaluate a finished run again, or with a classifier that needs no training.
 
-    python -m ltexp.evaluate RUN                                        # the run's own model, from its checkpoint
-    python -m ltexp.evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
-    python -m ltexp.evaluate RUN classifier=nearest_class_mean stage=stage2
-    python -m ltexp.evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
-    python -m ltexp.evaluate RUN gradients=true                         # for figure=negative_gradients
+    ltexp evaluate RUN                                        # the run's own model, from its checkpoint
+    ltexp evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
+    ltexp evaluate RUN classifier=nearest_class_mean stage=stage2
+    ltexp evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
+    ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
-from ltexp.config.path import conf_dir
+from ltexp.config.path import group_files, take_config_dirs
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.errors import ConfigError
 from ltexp.files import write_text
@@ -49,7 +49,7 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     own = [key for key in node or {} if key != "_target_"]
     folders, typed = split_words(words, [*KEYS, *own])
     if len(folders) != 1:
-        raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
+        raise ConfigError("name one run's folder: ltexp evaluate RUN [key=value ...]")
     options = {key: text for key, text in typed.items() if key in KEYS}
     read_flag(options, "features")
     if read_flag(options, "gradients") and node is not None:
@@ -65,7 +65,7 @@ def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
     name = dict(word.split("=", 1) for word in words if "=" in word).get("classifier")
     if name is None:
         return None
-    choices = {path.stem: path for path in (conf_dir() / "classifier").glob("*.yaml")}
+    choices = group_files("classifier")
     if name not in choices:
         raise ConfigError(unknown_name("classifier", name, choices))
     loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
@@ -100,10 +100,14 @@ def chosen(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -
 def main() -> int:
     """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
     words = sys.argv[1:]
+
+    def action() -> int:
+        return evaluate(*parse(take_config_dirs(words)))
+
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    return status_of("ltexp evaluate", lambda: evaluate(*parse(words)))
+    return status_of("ltexp evaluate", action)
 
 
 def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:

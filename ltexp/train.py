@@ -1,4 +1,4 @@
-"""Train a run: `python -m ltexp.train method=mislas dataset=cifar100_lt`.
+"""Train a run: `ltexp train method=mislas dataset=cifar100_lt`.
 
 Composes the config with Hydra, checks it, freezes it into the run's folder and starts the work on that file. Nothing
 here imports torch, so a mistake on the command line is answered at once.
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import install
 from ltexp.config.lightning import group_loggers
-from ltexp.config.path import conf_dir
+from ltexp.config.path import conf_dir, take_config_dirs
 from ltexp.errors import LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
@@ -89,6 +89,10 @@ def main() -> None:
     """The command; a user's mistake ends it with one line and status 1."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
     install()
+    try:
+        sys.argv[1:] = take_config_dirs(sys.argv[1:])
+    except LtexpError as error:
+        sys.exit(f"ltexp: {error}")
     sys.argv[1:] = flags_first(sys.argv[1:])
     if DRY_RUN in sys.argv:
         sys.argv.remove(DRY_RUN)

@@ -125,7 +125,7 @@ BAD = [
     (("-m", "method=crt,mislass"), "did you mean 'mislas'?"),
     (("dataset.imbalance_ratio=500",), "leaves 3 of 10 classes without training images: 7, 8, 9"),
     (("dataset.num_classes=11",), "has 10 classes"),
-    (("dataset=cifar100_lt", "paths.data=nowhere"), "python -m ltexp.data prepare cifar100"),
+    (("dataset=cifar100_lt", "paths.data=nowhere"), "ltexp data prepare cifar100"),
     (("-m", "stage2.batch_norm=frozen,melted"), "job 1 of the sweep (stage2.batch_norm=melted)"),
 ]
 

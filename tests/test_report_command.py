@@ -1,4 +1,4 @@
-"""`python -m ltexp.report`: its grammar, exit codes and files, and that it never waits for torch."""
+"""`ltexp report`: its grammar, exit codes and files, and that it never waits for torch."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def test_the_ending_of_a_file_chooses_the_format(name: str, start: str, tmp_path
 def test_help_has_examples_columns_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("python -m ltexp.report", "best_on_test", *kinds(), "metric=  all | many"):
+    for part in ("ltexp report", "best_on_test", *kinds(), "metric=  all | many"):
         assert part in text
     for kind in kinds():
         assert all(meaning for meaning in options(kind).values()), kind

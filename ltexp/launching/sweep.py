@@ -1,6 +1,7 @@
 """Checks every job before the first one starts, and freezes all jobs of a sweep at its start."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ class ValidateAndFreeze(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            if config.hydra.launcher._target_.endswith("submitit_launcher.SlurmLauncher") and not shutil.which("sbatch"):
+                raise ConfigError("hydra/launcher=submitit_slurm: there is no sbatch here; see also launcher=slurm")
             check = getattr(get_class(config.hydra.launcher._target_), "check", None)
             if check is not None:
                 check()

@@ -1,12 +1,12 @@
 """Tables and figures from any set of runs.
 
-    python -m ltexp.report outputs/                                  the table of every finished run below
-    python -m ltexp.report outputs/multirun format=latex out=table.tex
-    python -m ltexp.report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
-    python -m ltexp.report outputs/quickstart stages=true            a row for each stage
-    python -m ltexp.report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
-    python -m ltexp.report outputs/quickstart figure=reliability out=reliability.pdf
-    python -m ltexp.report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
+    ltexp report outputs/                                  the table of every finished run below
+    ltexp report outputs/multirun format=latex out=table.tex
+    ltexp report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
+    ltexp report outputs/quickstart stages=true            a row for each stage
+    ltexp report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
+    ltexp report outputs/quickstart figure=reliability out=reliability.pdf
+    ltexp report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
 
 Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
@@ -26,6 +26,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ltexp.config.path import take_config_dirs
 from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError
 from ltexp.names import unknown_name
@@ -50,7 +51,7 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     known = [*KEYS, *(figures.options(chosen) if chosen in figures.kinds() else ())]
     folders, options = split_words(words, known, lambda word: "=" not in word or Path(word).exists())
     if not folders:
-        raise ConfigError("name at least one folder: python -m ltexp.report DIR [key=value ...]")
+        raise ConfigError("name at least one folder: ltexp report DIR [key=value ...]")
     _check(options)
     return [Path(folder) for folder in folders], options
 
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     def action() -> int:
-        folders, options = parse(words)
+        folders, options = parse(take_config_dirs(words))
         runs, notes = find_runs(folders)
         for note in notes:
             print(f"ltexp report: {note}", file=sys.stderr)

@@ -91,7 +91,7 @@ def read(run: Run) -> dict[str, npt.NDArray[Any]]:
     """
     names = [f"{split}_{what}" for split in SPLITS for what in ("features", "labels")]
     return load_arrays(
-        run.folder / FEATURES, names, f"make it with python -m ltexp.evaluate {run.folder} features=true"
+        run.folder / FEATURES, names, f"make it with ltexp evaluate {run.folder} features=true"
     )
 
 
