@@ -55,7 +55,7 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     if not found:
         return _first_line(error)
     key = found.group(1)
-    config, groups = _known(arguments)
+    config, groups = known_keys(arguments)
     if "@" in key or "/" in key:
         return unknown_name("choice", key, groups)
     if (none := _null_parent(config, key)) is not None:
@@ -72,8 +72,12 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     return unknown_name("key", key, siblings if "." in key and siblings else known)
 
 
-def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
-    """The config that the readable choices among `arguments` compose to, and the names of its groups."""
+def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
+    """The config that the readable choices among `arguments` compose to, and the names of its groups.
+
+    Args:
+        arguments: those of `ltexp train`; what of them cannot be read or composed is left out.
+    """
     _, further = split_config_dirs(arguments)
     plain = compose([], further)
     groups = [str(key) for key in plain.hydra.runtime.choices if "hydra/" not in str(key)]
