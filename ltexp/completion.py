@@ -4,11 +4,11 @@
   ltexp completion zsh      the same for zsh, from ~/.zshrc
   ltexp completion fish     the same for fish: ltexp completion fish > ~/.config/fish/completions/ltexp.fish
 
-Completes verbs, groups and their choices, and the keys of what is typed so far: `ltexp train method=gcl stage1.loss.<TAB>`.
+Completes verbs, groups and their choices, and the keys of what is typed so far (ltexp train method=gcl stage1.loss.).
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ltexp.config.words import status_of
 from ltexp.errors import ConfigError, LtexpError
@@ -67,16 +67,20 @@ def candidates(line: str) -> list[str]:
 
         return _starting([*VERBS, "--help", "--version"], current)
     verb, *typed = typed
-    known = {
+    known: dict[str, Callable[[list[str], str], list[str]]] = {
         "train": _of_train,
         "methods": _of_methods,
         "data": _of_data,
         "evaluate": _of_evaluate,
         "report": _of_report,
         "reproduce": _of_reproduce,
-        "completion": lambda typed, current: _starting(SCRIPTS, current),
+        "completion": _of_completion,
     }
     return known[verb](typed, current) if verb in known else []
+
+
+def _of_completion(typed: Sequence[str], current: str) -> list[str]:
+    return [] if typed else _starting(SCRIPTS, current)
 
 
 def _starting(words: Iterable[str], current: str) -> list[str]:
@@ -98,7 +102,7 @@ def _keyed(current: str, keys: Iterable[str], values: dict[str, Iterable[str]]) 
     return _starting([f"{name}=" for name in keys], current)
 
 
-def _of_train(typed: Sequence[str], current: str) -> list[str]:
+def _of_train(typed: list[str], current: str) -> list[str]:
     from omegaconf import OmegaConf
 
     from ltexp.config.reading import dotted_keys

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-# words of the field's, of Lightning's and of published codes, by `plain`; what ltexp calls the same, the likeliest first
+# words of the field's, of Lightning's and of published codes, as `plain` has them: what ltexp calls the same
 ALIASES = {
     "accumulategradbatches": ("trainer.accumulate",),
     "alpha": ("stage1.mixing.alpha",),
@@ -77,8 +77,8 @@ def plain(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `name` was probably meant to be, or None.
 
-    In this order: one that differs by case, hyphens and underscores alone; what the field calls so (`ALIASES`); one that
-    is spelt much the same.
+    In this order: one that differs by case, hyphens and underscores alone; what the field calls so (`ALIASES`); one
+    that is spelt much the same.
     """
     choices = sorted(set(known))
     if same := [choice for choice in choices if plain(choice) == plain(name)]:

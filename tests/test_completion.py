@@ -78,7 +78,11 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """,
     "zsh": """
 compdef() {{}}
-compadd() {{ local word seen; for word; do [[ $seen ]] && print -r -- $word; [[ $word == -- ]] && seen=1; done; return 0 }}
+compadd() {{
+    local word seen
+    for word; do [[ $seen ]] && print -r -- $word; [[ $word == -- ]] && seen=1; done
+    return 0
+}}
 _files() {{ print files }}
 eval "$(ltexp completion zsh)"
 words=({line}) CURRENT=$#words PREFIX=$words[-1]

@@ -39,7 +39,7 @@ def train(folder: Path, *overrides: str, **environment: str) -> subprocess.Compl
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     clean |= {"OMP_NUM_THREADS": "1", "HOME": str(folder), "WANDB_CONSOLE": "off"} | environment
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=clean, timeout=120, stdin=subprocess.DEVNULL
+        command, capture_output=True, text=True, cwd=folder, env=clean, timeout=400, stdin=subprocess.DEVNULL
     )
 
 
@@ -147,7 +147,10 @@ def test_without_a_key_or_a_network_wandb_is_refused_before_training(tmp_path: P
     place = f"hydra.run.dir={tmp_path}/run"
     for environment, message in (
         ({}, "ltexp: logger.wandb: there is no key of a Weights & Biases account"),
-        ({"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "ltexp: logger.wandb needs an account and a network: http://127.0.0.1:9: "),
+        (
+            {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+            "ltexp: logger.wandb needs an account and a network: http://127.0.0.1:9: ",
+        ),
     ):
         began = time.monotonic()
         answer = train(tmp_path, "method=ce", "logger=wandb", place, **environment)

@@ -45,9 +45,10 @@ class ValidateAndFreeze(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
-            if config.hydra.launcher._target_.endswith("submitit_launcher.SlurmLauncher") and not shutil.which("sbatch"):
+            target = config.hydra.launcher._target_
+            if target.endswith("submitit_launcher.SlurmLauncher") and shutil.which("sbatch") is None:
                 raise ConfigError("hydra/launcher=submitit_slurm: there is no sbatch here; see also launcher=slurm")
-            check = getattr(get_class(config.hydra.launcher._target_), "check", None)
+            check = getattr(get_class(target), "check", None)
             if check is not None:
                 check()
             self._freeze_jobs(config)

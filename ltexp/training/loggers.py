@@ -83,6 +83,7 @@ def _logger(key: str, settings: dict[str, Any], session: Session, identifier: st
     target, folder = str(settings["_target_"]), session.folder
     if _is_wandb(settings):
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
+        os.environ.setdefault("WANDB_QUIET", "true")  # its summary would push ours off the screen
         own = [text[:TAG_LENGTH] for text in tags(session)]
         # jobs of a sweep never share a wandb run, and a resumed run continues its own
         settings = {"id": identifier, "resume": "allow"} | settings
@@ -182,7 +183,7 @@ def _guard(logger: Logger, key: str) -> None:
 
     def end(status: str) -> None:
         finalize(status)
-        experiment = getattr(logger, "experiment", None)
+        experiment: Any = getattr(logger, "experiment", None)
         if type(experiment).__module__.startswith("wandb"):
             experiment.finish(exit_code=0 if status == "success" else 1)
         elif finish := getattr(experiment, "finish", None):
@@ -232,7 +233,9 @@ def _log_media(logger: Any, figures: list[Path], columns: list[str], rows: list[
         for path in figures:
             logger.log_image(f"figures/{path.stem}", [str(path)])
         logger.log_table("final/classes", columns, rows)
-    elif hasattr(experiment := getattr(logger, "experiment", None), "add_image"):
+        return
+    experiment: Any = getattr(logger, "experiment", None)
+    if hasattr(experiment, "add_image"):
         for path in figures:
             experiment.add_image(f"figures/{path.stem}", _pixels(path), dataformats="HWC")
         lines = [columns, ["---"] * len(columns), *rows]
