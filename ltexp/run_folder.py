@@ -15,6 +15,7 @@ FAILED = ".failed"  # why the first process to fail did so, in a run of several
 PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
+TRIAL = "trial.json"  # of a search's run: its trial
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
 FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
 GRADIENTS = "gradients.csv"  # in the folder of a stage, a row for each class, where they were asked for

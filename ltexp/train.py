@@ -25,6 +25,7 @@ from ltexp.launching.freeze import freeze
 from ltexp.launching.nodes import requeued
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
+from ltexp.launching.trials import is_stopped
 
 WITH_VALUE = (  # flags of Hydra that take one
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
@@ -56,8 +57,9 @@ def job(composed: DictConfig) -> None:
     except LtexpError as error:
         if runtime.mode != RunMode.MULTIRUN:
             sys.exit(1 if isinstance(error, JobError) else f"ltexp: {error}")
-        print(f"ltexp: {error}", file=sys.stderr, flush=True)
-        os.environ[JOB_FAILED] = "1"
+        if not is_stopped(folder):  # by a search, which says so itself
+            print(f"ltexp: {error}", file=sys.stderr, flush=True)
+            os.environ[JOB_FAILED] = "1"
         raise  # Hydra goes on with the other jobs and raises this at their end
 
 

@@ -1,5 +1,6 @@
 """Ready sweeps and searches: every job of a sweep composes; a search spends its budget on held-out images."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from runs import composed
 
 from hydra_plugins.ltexp_listed import listed_jobs
+from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, report_value
 from ltexp.report.records import find_runs
+from ltexp.run_folder import read_metrics
 
 SMALL = (
     *("dataset=digits_lt", "stage1.epochs=1", "stage2.epochs=1", "evaluation.every=1", "evaluation.figures=false"),
@@ -64,9 +67,27 @@ def train(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=500)
 
 
+def test_a_trial_stops_where_its_curve_lies_below_the_median(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/{STUDY_FILE}"
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    for number, value in enumerate((40.0, 50.0)):
+        facts = {"storage": storage, "number": number, "prune_after": 2}
+        trial = study.ask()
+        assert not report_value(facts, 1, value - 20)
+        assert not report_value(facts, 2, value)
+        study.tell(trial, value)
+    study.ask()
+    facts = {"storage": storage, "number": 2, "prune_after": 2}
+    assert not report_value(facts, 1, 31.0)  # the median is 25
+    assert not is_pruned(study, 2)
+    assert report_value(facts, 2, 44.0)  # 45
+    assert is_pruned(study, 2)
+
+
 @pytest.mark.slow
 def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna")
     words = ["hydra/sweeper=search", "hydra.sweep.dir=found", "stage2.optimizer.lr=tag(log,interval(0.01,1.0))"]
     refused = train(*words, "hydra.sweeper.trials=1", cwd=tmp_path)
     assert refused.returncode != 0
@@ -76,10 +97,38 @@ def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
         answer = train(*words, f"hydra.sweeper.trials={trials}", cwd=tmp_path)
         assert answer.returncode == 0, answer.stderr
         assert f"best of {trials} trials: validation all" in answer.stdout
+        assert f"trial {trials} of {trials}: stage2.optimizer.lr=0." in answer.stdout
     assert len(find_runs([tmp_path / "found"])[0]) == 3
     best = yaml.safe_load((tmp_path / "found" / "search.yaml").read_text())
     assert (best["trials"], best["metric"]) == (3, "validation all")
     assert 0.01 <= best["overrides"]["stage2.optimizer.lr"] <= 1
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/found/{STUDY_FILE}")
+    assert study.best_value == best["value"]
+    other = train(*words, "hydra.sweeper.trials=4", "seed=0,1", cwd=tmp_path)
+    assert other.returncode != 0
+    assert "has other seeds" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_search_takes_several_seeds_as_a_trial_and_stops_bad_ones(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    words = ["hydra/sweeper=search", "hydra.sweep.dir=found", "method=ce", "stage1.epochs=6", "seed=0,1"]
+    words += ["stage1.optimizer.lr=0.1,1e-9", "dataset.validation.fraction=0.2", "hydra.sweeper.prune_after=1"]
+    answer = train(*words, "hydra.sweeper.trials=4", "stage_cache.enabled=false", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/found/{STUDY_FILE}")
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
+    for trial in study.trials:
+        folders = [tmp_path / "found" / str(2 * trial.number + seed) for seed in (0, 1)]
+        if trial.state.name == "PRUNED":
+            assert "stopped by the search after epoch" in json.loads((folders[0] / "record.json").read_text())["error"]
+            assert not (folders[1] / "record.json").exists()
+            continue
+        last = [read_metrics(folder / "stage1" / "metrics.csv")[-1]["validation_all"] for folder in folders]
+        assert trial.value == pytest.approx(sum(map(float, last)) / 2)
+        assert list(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
+    assert "at least one job" not in answer.stderr
+    assert "more stopped early" in answer.stdout
 
 
 @pytest.mark.slow
