@@ -112,7 +112,7 @@ def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_search_takes_several_seeds_as_a_trial_and_stops_bad_ones(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
-    words = ["hydra/sweeper=search", "hydra.sweep.dir=found", "method=ce", "stage1.epochs=6", "seed=0,1"]
+    words = ["hydra/sweeper=search", "hydra.sweep.dir=found", "method=crt", "stage1.epochs=5", "seed=0,1"]
     words += ["stage1.optimizer.lr=0.1,1e-9", "dataset.validation.fraction=0.2", "hydra.sweeper.prune_after=1"]
     answer = train(*words, "hydra.sweeper.trials=4", "stage_cache.enabled=false", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
@@ -124,7 +124,7 @@ def test_a_search_takes_several_seeds_as_a_trial_and_stops_bad_ones(tmp_path: Pa
             assert "stopped by the search after epoch" in json.loads((folders[0] / "record.json").read_text())["error"]
             assert not (folders[1] / "record.json").exists()
             continue
-        last = [read_metrics(folder / "stage1" / "metrics.csv")[-1]["validation_all"] for folder in folders]
+        last = [read_metrics(folder / "stage2" / "metrics.csv")[-1]["validation_all"] for folder in folders]
         assert trial.value == pytest.approx(sum(map(float, last)) / 2)
         assert list(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
     assert "at least one job" not in answer.stderr

@@ -26,6 +26,7 @@ from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.mixing import blends
+from ltexp.training.notices import settings_without_effect
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.start import load_teacher
@@ -43,6 +44,9 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     data = build(config.dataset, root=config.paths.data, path="dataset")
     session = Session(config, folder, data, device)
     check_against_data(session)
+    if rank() == 0:
+        for line in settings_without_effect(session):
+            print(f"note: {line}", flush=True)
     identifier = records.run_id(folder)
     session.loggers = loggers = make_loggers(session, identifier)
     base = describe(session, started) | {"run_id": identifier}
