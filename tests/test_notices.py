@@ -25,6 +25,7 @@ def notices(*overrides: str, counts: torch.Tensor = LONG, imbalance: str = "long
     return settings_without_effect(session)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", names("method"))
 def test_nothing_is_said_of_a_method_as_its_paper_trains_it(method: str) -> None:
     # EQL has no rare class among so few; at CIFAR's ratio 100 it has
@@ -59,7 +60,7 @@ def test_nothing_is_said_of_a_method_as_its_paper_trains_it(method: str) -> None
         (
             [
                 *("method=ce", "+loss@stage1.terms.aux.loss=label_smoothing", "+stage1.terms.aux.weight=0"),
-                "+stage1.terms.aux.loss.epsilon=0.3",
+                "stage1.terms.aux.loss.epsilon=0.3",
             ],
             LONG,
             "stage1.terms.aux has weight 0: loss@stage1.terms.aux.loss, stage1.terms.aux.loss.epsilon has no effect",
