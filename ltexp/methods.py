@@ -55,8 +55,8 @@ def first_sentence(comment: Sequence[str]) -> str:
 
 
 def choices(group: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """The files of a group by name; a file of a later folder takes the place of one of the same name."""
-    found = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    """The files of a group by name; of two of the same name that of the earlier folder counts, as in Hydra."""
+    found = {path.stem: path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")}
     return dict(sorted(found.items()))
 
 
@@ -95,7 +95,7 @@ def show_method(console: Console, name: str, overrides: Sequence[str], folders: 
         table.add_row(stage, f"{config[stage].epochs} epochs · {' · '.join(named)}")
     console.print(table, markup=False)
     if "paper" in chosen:
-        print(f"  its paper's settings: conf/paper/{chosen.paper}.yaml")
+        print(f"  its paper's settings: {conf_dir() / 'paper' / chosen.paper}.yaml")
     cells = [cell for cell in all_cells() if cell.method == name]
     if cells:
         tables = sorted({f"{cell.paper}/{cell.table}" for cell in cells})

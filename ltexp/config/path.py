@@ -1,6 +1,7 @@
 """Where the Hydra config groups are: ltexp's own, and those of the user's folders."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,5 +79,18 @@ def take_config_dirs(arguments: Sequence[str]) -> list[str]:
     if folders:
         before = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
         os.environ[VARIABLE] = os.pathsep.join([*(str(folder.absolute()) for folder in folders), *before])
-    user_config_dirs()
+    if hidden := [path for folder in user_config_dirs() for path in _hidden(folder)]:
+        more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
+        print(
+            f"note: {hidden[0]}{more} is not read: ltexp has a file of that name, which counts; choose another name",
+            file=sys.stderr,
+        )
     return others
+
+
+def _hidden(folder: Path) -> list[Path]:
+    """The files of a user's folder that have the place and name of one of ltexp's own."""
+    own = conf_dir()
+    if folder.resolve() == own.resolve():
+        return []
+    return [path for path in sorted(folder.glob("*/**/*.yaml")) if (own / path.relative_to(folder)).is_file()]

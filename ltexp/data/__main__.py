@@ -57,7 +57,7 @@ keys:
   decode=true       decode image files as well
   unreadable=FILE   write the paths of missing and damaged images of one dataset there; a run with
                     dataset.leave_out=FILE goes on without them
-  and, of one dataset, every key of conf/dataset/<dataset>.yaml
+  and, of one dataset, every key that `ltexp methods dataset/<dataset>` shows
 """
 
 SHOW = """\
@@ -70,8 +70,8 @@ datasets: {datasets}
 keys:
   root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
   out=PATH    the figure, .png, .pdf or .svg (default: outputs/data/<dataset>_<imbalance>_<ratio>.png)
-  and every key of conf/dataset/<dataset>.yaml, such as imbalance=, imbalance_ratio=, max_per_class=, num_classes=,
-  subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
+  and every key that `ltexp methods dataset/<dataset>` shows, such as imbalance=, imbalance_ratio=, max_per_class=,
+  num_classes=, subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
 """
 
 
@@ -91,7 +91,7 @@ keys:
   root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
   out=PATH    folder of the cache (default: ROOT/cache/DATASET_RESIZE)
   workers=N   processes that decode (default: one for each core)
-  and every key of conf/dataset/<dataset>.yaml (also written dataset.resize= and so on)
+  and every key that `ltexp methods dataset/<dataset>` shows (also written dataset.resize= and so on)
 """
 
 
