@@ -1,8 +1,10 @@
 """Batches of image files: what Pillow makes of each, the same for any number of workers and processes."""
 
 import math
+import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,36 @@ class Deadly(RandomResizedCrop):
 def test_the_end_of_a_worker_is_said_in_one_line(split: FileSplit) -> None:
     with pytest.raises(TrainingError, match=r"^a process that decodes images died .*: free some memory.*workers$"):
         images_of(augmenting(split, workers=2, augmentation=Deadly()))
+
+
+HANGING = multiprocessing.Value("i", 0)  # how many of the next processes that are forked do not begin
+
+
+def hang() -> None:
+    with HANGING.get_lock():
+        HANGING.value -= 1
+        hangs = HANGING.value >= 0
+    while hangs:
+        time.sleep(1)
+
+
+os.register_at_fork(after_in_child=hang)
+
+
+def test_a_worker_that_does_not_begin_is_started_anew(split: FileSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 may wait for ever in a fork, in which another thread enters the interpreter."""
+    monkeypatch.setattr("ltexp.data.files.workers.START_LIMIT", 2.0)
+    HANGING.value, made, before = 1, augmenting(split, workers=2), set(multiprocessing.active_children())
+    found, expected = images_of(made), images_of(augmenting(split))
+    made.close()
+    assert torch.equal(found, expected)
+    assert HANGING.value < 0
+    assert set(multiprocessing.active_children()) <= before
+    monkeypatch.setattr("ltexp.data.files.workers.ATTEMPTS", 2)
+    HANGING.value = 100
+    with pytest.raises(TrainingError, match=r"^the processes that decode images do not begin within 2 s"):
+        images_of(loader(split, workers=1))
+    HANGING.value = 0
 
 
 def test_global_generators_are_left_alone(split: FileSplit) -> None:

@@ -1,8 +1,7 @@
 """Batches of image files, decoded by worker processes ahead of the training."""
 
 import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from ltexp.data.files.augmentation import CentreCrop, FileAugmentation
 from ltexp.data.files.cache import ImageCache, open_cache
 from ltexp.data.files.decode import read_crop
 from ltexp.data.files.split import FileSplit
+from ltexp.data.files.workers import start_workers
 from ltexp.data.loader import Loader
 from ltexp.data.normalize import Normalize
 from ltexp.errors import DataError, TrainingError
@@ -170,10 +170,12 @@ class FileLoader(Loader[FileSplit]):
 
     def _made(self) -> Iterator[Tensor]:
         """The epoch's decoded batches, from the workers."""
-        if self._pool is None:
-            self._pool = self._start()
         try:
-            for made in self._pool:
+            if self._pool is None:
+                self._pool, batches = start_workers(self._make_pool)
+            else:
+                batches = iter(self._pool)
+            for made in batches:
                 if isinstance(made, str):
                     raise DataError(made)
                 yield made
@@ -185,7 +187,7 @@ class FileLoader(Loader[FileSplit]):
                 "free some memory, shared memory (/dev/shm) included, or lower dataset.workers"
             ) from None
 
-    def _start(self) -> DataLoader[Tensor | str]:
+    def _make_pool(self, begin: Callable[[int], None]) -> DataLoader[Tensor | str]:
         workers = self._workers if len(self) > 1 else 0  # one batch is made no sooner by another process
         return DataLoader(
             self._decoder,
@@ -193,7 +195,7 @@ class FileLoader(Loader[FileSplit]):
             batch_size=None,
             num_workers=workers,
             persistent_workers=self._stay and workers > 0,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=begin,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
         )
@@ -216,9 +218,3 @@ class FileLoader(Loader[FileSplit]):
 def default_workers() -> int:
     """As many as this process has cores beside the other processes of the run on this machine, from 1 to 8."""
     return max(1, min(MOST_WORKERS, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that trains ends these."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

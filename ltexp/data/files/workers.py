@@ -1,0 +1,56 @@
+"""Starts the worker processes of a DataLoader, and makes sure that they have."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ltexp.errors import TrainingError
+
+START_LIMIT = 60.0  # seconds in which a worker begins, on a busy machine too
+ATTEMPTS = 5
+
+
+def start_workers(make: Callable[[Callable[[int], None]], DataLoader[Any]]) -> tuple[DataLoader[Any], Iterator[Any]]:
+    """A DataLoader and its first iteration, whose workers have all begun.
+
+    A process that is forked in the moment in which another thread of this one enters the interpreter, as those that
+    exchange tensors do after each exchange, may wait for ever before it has begun (CPython 3.11). Its parent would wait
+    for its first batch as long; so workers say that they have begun, and those that do not are started anew.
+
+    Args:
+        make: a DataLoader whose `worker_init_fn` is the function that it is given.
+
+    Raises:
+        TrainingError: if no attempt succeeds.
+    """
+    for _ in range(ATTEMPTS):
+        begun, before = multiprocessing.Semaphore(0), set(multiprocessing.active_children())
+        pool = make(partial(_begin, begun))
+        batches = iter(pool)
+        if all(begun.acquire(timeout=START_LIMIT) for _ in range(pool.num_workers)):
+            return pool, batches
+        _end(set(multiprocessing.active_children()) - before)
+    raise TrainingError(
+        f"the processes that decode images do not begin within {START_LIMIT:g} s: set dataset.workers=0, "
+        "or try again when this machine is less busy"
+    )
+
+
+def _end(workers: set[Any]) -> None:
+    for act in ("kill", "join"):
+        for worker in workers:
+            with suppress(RuntimeError):  # by which torch says that a worker was killed
+                getattr(worker, act)()
+
+
+def _begin(begun: Any, _: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that trains ends these."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    begun.release()
