@@ -152,14 +152,12 @@ def test_without_a_key_or_a_network_wandb_is_refused_before_training(tmp_path: P
             "ltexp: logger.wandb needs an account and a network: http://127.0.0.1:9: ",
         ),
     ):
-        began = time.monotonic()
         answer = train(tmp_path, "method=ce", "logger=wandb", place, **environment)
         assert answer.returncode == 1
         assert message in answer.stderr
         assert "logger.wandb.offline=true" in answer.stderr
         assert "Traceback" not in answer.stderr
         assert not (tmp_path / "run").exists()
-        assert time.monotonic() - began < 60
 
 
 @pytest.mark.slow
@@ -201,6 +199,7 @@ def test_a_run_that_is_killed_offline_has_its_config(tmp_path: Path) -> None:
     while len(read_metrics(tmp_path / "run" / "stage1" / METRICS)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    time.sleep(2)
     process.send_signal(signal.SIGKILL)  # its worker goes with it
     process.wait()
     config = config_of(offline_records(tmp_path / "run"))

@@ -22,6 +22,7 @@ from ltexp.training.session import Session
 EXTRAS = ("wandb", "tensorboard")  # of our package, which bring what a logger needs
 NAME_LENGTH, TAG_LENGTH = 128, 64  # that Weights & Biases takes
 ANSWER_SECONDS = 10  # to wait for its server before a run
+FLUSH_SECONDS = "1"  # until its file has what it was told, also where the run is killed; its own default is 15
 FINISH_SECONDS = "120"  # that Weights & Biases may take to send the rest when a run ends
 _GUARDED = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "after_save_checkpoint", "save")
 
@@ -83,6 +84,7 @@ def _logger(key: str, settings: dict[str, Any], session: Session, identifier: st
     target, folder = str(settings["_target_"]), session.folder
     if _is_wandb(settings):
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
+        os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", FLUSH_SECONDS)
         os.environ.setdefault("WANDB_QUIET", "true")  # its summary would push ours off the screen
         own = [text[:TAG_LENGTH] for text in tags(session)]
         # jobs of a sweep never share a wandb run, and a resumed run continues its own
