@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := start
-.PHONY: start install quickstart test test-slow lint type format bench clean help
+.PHONY: start install quickstart test test-slow lint type format bench faults clean help
 
 start: install quickstart ## install and run the quickstart (the default)
 
@@ -44,6 +44,9 @@ format: install ## reformat the code (ruff)
 
 bench: install ## measure speed against bare PyTorch, as ratios
 	$(BIN)/python -m benchmarks
+
+faults: install ## kill, fill disks, give bad inputs ... and see that nothing is lost (docs/reliability.md; KILLS=100 takes an hour)
+	$(BIN)/python -m faults
 
 clean: ## remove .venv, caches and the quickstart's outputs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache outputs/quickstart outputs/stage_cache

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from ltexp.config.build import build
 from ltexp.config.path import conf_dir
 from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.losses.logit_adjustment import AdjustedCrossEntropy
 from ltexp.outputs import ModelOutput
 
@@ -31,9 +32,10 @@ def main() -> None:
     fastest = dict.fromkeys(losses, float("inf"))
     for _ in range(ROUNDS):
         for name, loss in losses.items():
-            loss.set_progress(150, 200)  # curricula and deferred parts are on
+            streams = {stream: StreamBatch(output, target) for stream in loss.streams}
+            context = BatchContext(epoch=150, max_epochs=200, streams=streams)  # curricula and deferred parts are on
             start = time.process_time()
-            loss(output, target).backward()
+            loss(output, target, context).backward()
             fastest[name] = min(fastest[name], time.process_time() - start)
             for leaf in leaves:
                 assert leaf is not None
@@ -57,8 +59,8 @@ def choices() -> dict[str, dict[str, object]]:
 
 
 def limit(loss: Loss) -> float | None:
-    """How many times cross-entropy's time the loss may take; None for one that reads another network's output too."""
-    if loss.needs - {"features"}:
+    """How many times cross-entropy's time the loss may take; None for one that reads another output too."""
+    if loss.needs - {"features"} or loss.streams:
         return None
     return LIMIT_OF_A_VECTOR if isinstance(loss, AdjustedCrossEntropy) else LIMIT
 

@@ -26,6 +26,7 @@ from ltexp.processes.worker import quieten
 from ltexp.run_folder import CHECKPOINT, read_metrics
 from ltexp.training import checkpoint
 from ltexp.training.batches import train_loader
+from ltexp.training.mixing import pretext_of
 from ltexp.training.predict import autocast
 from ltexp.training.run_stage import train
 from ltexp.training.session import Session, pick_device
@@ -47,7 +48,9 @@ def configured(method: str, *further: str) -> Config:
         "stage1.epochs=2",
         f"stage1.sampler.epoch_length={length}",
     ]
-    if method != "ce":
+    if method == "ssp":
+        overrides.append(f"pretext.sampler.epoch_length={length}")
+    elif method != "ce":
         overrides += ["stage2.epochs=2", f"stage2.sampler.epoch_length={length}"]
     overrides += further
     return to_config(freeze(compose(overrides)))
@@ -74,7 +77,8 @@ def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         session = Session(config, Path(folder), data, pick_device("auto", 0))
         stage = config.stages[stage_name]
-        model = session.place(session.fresh_model("stage1", config.stage1))
+        session.pretext = pretext_of(stage, session.class_counts)
+        model = session.place(session.fresh_model(*next(iter(config.stages.items()))))
         model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
         (Path(folder) / stage_name).mkdir()
         if stage.teacher == "stage1":  # a teacher of the student's size; what it has learned does not matter
@@ -109,7 +113,7 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
 def main() -> None:
     """Prints the medians and the ratios."""
     quieten()
-    ce, crt, mislas = configured("ce"), configured("crt"), configured("mislas")
+    ce, crt, mislas, ssp = configured("ce"), configured("crt"), configured("mislas"), configured("ssp")
     student, alone = configured("kd"), configured("kd", "stage2.teacher=null", "~stage2.terms.distillation")
     data = data_for(ce)
     speeds: dict[str, list[float]] = {}
@@ -117,6 +121,7 @@ def main() -> None:
         "bare PyTorch": lambda: bare(ce, data),
         "stage 1 (ce)": lambda: real(ce, data, "stage1"),
         "stage 1 (mislas, with mixup)": lambda: real(mislas, data, "stage1"),
+        "pretext (ssp, rotation)": lambda: real(ssp, data, "pretext"),
         "stage 2 (crt, frozen)": lambda: real(crt, data, "stage2"),
         "stage 2 (mislas, statistics)": lambda: real(mislas, data, "stage2"),
         "student without teacher": lambda: real(alone, data, "stage2"),

@@ -15,6 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from ltexp.config import in_order, names_stage
 from ltexp.errors import LtexpError
 from ltexp.files import write_text
 from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, is_stopped, load_study
@@ -63,7 +64,7 @@ class Trial:
             if is_stopped(folder):
                 return None
             raise
-        for stage in ("stage2", "stage1"):
+        for stage in reversed(in_order(path.name for path in folder.iterdir() if names_stage(path.name))):
             if (folder / stage / RUN_METRICS).exists():
                 rows = read_metrics(folder / stage / RUN_METRICS)
                 value = rows[-1].get(f"validation_{self.metric}") if rows else None

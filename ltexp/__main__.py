@@ -7,10 +7,11 @@ import sys
 from ltexp import __version__
 from ltexp.config.path import conf_dir, docs_dir
 from ltexp.names import unknown_name
+from ltexp.terminal import print_anywhere
 
 VERBS = {
     "methods": "what there is to choose from: methods, losses, samplers ...",
-    "train": "train a run or a sweep: one or two stages on one dataset",
+    "train": "train a run or a sweep: one or more stages on one dataset",
     "reproduce": "published tables: show them, run what is missing, compare",
     "evaluate": "evaluate a finished run again, or with a classifier that needs no training",
     "report": "tables and figures from any set of runs",
@@ -22,6 +23,7 @@ TRAINS = ("train", "reproduce")
 
 def main() -> None:
     """Runs the verb named first on the command line."""
+    print_anywhere()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         lines = [f"  {verb:<12}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))

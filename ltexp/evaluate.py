@@ -5,15 +5,18 @@
     ltexp evaluate RUN classifier=nearest_class_mean stage=stage2
     ltexp evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
     ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
+    ltexp evaluate RUN data=/new/root dataset.source.folder=birds     # its data lies elsewhere now
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed.
 
-keys: classifier (a file of conf/classifier/, and that file's own keys), stage (stage1 | stage2), features (true |
+keys: classifier (a file of conf/classifier/, and that file's own keys), stage (its name, as stage1), features (true |
 false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
 does to the logits of each class over the training images), accelerator (auto | cpu | gpu), precision (as
-trained; 32-true | bf16-mixed | 16-mixed), data (data root).
+trained; 32-true | bf16-mixed | 16-mixed), data (data root); and, where they have moved, the places of a dataset of
+files: dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
 """
 
+import copy
 import json
 import sys
 from collections.abc import Sequence
@@ -25,18 +28,20 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.path import group_files, take_config_dirs
+from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.errors import ConfigError
+from ltexp.evaluation.record import read_record
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report.table import cost_text
-from ltexp.run_folder import CHECKPOINT, CONFIG, RECORD
+from ltexp.run_folder import CHECKPOINT, CONFIG
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
 KEPT = ("features", "gradients")  # what is kept for figures
-KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data")
+KEYS = ("classifier", "stage", *KEPT, "accelerator", "precision", "data", *OF_A_DATASET)
 
 
 def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
@@ -92,9 +97,29 @@ def chosen(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -
         precision=options.get("precision", config.trainer.precision),
     )
     paths = replace(config.paths, data=options.get("data", config.paths.data))
-    replaced = replace(config, trainer=trainer, paths=paths)
+    replaced = replace(config, trainer=trainer, paths=paths, dataset=_elsewhere(config.dataset, options))
     check_values(replaced)
     return replaced, stage
+
+
+def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, Any]:
+    """The dataset's config with the places that are given.
+
+    Raises:
+        ConfigError: for a place that this dataset does not have.
+    """
+    moved = copy.deepcopy(dataset)
+    for key in OF_A_DATASET:
+        if key not in options:
+            continue
+        *sections, last = key.split(".")[1:]
+        node = moved
+        for section in sections:
+            node = node.get(section) or {}
+        if last not in node:
+            raise ConfigError(f"{key}={options[key]}: the run's dataset has no such key")
+        node[last] = str(Path(options[key]).expanduser())
+    return moved
 
 
 def main() -> int:
@@ -113,11 +138,15 @@ def main() -> int:
 def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:
     """Does what the command line says; 0, the exit status."""
     config, stage = chosen(folder, options, node)
+    recorded = read_record(folder)
 
     # imports torch: only once the command line is sound
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
+    before, found = recorded.get("test_hash"), restored.session.data.test_hash
+    if before and found and before != found:  # one of before they were kept says nothing
+        print(f"note: this is other test data than the run's ({found}, and the record has {before})")
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")
@@ -126,7 +155,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     content = {"stage": stage, "classifier": node, "networks": networks, "metrics": metrics}
     path = folder / "evaluations" / f"{name}.json"
     write_text(path, json.dumps(content, indent=1))
-    show(folder, name, metrics)
+    show(recorded, name, metrics)
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
     print(f"kept in {path}")
     return 0
@@ -155,10 +184,9 @@ def _settings(node: dict[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in node.items() if key != "_target_"]
 
 
-def show(folder: Path, name: str, metrics: dict[str, Any]) -> None:
+def show(record: dict[str, Any], name: str, metrics: dict[str, Any]) -> None:
     """Prints the metrics beside those of the run's record."""
-    recorded = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("metrics") or {}
-    rows = {name: metrics, "recorded": recorded}
+    rows = {name: metrics, "recorded": record.get("metrics") or {}}
     keys = ("all", "many", "medium", "few", "ece")
     print(f"{'':<40}" + "".join(f"{key:>9}" for key in keys))
     for label, row in rows.items():

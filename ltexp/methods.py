@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ltexp.config import in_order, names_stage
 from ltexp.config.composer import compose
 from ltexp.config.path import conf_dir, docs_dir, split_config_dirs, user_config_dirs
 from ltexp.config.words import status_of
@@ -84,7 +85,7 @@ def show_method(console: Console, name: str, overrides: Sequence[str], folders: 
     chosen = config.choices
     print(f"\nOn {config.dataset.name}:")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    for stage in ("stage1", "stage2"):
+    for stage in in_order(key for key in map(str, config) if names_stage(key)):
         if config[stage] is None:
             continue
         named = [f"{part} {chosen[key]}" for part in _PARTS if (key := f"{part}@{stage}.{part}") in chosen]

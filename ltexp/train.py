@@ -26,6 +26,7 @@ from ltexp.launching.nodes import requeued
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
 from ltexp.launching.trials import is_stopped
+from ltexp.terminal import print_anywhere
 
 WITH_VALUE = (  # flags of Hydra that take one
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
@@ -89,6 +90,7 @@ def flags_first(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The command; a user's mistake ends it with one line and status 1."""
+    print_anywhere()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
     install()
     try:

@@ -1,5 +1,6 @@
 """Builds a config choice as the command line would, for tests that ask for it by name."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
+from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.outputs import ModelOutput
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -36,6 +40,13 @@ def build(group: str, name: str, **keywords: Any) -> Any:
     return instantiate(load(group, name), **keywords)
 
 
+def context_of(loss: Loss, output: ModelOutput, labels: Tensor, epoch: int = 0, max_epochs: int = 10) -> BatchContext:
+    """Of a whole batch in an epoch; the streams that the loss reads hold the batch's own rows, the last ones first."""
+    there = replace(output, logits=output.logits.flip(0))
+    streams = {name: StreamBatch(there, labels.flip(0)) for name in loss.streams}
+    return BatchContext(epoch=epoch, max_epochs=max_epochs, step=3, streams=streams)
+
+
 def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
     """An output with `logits` (B, C) in which whatever a loss may read besides is there too, made up but fixed."""
     draws = torch.Generator().manual_seed(0)
@@ -44,14 +55,20 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draws)
 
-    shifts = normal(2, rows, classes)
+    shifts, features = normal(2, rows, classes), normal(rows, width)
     return ModelOutput(
         logits=logits,
-        features=normal(rows, width),
+        features=features,
         expert_logits=logits + shifts - shifts.mean(0),
         teacher_logits=normal(rows, classes),
         teacher_features=normal(rows, width),
         feature_maps=[normal(rows, 4, side, side) for side in (4, 2)],
         auxiliary_logits=normal(rows, classes),
         auxiliary_maps=[normal(rows, 4, side, side).square() for side in (4, 2)],
+        extra={
+            "logit_spread": normal(rows, classes).square(),
+            "projections": normalize(normal(2, rows, width), dim=-1),
+            "direct_features": features,
+            "centroids": normal(classes, width),
+        },
     )

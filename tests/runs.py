@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from ltexp.config import Config, to_config
+from ltexp.config import Config, in_order, names_stage, to_config
 from ltexp.config.composer import compose
 from ltexp.launching.freeze import freeze
 
@@ -57,13 +57,16 @@ def tiny(method: str, *keys: str, epochs: int = 2, project: Path | None = None) 
         overrides += [f"{name}.{key}" for key in (f"epochs={epochs}", "batch_size=16", *keys)]
         if "tail_at_most" in stages[name]["features"]:  # of the 24 and 13 of the head features are generated
             overrides.append(f"{name}.features.tail_at_most=8")
+        sized = (module for module, node in stages[name]["modules"].items() if "side" in node)
+        overrides += [f"{name}.modules.{module}.side=2" for module in sized]  # of the last map of digits
     return tuple(overrides)
 
 
 def trained_stages(method: str, project: Path | None = None) -> list[str]:
     """The stages that the method gives epochs."""
     stages = composed(f"method={method}", project=project)
-    return [name for name in ("stage1", "stage2") if stages[name] and stages[name]["epochs"] > 0]
+    names = in_order(name for name in stages if names_stage(name))
+    return [name for name in names if stages[name] and stages[name]["epochs"] > 0]
 
 
 def run_here(folder: Path, *overrides: str, project: Path | None = None) -> Config:

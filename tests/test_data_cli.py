@@ -71,7 +71,7 @@ def test_prepare_reports(root: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (root / "copy" / "cifar10" / "classes.txt").is_file()
 
 
-NOT_OF_THE_WORDS = ("cannot write the figure", "prepare cifar10 root=/nowhere", "does not exist")
+NOT_OF_THE_WORDS = ("cannot write /dev/null/x.png", "prepare cifar10 root=/nowhere", "does not exist")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ NOT_OF_THE_WORDS = ("cannot write the figure", "prepare cifar10 root=/nowhere", 
         (["show", "digits_lt", "imbalance_ratio=500"], "leaves 3 of 10 classes without training images"),
         (["show", "digits_lt", "imbalance_ratio=[1"], "cannot be read"),
         (["show", "digits_lt", "num_classes=11"], "digits_lt has 10 classes"),
-        (["show", "digits_lt", "out=/dev/null/x.png"], "cannot write the figure"),
+        (["show", "digits_lt", "out=/dev/null/x.png"], "cannot write /dev/null/x.png"),
         (["show", "cifar10_lt", "root=/nowhere"], "prepare cifar10 root=/nowhere"),
         (["check", "svhn"], "unknown dataset 'svhn'"),
         (["check", "rot=x"], "did you mean 'root'"),

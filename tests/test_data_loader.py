@@ -13,6 +13,7 @@ from ltexp.config.build import build
 from ltexp.data.augmentation import Augmentation, NoAugmentation
 from ltexp.data.images.augmentation import CropFlip
 from ltexp.data.images.loader import ImageLoader
+from ltexp.data.samplers import InstanceBalanced
 from ltexp.data.types import ImageSplit
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
@@ -158,6 +159,12 @@ def test_a_handful_of_rows_left_over_joins_the_batch_before(split: ImageSplit) -
     assert [batch.size for batch in loader(split, batch_size=11)] == [11, 12]
     assert [batch.size for batch in loader(split, batch_size=10)] == [10, 10, 3]  # at least an eighth: kept
     assert [batch.size for batch in loader(split, batch_size=400)] == [23]
+
+
+def test_one_row_left_over_is_never_trained_on_alone(split: ImageSplit) -> None:
+    sampler = InstanceBalanced(torch.from_numpy(split.labels), torch.bincount(torch.from_numpy(split.labels)))
+    assert [batch.size for batch in loader(split, batch_size=2, sampler=sampler)] == [2] * 10 + [3]
+    assert [batch.size for batch in loader(split, batch_size=2)] == [2] * 11 + [1]  # evaluated it may be
 
 
 def images_of(batches: ImageLoader) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from runs import assert_equal_weights, run_here, tiny, weights
 from test_distributed_run import run_on_rank
-from test_every_method import every_method
+from test_every_method import every_method, stages_of
 from torch import Tensor, nn
 
 from ltexp.data.loader import Batch
@@ -66,10 +66,9 @@ def compare(
     several = (*overrides, f"trainer.devices={ranks}")
     shares = run_on_ranks(run_and_note, ranks, str(folder / "several"), several, project)
     assert sorted(alone) == sorted(row for share in shares for row in share), "other images were drawn"
-    for stage in ("stage1", "stage2"):
-        if (folder / "one" / stage).exists():
-            one, several = weights(folder / "one", stage), weights(folder / "several", stage)
-            assert_equal_weights(one, several, tolerance=2e-5)
+    for stage in stages_of(folder / "one"):
+        one, several = weights(folder / "one", stage), weights(folder / "several", stage)
+        assert_equal_weights(one, several, tolerance=2e-5)
     one, several = (read_record(folder / name)["metrics"] for name in ("one", "several"))
     assert one.pop("per_class") == pytest.approx(several.pop("per_class"), abs=1e-9)
     assert one == pytest.approx(several, abs=1e-2)

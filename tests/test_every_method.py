@@ -8,6 +8,7 @@ import pytest
 from choices import names
 from runs import assert_equal_weights, run_here, tiny, trained_stages, weights
 
+from ltexp.config import in_order
 from ltexp.data.loader import Batch, EpochSetter
 from ltexp.evaluation.record import read_record
 from ltexp.run_folder import CONFIDENCE, read_metrics
@@ -89,7 +90,7 @@ def test_the_comparison_notices_a_resumed_stage_that_draws_on(tmp_path: Path, mo
 
 def stages_of(folder: Path) -> list[str]:
     """The stages that a run has left a checkpoint of."""
-    return sorted(path.parent.name for path in folder.glob("stage*/checkpoint.pt"))
+    return in_order(path.parent.name for path in folder.glob("*/checkpoint.pt"))
 
 
 def courses(folder: Path, stage: str) -> list[dict[str, Any]]:

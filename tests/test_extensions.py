@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ltexp import distributed
 from ltexp.config.build import build
+from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.losses.base import Loss
@@ -50,7 +51,7 @@ class Extension:
 
 
 EXTENSIONS = {
-    "remix": Extension("remix", "mixing@stage1.mixing=mixup"),
+    "cutmix": Extension("cutmix", "mixing@stage1.mixing=mixup"),
     "contrastive": Extension("contrastive", "stage1.terms.contrastive.weight=0"),
     "two_branches": Extension("two_branches", "sampler@stage1.streams.reversed.sampler=instance_balanced", epochs=2),
     "adaptive_sam": Extension("asam", "step@stage1.step=sam"),
@@ -184,22 +185,20 @@ def test_the_docs_say_how_long_each_is() -> None:
         assert (int(files), int(lines)) == (len(paths), sum(len(path.read_text().splitlines()) for path in paths))
 
 
-@pytest.mark.parametrize(
-    ("own", "partner", "weight", "expected"),
-    [
-        (300, 100, 0.4, 0),
-        (300, 100, 0.5, 0.5),
-        (299, 100, 0.4, 0.4),
-        (100, 300, 0.6, 1),
-        (100, 300, 0.5, 0.5),
-        (100, 299, 0.6, 0.6),
-    ],
-)
-def test_remix_gives_the_rarer_class_the_label(own: int, partner: int, weight: float, expected: float) -> None:
-    """By hand of the rule: three times as large, and less than half of the image."""
-    mixing = build(node_of("remix", "stage1", "mixing"), class_counts=torch.tensor([own, partner]))
-    found = mixing.label_weight(torch.tensor([own]), torch.tensor([partner]), weight)
-    assert found.tolist() == pytest.approx([expected])
+def test_cutmix_weighs_a_label_by_what_is_left_of_its_image() -> None:
+    """Images of one colour each: what a pixel is says whose it is."""
+    mixing = build(node_of("cutmix", "stage1", "mixing"), class_counts=torch.tensor([5, 3]))
+    colours = torch.arange(4.0)[:, None, None, None].expand(4, 3, 8, 8).contiguous()
+    batch = Batch(colours, torch.tensor([0, 0, 1, 1]), torch.arange(4), epoch=1, step=0, share=1.0, size=4)
+    shares = set()
+    for seed in range(8):
+        mixed = mixing(batch, seed)
+        own = (mixed.inputs == colours).flatten(1).float().mean(1)
+        assert ((mixed.inputs == colours) | (mixed.inputs == colours.roll(2, 0))).all()
+        assert own.tolist() == pytest.approx([mixed.targets.weight] * 4)
+        assert mixed.targets.partner_labels.tolist() == [1, 1, 0, 0]
+        shares.add(mixed.targets.weight)
+    assert len(shares) > 3
 
 
 def test_the_contrastive_loss_is_equation_2() -> None:

@@ -22,6 +22,7 @@ COSINE = "classifier@{stage}.classifier=cosine"
 EXPERTS = ("method=ride_2",)
 MODULE = "+module@{stage}.modules.auxiliary=two_way"
 READER = "+loss@{stage}.terms.aux.loss=auxiliary_cross_entropy"
+SMALL_META = "+stream@{stage}.streams.meta=held_out"
 FEATURES = ("{stage}.trainable.backbone=false", "{stage}.batch_norm=frozen")
 # what a choice asks for beside it, as the line that refuses it alone says
 COMPANIONS: dict[str, tuple[str, ...]] = {
@@ -35,11 +36,33 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "loss auxiliary_soft_labels": (MODULE,),
     "loss attention_distillation": (MODULE, READER),
     "loss ride": EXPERTS,
+    "loss cumulative": ("+stream@{stage}.streams.reversed=reversed", "backbone.branches=2"),
+    "loss implicit_augmentation": (
+        *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "step@{stage}.step=meta_covariance"),
+        *("{stage}.step.start=0", "{stage}.loss.start=0"),
+    ),
+    "loss centroid_distance": (
+        *("+module@{stage}.modules.memory=centroid_memory", "{stage}.modules.memory.side=2"),
+        *("+loss@{stage}.terms.plain.loss=cross_entropy", "{stage}.trainable.backbone=true"),
+    ),
+    "loss hybrid_contrastive": (
+        *("augmentation@{stage}.augmentation=two_views", "+module@{stage}.modules.projection=projection_head"),
+        *(
+            "+stream@{stage}.streams.balanced=class_balanced",
+            "+augmentation@{stage}.streams.balanced.augmentation=none",
+        ),
+        "{stage}.trainable.backbone=true",
+    ),
+    **{f"step {name}": (SMALL_META,) for name in ("meta_sample_weights", "meta_weight_net")},
+    "step meta_covariance": (
+        *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "loss@{stage}.loss=implicit_augmentation"),
+    ),
     "classifier expert_cosine": EXPERTS,
     "classifier nearest_class_mean": ("{stage}.epochs=0",),
     **{
         f"classifier {name}": ("{stage}.init.classifier=stage1", f"{{stage}}.epochs={epochs}")
         for name, epochs in {
+            "distribution_alignment": 1,
             "learnable_weight_scaling": 1,
             "weight_shift": 1,
             "logit_adjusted": 0,
@@ -54,20 +77,25 @@ BOTH = ("stage1", "stage2")
 # What follows another stage has its first step in stage 2.
 SECOND = {
     *(choice for choice, words in COMPANIONS.items() if "{stage}.teacher=stage1" in words),
-    *(f"classifier {name}" for name in ("learnable_weight_scaling", "logit_adjusted", "nearest_class_mean")),
+    *(f"classifier {name}" for name in ("distribution_alignment", "learnable_weight_scaling", "logit_adjusted")),
+    "classifier nearest_class_mean",
     *("classifier tau_normalized", "classifier weight_shift", "features extracted", "features generated"),
 }
 # what cannot be on a kind of data: the kinds where it can, and a part of the line elsewhere
 ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation auto_augment": (("digits", "arrays"), "is for images in memory"),
     "augmentation crop_flip": (("digits", "arrays"), "is for images in memory"),
+    "augmentation crop_flip_grey": (("digits", "arrays"), "is for images in memory"),
     "augmentation crop_flip_rotate": (("digits", "arrays"), "is for images in memory"),
     "augmentation random_resized_crop": (("files",), "is for image files"),
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "mixing mixup": (IMAGES, "is for images"),
+    "mixing remix": (IMAGES, "is for images"),
+    "loss cumulative": (IMAGES, "unknown key 'backbone.branches'"),
+    "mixing rotation": ((), "the last stage learns the dataset's labels"),  # see test_pretext.py
     **{
         f"loss {name}": (IMAGES, "reads feature maps of images")
-        for name in ("attention_distillation", "auxiliary_cross_entropy", "auxiliary_soft_labels")
+        for name in ("attention_distillation", "auxiliary_cross_entropy", "auxiliary_soft_labels", "centroid_distance")
     },
 }
 

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from choices import build, full_output, names
+from choices import build, context_of, full_output, names
 from torch import Tensor
 
 from ltexp.data.loader import Batch
 from ltexp.losses.base import Loss
-from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 from ltexp.training.mixing import Mixture, Mixup
 
@@ -86,7 +85,7 @@ def test_mixup_with_lambda_1_is_no_mixup(counts: Tensor, name: str, monkeypatch:
     assert torch.equal(mixed, images)
     loss = build("loss", name, class_counts=counts)
     output = full_output(z)
-    context = BatchContext(epoch=5, max_epochs=10)
+    context = context_of(loss, output, y, epoch=5)
     assert torch.equal(targets.objective(loss, output, context), loss(output, y, context))
 
 

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from choices import build, full_output, load, names
+from choices import build, context_of, full_output, load, names
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch.nn import Parameter
@@ -64,11 +64,11 @@ def test_loss_takes_one_step(name: str) -> None:
     """A scalar in float32, a finite gradient, progress accepted, and nothing to save: counts are the data's."""
     loss = build("loss", name, class_counts=COUNTS)
     loss.set_progress(0, 10, step=3)
-    output = full_output(torch.randn(8, 3))
+    output, labels = full_output(torch.randn(8, 3)), torch.arange(8) % 3
     leaves = [output.logits, output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps]
     for leaf in leaves:
         leaf.requires_grad_()
-    value = loss(output, torch.arange(8) % 3)
+    value = loss(output, labels, context_of(loss, output, labels))
     value.backward()
     assert value.shape == ()
     assert value.dtype == torch.float32
@@ -77,4 +77,4 @@ def test_loss_takes_one_step(name: str) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert not {"class_counts", "class_weights"} & set(loss.state_dict())  # they follow from the data
     assert loss.logit_scale == (load("loss", name).get("scale") or 1.0)  # null: the output's
-    assert loss.classifier in {"any", "cosine"}
+    assert loss.classifier in {"any", "cosine", "linear"}

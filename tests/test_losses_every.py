@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from choices import full_output, names
+from choices import context_of, full_output, names
 from choices import load as load_choice
 from hydra.utils import get_class
 from runs import composed, run_here, weights
@@ -89,8 +89,7 @@ def value_and_gradient(name: str, settings: dict[str, Any], epoch: int) -> tuple
     for other in others:
         other.requires_grad_()
     loss = build("loss", name, class_counts=EQUAL, **settings)
-    loss.set_progress(epoch, 10)
-    value = loss(output, y)
+    value = loss(output, y, context_of(loss, output, y, epoch))
     value.backward()
     assert all(other.grad is None or other.grad.isfinite().all() for other in others)
     return value.detach(), leaf.grad
@@ -119,9 +118,9 @@ def test_many_classes_under_bf16_autocast_do_not_overflow(name: str, epoch: int)
     leaf = output.logits.requires_grad_()
     for other in (output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps):
         other.requires_grad_()
-    loss.set_progress(epoch, 10)
+    labels = torch.tensor([0, 8141, 17, 4000])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(output, torch.tensor([0, 8141, 17, 4000]))
+        value = loss(output, labels, context_of(loss, output, labels, epoch))
     value.backward()
     assert value.dtype == torch.float32
     assert value.isfinite()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from choices import build, full_output, names
+from choices import build, context_of, full_output, names
 from torch import Tensor
 
 from ltexp import distributed
@@ -83,7 +83,8 @@ def test_equal_weights_of_rows_are_one_number_with_every_loss(name: str) -> None
     z, y = torch.randn(8, 4), torch.arange(8) % 4
     loss, output = build("loss", name, class_counts=COUNTS[:4]), full_output(z)
     one, each = Mixture(y, y.flip(0), 0.3), Mixture(y, y.flip(0), torch.full((8,), 0.3))
-    torch.testing.assert_close(each.objective(loss, output), one.objective(loss, output))
+    context = context_of(loss, output, y)
+    torch.testing.assert_close(each.objective(loss, output, context), one.objective(loss, output, context))
 
 
 def test_draws_depend_on_the_key_alone() -> None:

@@ -15,6 +15,7 @@ from ltexp.models.classifier import Linear
 from ltexp.models.model import Model
 from ltexp.models.torchvision_resnet import TorchvisionResNet
 from ltexp.randomness import default_generator, generator
+from ltexp.training import checkpoint
 
 LAST = "layer4.0."  # of ResNet-10, which has one block a stage
 
@@ -62,7 +63,7 @@ def test_a_file_that_does_not_fit_says_what_is_missing(file: Path, tmp_path: Pat
     with pytest.raises(CheckpointError, match=r"1 name missing, first 'layer3\.0\.bn1\.weight'"):
         built(tmp_path / "cut.pth")
     torch.save({"blocks.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"none of its 1 names is a backbone's.*blocks\.0\.weight"):
+    with pytest.raises(CheckpointError, match=r"none of its 1 names ends as one of this network's.*blocks\.0\.weight"):
         built(tmp_path / "other.pth")
 
 
@@ -146,3 +147,88 @@ def test_trunks_that_cannot_be_are_answered_at_once() -> None:
     ]:
         with pytest.raises(ConfigError, match=answer):
             composed("method=ce", *overrides)
+
+
+def wrapped(state: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """The same network as programs save it."""
+    averaged = {name: torch.zeros_like(value) for name, value in state.items()}
+    return {
+        "torch.compile": {f"_orig_mod.{name}": value for name, value in state.items()},
+        "compiled in DataParallel": {f"module._orig_mod.{name}": value for name, value in state.items()},
+        "a compiled block": {name.replace("layer1.", "layer1._orig_mod."): value for name, value in state.items()},
+        "Lightning": {
+            "state_dict": {f"model.net.{name}": value for name, value in state.items()} | {"head.w": torch.zeros(2)},
+            "epoch": 3,
+            "loops": {"fit": {"state": {}}},
+        },
+        "deep": {"checkpoint": {"nets": {"student": {"encoder": state}, "other": {"weight": torch.zeros(3)}}}},
+        "with its average": {"state_dict": state, "state_dict_ema": averaged},
+        "MoCo": {f"encoder_q.{k}": v for k, v in state.items()} | {f"encoder_k.{k}": v for k, v in averaged.items()},
+    }
+
+
+@pytest.mark.parametrize("program", wrapped({}))
+def test_a_network_is_found_however_a_program_wrapped_it(program: str, file: Path, tmp_path: Path) -> None:
+    torch.save(wrapped(read(file))[program], tmp_path / "file.pth")
+    torch.testing.assert_close(built(tmp_path / "file.pth").state_dict(), read(file), rtol=0, atol=0)
+
+
+def test_of_two_equal_networks_in_a_file_none_is_chosen_in_silence(file: Path, tmp_path: Path) -> None:
+    torch.save({"student": read(file), "teacher": read(file)}, tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match=r"holds 2 such networks, behind 'student\.', 'teacher\.'"):
+        built(tmp_path / "two.pth")
+
+
+def _gzip(path: Path) -> None:
+    import gzip
+
+    path.write_bytes(gzip.compress(b"weights"))
+
+
+def _zip(path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.txt", "no weights")
+
+
+class Unknown:
+    """An object that no reader of plain tensors may make."""
+
+
+OTHER_FILES: dict[str, tuple[Any, str]] = {  # how to write it, what is said
+    "text": (lambda path: path.write_text("epoch,loss\n1,2\n"), "a text file, no checkpoint"),
+    "yaml": (lambda path: path.write_text("method: mislas\n"), "a text file, no checkpoint"),
+    "chinese": (lambda path: path.write_text("图像," * 300), "a text file, no checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "image": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), "a PNG image, no checkpoint"),
+    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 9), "damaged, or no checkpoint"),
+    "gzip": (_gzip, "a gzip archive, no checkpoint"),
+    "zip": (_zip, "damaged, or no checkpoint"),
+    "pickle": (lambda path: torch.save(Unknown(), path), "objects other than tensors and plain containers"),
+    "safetensors": (
+        lambda path: path.write_bytes((60).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[1]}}'),
+        "a safetensors file",
+    ),
+    "lfs": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "run git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_any_other_file_is_answered_in_one_line(kind: str, tmp_path: Path) -> None:
+    write, said = OTHER_FILES[kind]
+    write(tmp_path / "file")
+    for reads in (lambda: built(tmp_path / "file"), lambda: checkpoint.read(tmp_path / "file")):
+        with pytest.raises(CheckpointError) as caught:
+            reads()
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(3), {"schema": 3}, {"schema": [3]}, "text", None])
+def test_plain_contents_that_are_no_network_are_answered_in_one_line(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "file")
+    with pytest.raises(CheckpointError, match="holds no state_dict"):
+        built(tmp_path / "file")
+    with pytest.raises(CheckpointError, match=r"is not a stage checkpoint|lacks parts of a stage checkpoint"):
+        checkpoint.read(tmp_path / "file")

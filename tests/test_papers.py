@@ -91,6 +91,16 @@ def test_a_name_means_its_cell_and_a_beginning_all_below() -> None:
         match_cells(cells, "mislas/3/mislas/cifar100_lt/1000")
 
 
+def test_what_a_row_is_trained_as_has_a_place_for_each_column() -> None:
+    columns = [{"dataset": "cifar10_lt", "ratio": ratio, "backbone": "resnet32"} for ratio in (100, 50)]
+    row = {"method": "decoupling", "own": None, "values": [1.0, 2.0], "as": ["lws", "tau_norm stage1.epochs=200"]}
+    paper = {"paper": "x", "metric": "top1_accuracy"}
+    cells = ltexp.papers._row(paper, "1", columns, row)
+    assert [cell.trained_as for cell in cells] == ["lws", "tau_norm stage1.epochs=200"]
+    with pytest.raises(ValueError, match="row decoupling: 1 as for 2 columns"):
+        ltexp.papers._row(paper, "1", columns, row | {"as": ["lws"]})
+
+
 def test_a_damaged_paper_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.yaml").write_text("paper: x\ntables: {'1': {rows: [{method: ce, values: [1], own: true}]}}")
     monkeypatch.setattr(ltexp.papers, "_FOLDER", tmp_path)

@@ -320,7 +320,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "views in parts": ((*CONTRASTIVE, "trainer.accumulate=2"), r"stage1: losses over several views need the whole"),
     "too many held out": (
         (*META, "stage1.streams.meta.held_out.per_class=5000"),
-        r"streams hold out 5000 images",
+        r"stream meta holds out 5000 images a class, and class 9 has 2: lower",
     ),
     "an unread module": (CONTRASTIVE[:3], r"stage1: nothing reads what its module projection gives \(projections\)"),
     "a missing module": ((*CONTRASTIVE[:2], CONTRASTIVE[3]), r"term agreement needs projections, and no module gives"),

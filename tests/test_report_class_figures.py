@@ -61,7 +61,11 @@ def test_a_class_without_test_images_has_no_error_rate() -> None:
 
 def test_classes_are_named_or_spread_over_the_frequencies() -> None:
     unsorted = run(class_counts=[30, 500, 50], class_names=["cat", "dog", "3"])
-    assert chosen_classes(unsorted, "dog, 0,3,dog", default=4) == [1, 0, 2]
+    assert chosen_classes(unsorted, "dog, 0,name:3,dog", default=4) == [1, 0, 2]
+    with pytest.raises(ConfigError, match=r"unknown class '3'.*a label from 0 to 2; the class of this name is name:3"):
+        chosen_classes(unsorted, "3", default=4)  # a number is a label, never a name
+    numbers = run(class_counts=[30, 500, 50], class_names=["2", "0", "name:1"])
+    assert chosen_classes(numbers, "0,name:0,name:1,name:2", default=4) == [0, 1, 2]
     assert chosen_classes(unsorted, None, default=2) == [1, 0]
     assert chosen_classes(many_classes(), None, default=4) == [99, 66, 33, 0]
     with pytest.raises(ConfigError, match=r"unknown class 'dgo': did you mean 'dog'\?.*a label from 0 to 2"):

@@ -89,7 +89,9 @@ def test_list_counts_every_cell_and_the_runnable_ones(capsys: pytest.CaptureFixt
     runnable = sum(isinstance(job_of(cell), Job) for cell in all_cells())
     text = capsys.readouterr().out
     assert f"{runnable} of 1269 published cells can be run" in text
-    assert runnable >= 422
+    assert f"published figure only, {1269 - runnable} cells:" in text
+    assert "range_loss (5), fslwf (5), lifted_loss (4): a figure quoted since the OLTR paper" in text
+    assert runnable >= 1160
     assert "mislas/8" in text
 
 
@@ -109,9 +111,8 @@ def test_plan_says_what_is_measured_and_what_is_to_run(tmp_path: Path, capsys: p
     assert main(["plan", *TABLE, "seeds=0,1", f"runs={tmp_path}"]) == 0
     text = capsys.readouterr().out
     assert "mislas/3/mislas/cifar100_lt/100: measured: seed 0" in text
-    assert "6 of 8 cells can be run, by 6 compositions under 2 seeds: 1 runs measured, 11 to run" in text
-    assert "cannot run 1 cell (mislas/3/bbn): ltexp has no method bbn" in text
-    assert "5 stage-1 trainings in them (1 more are there already)" in text
+    assert "8 of 8 cells can be run, by 8 compositions under 2 seeds: 1 runs measured, 15 to run" in text
+    assert "9 first-stage trainings in them (1 more are there already)" in text
     assert "no throughput on record for resnet32 in 32-true" in text
 
 
@@ -150,7 +151,11 @@ def test_compare_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixtu
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     (row,) = (row for row in rows if row["method"] == "mislas")
     assert (float(row["published"]), float(row["measured"]), row["n"]) == (47.0, 47.0, "2")
-    assert {row["protocol"] for row in rows if row["method"] == "bbn"} == {"cannot run: ltexp has no method bbn"}
+    assert {row["protocol"] for row in rows if row["method"] == "bbn"} == {"not measured"}
+    assert main(["compare", "table=mislas/8", f"runs={tmp_path}/runs", "format=csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    (reason,) = {row["protocol"] for row in rows if row["method"] == "fslwf"}
+    assert reason.startswith("published figure only: a figure quoted since the OLTR paper")
 
 
 def test_damaged_foreign_and_older_records_are_named_and_left_out(
@@ -187,8 +192,8 @@ def test_kept_records_give_the_same_table_without_the_machines_paths(
 def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "paper=bkd", f"runs={finished(tmp_path)}"]) == 1
     assert "none of these cells is measured yet" in capsys.readouterr().err
-    assert main(["run", "cells=mislas/4/bbn"]) == 1
-    assert "ltexp has no method bbn" in capsys.readouterr().out
+    assert main(["run", "cells=mislas/4/fslwf"]) == 1
+    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted" in capsys.readouterr().out
 
 
 @pytest.mark.slow

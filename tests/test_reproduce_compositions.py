@@ -11,10 +11,10 @@ from runs import composed
 
 from ltexp.config import to_config
 from ltexp.config.path import conf_dir
-from ltexp.papers import all_cells, find_table, match_cells
+from ltexp.papers import all_cells, find_table, match_cells, published_only
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
-from ltexp.reproduce.plan import make_plan, stage1_key
+from ltexp.reproduce.plan import first_stage_key, make_plan
 from ltexp.reproduce.stages import read_stages
 from ltexp.training.composition import check_composition, without_idle_epochs
 
@@ -33,14 +33,53 @@ def one_of_each() -> list[Job]:
 
 
 UNKNOWN = {"gcl/5.6/gcl:retrain=tau_norm/cifar10_lt/100"}  # what the paper does not print decides the number
+# being built: their cells are neither runnable yet nor published figures for good
+COMING = {"ssp", "meta_learning", "meta_learning_ce", "meta_learning_focal", "meta_learning_ldam", "mw_net", "metasaug"}
+COMING |= {"metasaug_ldam", "balms", "oltr", "lfme", "hybrid_sc"}
 
 
-def test_every_cell_runs_whose_method_dataset_and_backbone_exist() -> None:
+def test_every_cell_runs_or_stays_a_published_figure_for_a_reason() -> None:
+    of_reason = {rows: [cell for cell in all_cells() if rows.have(cell)] for rows in published_only()}
+    listed = {cell.name for cells in of_reason.values() for cell in cells}
+    for rows, cells in of_reason.items():
+        assert cells, f"no cell of {rows.methods}"
+        assert rows.why
     for cell in all_cells():
-        if not isinstance(reason := job_of(cell), Job) and cell.name not in UNKNOWN:
-            lacking = [("method", cell.method), ("dataset", cell.dataset), ("backbone", cell.backbone)]
-            assert any(not (conf_dir() / group / f"{name}.yaml").exists() for group, name in lacking), cell.name
+        if not isinstance(reason := job_of(cell), Job) and cell.name not in listed | UNKNOWN:
+            assert cell.method in COMING, (cell.name, reason)
             assert reason.startswith("ltexp has no "), reason
+
+
+def test_no_cell_is_a_published_figure_only_where_its_method_could_be_run() -> None:
+    """A method with a file in conf/method/ is on the list for single tables or datasets alone."""
+    for rows in published_only():
+        for method in rows.methods:
+            assert rows.tables or rows.datasets or not (conf_dir() / "method" / f"{method}.yaml").exists(), method
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "settings"),
+    [
+        ("fbl/4.3/decoupling/imagenet_lt", "lws", ()),
+        ("fbl/4.3/decoupling/inat18", "lws", ("stage1.epochs=200",)),
+        ("gcl/5.3/decoupling/places_lt", "lws", ()),
+        ("gcl/5.7/decoupling/imagenet_lt/few", "lws", ()),
+        ("kps/3.3/decoupling/imagenet_lt/resnext50", "lws", ()),
+        ("kps/3.3/decoupling/inat18", "tau_norm", ("stage1.epochs=200",)),
+        ("glag/2/decoupling/cifar100_lt/100", "crt", ()),
+        ("glag/4/bbn/inat18", "bbn", ("stage1.epochs=90",)),
+        ("dasl/4/bbn:2x_schedule/inat18", "bbn", ()),
+        ("mislas/3/remix_drw/cifar10_lt/100", "remix_drw", ("paper=remix",)),
+        ("bkd/4/disalign@200/inat18", "disalign", ("stage1.epochs=200",)),
+        ("gcl/5.3/disalign/imagenet_lt", "disalign", ()),
+    ],
+)
+def test_a_row_is_trained_as_it_says(name: str, method: str, settings: tuple[str, ...]) -> None:
+    """Which method a row of "decoupling" is, and its epochs, by the figures that it prints."""
+    (cell,) = match_cells(all_cells(), name)
+    job = job_of(cell)
+    assert isinstance(job, Job)
+    assert (job.method, job.settings) == (method, settings)
 
 
 def test_the_curves_of_glags_table_5_stand_on_glags_own_stage_1() -> None:
@@ -77,7 +116,7 @@ def test_baselines_are_trained_as_their_paper_says(name: str, settings: tuple[st
 
 def test_the_components_of_glag_stand_on_three_stages_1() -> None:
     jobs = {job for cell in find_table("glag/7").cells if isinstance(job := job_of(cell), Job)}
-    assert (len(jobs), len({stage1_key(job) for job in jobs})) == (7, 3)
+    assert (len(jobs), len({first_stage_key(job) for job in jobs})) == (7, 3)
 
 
 def test_one_number_of_a_paper_has_one_composition() -> None:

@@ -7,11 +7,13 @@ import pytest
 from records import record, write
 
 from ltexp.papers import all_cells, match_cells
+from ltexp.report.formats import as_text
 from ltexp.report.records import Run
 from ltexp.reproduce.compare import compare, to_page, to_table
+from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
-from ltexp.reproduce.plan import make_plan
+from ltexp.reproduce.plan import make_plan, show_plan
 
 MISLAS = "mislas/3/mislas/cifar100_lt/100"
 
@@ -99,11 +101,10 @@ def test_a_precision_and_devices_leave_nothing_to_do_but_another_schedule_does()
 def test_stage_1_is_counted_once_for_the_methods_that_share_it() -> None:
     cells = match_cells(all_cells(), "mislas/3/*/cifar100_lt/100")
     plan = make_plan(cells, Outputs([]), [0, 1], [])
-    assert len(plan.to_run) == 12
-    assert len(plan.stages) == 6  # ce, ldam_drw, and one for mixup, crt_mixup, lws_mixup and mislas
-    assert {reason.rpartition(" ")[2] for reason in plan.impossible} == {"bbn", "remix_drw"}
+    assert len(plan.to_run) == 16
+    assert len(plan.stages) == 10  # ce, ldam_drw, bbn, remix_drw, and one for mixup, crt_mixup, lws_mixup and mislas
     later = make_plan(cells, Outputs([run("mislas/3/crt_mixup/cifar100_lt/100")]), [0], [])
-    assert (len(later.to_run), len(later.stages), len(later.shared)) == (5, 2, 1)
+    assert (len(later.to_run), len(later.stages), len(later.shared)) == (7, 4, 1)
 
 
 def test_an_override_of_stage_2_does_not_reach_methods_without_one() -> None:
@@ -135,7 +136,13 @@ def test_what_cannot_run_says_why_in_one_line() -> None:
     for cell in all_cells():
         found = job_of(cell)
         assert isinstance(found, Job) or (found and "\n" not in found), cell.name
-    assert job_of(match_cells(all_cells(), "mislas/4/bbn/inat18")[0]) == "ltexp has no method bbn"
+    quoted = match_cells(all_cells(), "mislas/4/fslwf/places_lt")
+    assert str(job_of(quoted[0])).startswith("a figure quoted since the OLTR paper")
+    plan = make_plan([*quoted, *match_cells(all_cells(), MISLAS)], Outputs([]), [0], [])
+    assert (list(plan.published_only.values()), len(plan.jobs)) == ([quoted], 1)
+    lines = as_text(show_plan(plan, Cost([])))
+    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted since the OLTR paper" in lines
+    assert "1 of 2 cells can be run" in lines
 
 
 def test_a_cell_with_many_other_configs_does_not_list_them_all() -> None:

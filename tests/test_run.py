@@ -197,7 +197,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(mislas: Path, tmp_
 def test_a_damaged_checkpoint_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "stage.pt"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is damaged or is not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"is (damaged|empty|a text file)"):
         run_here(tmp_path / "run", "method=crt", f"stage1.checkpoint={path}")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
+from ltexp.losses.context import StreamBatch
 from ltexp.run_folder import GRADIENTS, write_metrics
 from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
@@ -23,11 +24,13 @@ def write_gradients(restored: LoadedStage) -> Path:
     gradient is multiplied by its size, so that the sums are over samples.
 
     Raises:
-        ConfigError: for an objective that does not read the logits, such as one over experts.
+        ConfigError: for an objective that does not read the logits, such as one over experts, or a pretext.
     """
     name = restored.stage
     stage = restored.session.config.stages[name]
     session = restored.session.for_stage(stage)
+    if session.pretext is not None:
+        raise ConfigError(f"{name} learns labels of its own, so it has no gradient by class: choose another stage")
     loader = train_loader(session, name, stage, restored.model)
     teacher = load_teacher(session, stage)
     module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teacher, loader)
@@ -38,10 +41,14 @@ def write_gradients(restored: LoadedStage) -> Path:
     sums = torch.zeros(2, session.data.num_classes, dtype=torch.float64, device=session.device)
     for batch in loader:
         with torch.no_grad(), autocast(session.config.trainer.precision, session.device):
-            output = module.output_of(batch.inputs, batch.labels)
-        output = in_float32(output)
+            output = in_float32(module.output_of(batch.inputs, batch.labels))
+            streams = {
+                stream: StreamBatch(in_float32(module.output_of(own.inputs, own.labels, stream=stream)), own.labels)
+                for stream, own in batch.streams.items()
+            }
         output.logits.requires_grad_()
-        loss = objective(output, batch.labels, replace(module.context_of(batch), max_epochs=max(stage.epochs, 1)))
+        context = replace(module.context_of(batch), max_epochs=max(stage.epochs, 1), streams=streams)
+        loss = objective(output, batch.labels, context)
         (gradient,) = torch.autograd.grad(loss, output.logits, allow_unused=True) if loss.requires_grad else (None,)
         if gradient is None:
             raise ConfigError(f"{name}: its loss does not read the logits, so it has no gradient by class")

@@ -29,7 +29,7 @@ class LoadedStage:
 
     Attributes:
         session: its run's session.
-        stage: stage1 or stage2.
+        stage: its name.
         model: on the device, in eval mode.
     """
 
@@ -40,7 +40,8 @@ class LoadedStage:
     def measure(self) -> dict[str, Any]:
         """Metrics on the test split, in percent."""
         loader = self.session.evaluation_loader(self.session.data.test)
-        predictions = predict(self.model, loader, self.session.config.trainer.precision)
+        precision = self.session.config.trainer.precision
+        predictions = predict(self.model, loader, precision, examined=self.session.examined)
         metrics, _ = self.session.metrics(predictions.logits, predictions.labels, self.model.logit_scale)
         return metrics
 
@@ -55,7 +56,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     Args:
         config: the run's.
         folder: the run's.
-        stage: stage1 or stage2.
+        stage: its name.
         classifier: config node of a classifier that takes over from the stage's own; None: its own.
 
     Raises:
@@ -75,13 +76,17 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         if source.logit_scale is not None:
             model.logit_scale = source.logit_scale
     else:
+        own, session = session.pretext is None, replace(session, pretext=None)  # it tells the dataset's classes
         model.classifier = build(
-            classifier, feature_dim=source.feature_dim, num_classes=source.num_classes, path="classifier"
+            classifier, feature_dim=source.feature_dim, num_classes=session.num_classes, path="classifier"
         )
         model.classifier.set_class_counts(session.class_counts)
         if any(True for _ in model.classifier.parameters()):
             raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
-        model.classifier.start_from(source.build_classifier())
+        if own:
+            model.classifier.start_from(source.build_classifier())
+        elif not model.classifier.needs_features:
+            raise ConfigError(f"{stage} learned labels of its own: over its backbone evaluate nearest_class_mean")
         model.logit_scale = source.scale_for(model.classifier)
     model = session.place(model).eval()
     session.fit_classifier(model)
@@ -108,7 +113,8 @@ def write_features(restored: LoadedStage) -> Path:
         # of experts: one after the other
         arrays |= {f"{name}_features": features.reshape(len(features), -1), f"{name}_labels": labels}
     with suppress(NotImplementedError):  # such as experts', who have no one weight a class
-        arrays["classifier_weight"] = restored.model.classifier.linear_form()[0].float().cpu().numpy()
+        if session.pretext is None:
+            arrays["classifier_weight"] = restored.model.classifier.linear_form()[0].float().cpu().numpy()
     stage = session.config.stages[restored.stage]
     arrays |= generated_examples(session, restored.stage, stage, restored.model)
     path = session.folder / FEATURES

@@ -12,11 +12,14 @@ from ltexp.config.schema import (
     FILES_OF_A_BACKBONE,
     FILES_OF_A_DATASET,
     MODULE_KEYS,
+    STAGE,
     Config,
     StageConfig,
     Stream,
     Term,
     TrainerConfig,
+    in_order,
+    names_stage,
 )
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "FILES_OF_A_BACKBONE",
     "FILES_OF_A_DATASET",
     "MODULE_KEYS",
+    "STAGE",
     "Config",
     "StageConfig",
     "Stream",
@@ -31,8 +35,10 @@ __all__ = [
     "TrainerConfig",
     "check_keywords",
     "check_values",
+    "in_order",
     "load",
     "load_plain",
+    "names_stage",
     "nearest_in_proportion",
     "to_config",
 ]

@@ -12,16 +12,19 @@ from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
     COMPILE_BACKENDS,
+    HELD_OUT_OF,
     MODULE_KEYS,
     PRECISIONS,
+    STAGE,
     Config,
     StageConfig,
     Stream,
+    names_stage,
 )
 from ltexp.config.signature import accepted_keywords, fits
 from ltexp.errors import ConfigError, UnknownKeyError
 
-MODULE = re.compile(r"stage\d+\.modules\.[^.]+")
+MODULE = re.compile(rf"({STAGE.pattern})\.modules\.[^.]+")
 HOST_PORT = re.compile(r"[^\s:]+:\d+|\[[\da-fA-F:]+\]:\d+")  # a name or an address; IPv6 in brackets
 
 
@@ -54,6 +57,7 @@ def check_values(config: Config) -> None:
     require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
     ratio = config.dataset.get("imbalance_ratio")
     require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")
+    _check_sources(config.stages)
     for name, stage in config.stages.items():
         _check_stage(name, stage, trainer.world_size)
         for key in stage.training_set:
@@ -63,7 +67,7 @@ def check_values(config: Config) -> None:
 
 
 def _check_backbone(config: Config) -> None:
-    backbone, stage = config.backbone, config.stage1
+    backbone, stage = config.backbone, next(iter(config.stages.values()))
     if backbone.get("experts") is not None and (backbone.get("weights") or backbone.get("frozen_trunk")):
         raise ConfigError("no pretrained weights fit a network of experts: add fine_tuning=none, for a random start")
     random = backbone.get("weights") is None and stage.init.backbone == "fresh" and stage.checkpoint is None
@@ -71,6 +75,40 @@ def _check_backbone(config: Config) -> None:
         raise ConfigError(
             "backbone.frozen_trunk=true would freeze random weights: set backbone.weights, or choose fine_tuning=none"
         )
+
+
+def _check_sources(stages: Mapping[str, StageConfig]) -> None:
+    """A stage starts from, and learns from, none but earlier stages of the run; the first one has no earlier."""
+    first = next(iter(stages))
+    needed = stages[first].epochs >= 1 or stages[first].checkpoint is not None
+    require(needed, f"{first}.epochs", stages[first].epochs, "at least 1")
+    earlier: list[str] = []
+    for name, stage in stages.items():
+        places = {start_key(name, part): (where, "fresh") for part, where in stage.starts.items()}
+        for key, (where, none) in (places | {f"{name}.teacher": (stage.teacher, "null")}).items():
+            if where is not None and names_stage(where) and where not in earlier:
+                known = ", ".join([none, *earlier])
+                require(False, key, where, f"{known} or a path{_why_not(stages, name, where)}")
+        earlier.append(name)
+
+
+def start_key(stage: str, part: str) -> str:
+    """The key that says where a part of a stage's model starts from; `part` is one of `StageConfig.starts`."""
+    return f"{stage}.{part}.start" if part.startswith("modules.") else f"{stage}.init.{part}"
+
+
+def _why_not(stages: Mapping[str, StageConfig], name: str, where: str) -> str:
+    """Why the stage `name` cannot start from the stage `where`."""
+    if where not in stages:
+        return f"; this run has no {where}"
+    reached, found = [where], {where}
+    for stage in reached:  # which grows
+        reached += [source for source in stages[stage].sources if source in stages and source not in found]
+        found |= set(reached)
+    if name not in found:
+        return f"; {where} comes after {name}"
+    circle = f"{name} and {where} name each other in a circle"
+    return "; a stage cannot start from itself" if name == where else f"; {circle}"
 
 
 def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
@@ -96,9 +134,6 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     power = stage.feature_power
     require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
     require_choice(f"{name}.batch_norm", stage.batch_norm, BATCH_NORMS)
-    for part, start in stage.starts.items():
-        key = f"{name}.{part}.start" if part.startswith("modules.") else f"{name}.init.{part}"
-        require(name != "stage1" or start != "stage1", key, start, "fresh or a path")
     for stream_name, stream in stage.streams.items():
         _check_stream(f"{name}.streams.{stream_name}", stream, world_size)
     for module, node in stage.modules.items():
@@ -109,9 +144,6 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
         known = " | ".join(["null", *stage.streams])
         there = term.stream is None or term.stream in stage.streams
         require(there, f"{name}.terms.{term_name}.stream", term.stream, f"{known} (of {name}.streams)")
-    if name == "stage1":
-        require(stage.teacher != "stage1", "stage1.teacher", stage.teacher, "null or a path")
-        require(stage.epochs >= 1 or stage.checkpoint is not None, "stage1.epochs", stage.epochs, "at least 1")
 
 
 def _check_stream(key: str, stream: Stream, world_size: int) -> None:
@@ -120,8 +152,10 @@ def _check_stream(key: str, stream: Stream, world_size: int) -> None:
     size = stream.batch_size
     whole = size is None or (size >= 1 and size % world_size == 0)
     require(whole, f"{key}.batch_size", size, f"null (the stage's), or a multiple of the {world_size} devices")
-    each = stream.held_out.per_class if stream.held_out else 1
-    require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
+    if stream.held_out is not None:
+        each, of = stream.held_out.per_class, stream.held_out.of
+        require(each >= 1, f"{key}.held_out.per_class", each, "1 or more images of each class")
+        require_choice(f"{key}.held_out.of", of, HELD_OUT_OF)
 
 
 def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:
@@ -135,7 +169,7 @@ def _check_module(key: str, name: str, node: Mapping[str, Any]) -> None:
         value = node.get(own)
         require(value is None or isinstance(value, bool), f"{key}.{own}", value, "true or false")
     start = node.get("start") or "fresh"
-    require(isinstance(start, str), f"{key}.start", start, "fresh, stage1 or a path")
+    require(isinstance(start, str), f"{key}.start", start, "fresh, an earlier stage or a path")
 
 
 def check_keywords(node: Any, path: str = "") -> None:

@@ -26,8 +26,9 @@ from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf, open_dict
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
-from ltexp.config.layers import RECIPE, STAGE, Fold, Layer, merged
+from ltexp.config.layers import RECIPE, Fold, Layer, merged
 from ltexp.config.path import conf_dir, user_config_dirs
+from ltexp.config.schema import STAGE
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
@@ -77,6 +78,8 @@ class LayeredLoader(ConfigLoaderImpl):
         chosen = self._with_paper(overrides)
         self._papers = next((text.removeprefix("paper=[")[:-1] for text in chosen if text.startswith("paper=[")), "")
         self._typed = OverridesParser.create().parse_overrides(overrides)
+        if run_mode == RunMode.MULTIRUN:  # a stage that only some jobs have is no matter of the sweep's own config
+            chosen = self._without_further(chosen)
         config: DictConfig = super()._load_configuration_impl(config_name, chosen, run_mode, *arguments, **keywords)
         with open_dict(config):
             config.hydra.overrides.task = [part.input_line for part in self._typed if not part.is_hydra_override()]
@@ -98,9 +101,16 @@ class LayeredLoader(ConfigLoaderImpl):
             return overrides, []
         rest = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) is None]
         config = self.load_configuration(PRIMARY, rest, RunMode.RUN)
-        absent = {stage for stage in stages if stage in config and config[stage] is None}
+        absent = {stage for stage in stages if config.get(stage) is None}
         left_out = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in absent]
         return [text for text in overrides if text not in left_out], left_out
+
+    def _without_further(self, overrides: list[str]) -> list[str]:
+        """`overrides` without those of stages that conf/config.yaml does not have."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        primary: Any = self.repository.load_config(PRIMARY)
+        own = {entry.package for entry in primary.defaults_list}
+        return [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in (None, *own)]
 
     def stage_of(self, override: str) -> str | None:
         """The stage that an override sets something of, or a choice of whose parts it makes."""
@@ -192,7 +202,7 @@ class LayeredLoader(ConfigLoaderImpl):
             typed=frozenset(str(part.package) for part in self._typed if part.package is not None),
             options=repo.get_group_options,
         )
-        fold.run(anywhere, _choices_of_stages(repo))
+        fold.run(anywhere, _choices_of_stages(repo, in_place))
         self._choices = fold.choices
         return OmegaConf.create({"hydra": hydra, **plain}, flags={"allow_objects": True})
 
@@ -275,12 +285,16 @@ def _chosen_in(repo: Any, path: str, group: str) -> str | None:
     return None
 
 
-def _choices_of_stages(repo: Any) -> dict[str, str]:
-    """The choices of the parts of all stages as conf/config.yaml has them, by package."""
+def _choices_of_stages(repo: Any, defaults: Sequence[ResultDefault]) -> dict[str, str]:
+    """The choices of the parts of all stages as the files of conf/stage/ have them, by package.
+
+    Args:
+        defaults: of conf/config.yaml, and of a method or a command line that brings a further stage.
+    """
     found: dict[str, str] = {}
-    for entry in repo.load_config(PRIMARY).defaults_list:
-        if isinstance(entry, GroupDefault) and STAGE.fullmatch(entry.package or "") and isinstance(entry.value, str):
-            found |= _choices_of_stage(repo, f"{str(entry.group).lstrip('/')}/{entry.value}", str(entry.package))
+    for default in defaults:
+        if STAGE.fullmatch(str(default.package)):
+            found |= _choices_of_stage(repo, str(default.config_path), str(default.package))
     return found
 
 

@@ -9,6 +9,7 @@ from ltexp.config import Config, StageConfig
 from ltexp.config.lightning import IMMATERIAL as OF_LIGHTNING
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.config.moved import with_first_targets
+from ltexp.config.places import is_moved
 
 # what changes where or how a run is shown or kept, but not what it computes; the last two are of Hydra's alone
 IMMATERIAL = (
@@ -19,6 +20,7 @@ IMMATERIAL = (
     "overrides",
     "choices",
     "dataset.workers",
+    "dataset.source.max_pixels",
     "evaluation.every",
     "evaluation.figures",
     *(f"trainer.{key}" for key in ("progress", "log_every", "checkpoint_every", "rendezvous", *OF_LIGHTNING)),
@@ -41,23 +43,44 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     for key, usual in {"modules": {}, "streams": {}, "step": {"_target_": "ltexp.training.steps.Standard"}}.items():
         if plain[key] == usual:
             del plain[key]
+    for stream in plain.get("streams", {}).values():
+        if stream["held_out"] and stream["held_out"]["of"] == "train":
+            del stream["held_out"]["of"]
     for term in plain["terms"].values():
         if term["stream"] is None:
             del term["stream"]
-    if plain["schedule"].get("interval") == "epoch":
-        del plain["schedule"]["interval"]
+    later = (
+        ("schedule", "interval", "epoch"),
+        ("schedule", "warmup_start", 0.0),
+        ("reweighting", "divide_by", "weights"),
+    )
+    for part, key, value in later:
+        if plain[part].get(key) == value:
+            del plain[part][key]
     plain["auxiliary"] = {"_target_": None}  # now one of the modules
     plain["init"]["auxiliary"] = "fresh"
     plain["trainable"] |= {"auxiliary": True, "backbone_from_auxiliary": True}
     return plain
 
 
+def backbone_identity(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's config for a hash, likewise."""
+    return {key: value for key, value in backbone.items() if (key, value) != ("branches", 1)}
+
+
 def material(config: Config) -> dict[str, Any]:
     """The parts of a config that change what it computes."""
     plain = asdict(config) | {name: stage_identity(stage) for name, stage in config.stages.items()}
     for key in IMMATERIAL:
-        section, _, name = key.rpartition(".")
-        (plain[section] if section else plain).pop(name, None)
+        *sections, name = key.split(".")
+        node = plain
+        for section in sections:
+            node = node.get(section) or {}
+        node.pop(name, None)
+    plain["backbone"] = backbone_identity(config.backbone)
+    source = plain["dataset"].get("source") or {}
+    if source.get("exif_orientation") is False:  # as in records of before this key
+        del source["exif_orientation"]
     del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:
@@ -88,6 +111,18 @@ def config_hash(config: Config) -> str:
 def differing_keys(one: Config, other: Config) -> list[str]:
     """The dotted keys whose values change what the two configs compute."""
     return sorted(_differences(material(one), material(other), ""))
+
+
+def other_keys(one: Config, other: Config) -> list[str]:
+    """Those of `differing_keys` that say more than where something lies."""
+    values = material(one), material(other)
+    return [key for key in differing_keys(one, other) if not is_moved(key, *(_value(plain, key) for plain in values))]
+
+
+def _value(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
 
 
 def _differences(one: Any, other: Any, path: str) -> list[str]:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltexp.config.schema import MODULE_KEYS
+from ltexp.config.schema import MODULE_KEYS, STAGE
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
-STAGE = re.compile(r"stage\d+|pretext")
 ENTRIES = (
     "terms",
     "modules",

@@ -11,7 +11,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ltexp.config.checks import check_keywords, check_values
 from ltexp.config.lightning import check_lightning, own_callbacks, typed_trainer
 from ltexp.config.moved import in_todays_keys
-from ltexp.config.schema import Config, StageConfig
+from ltexp.config.schema import Config, StageConfig, names_stage, with_stages
 from ltexp.errors import ConfigError
 from ltexp.names import alias_of, unknown_name
 
@@ -27,8 +27,10 @@ def to_config(container: dict[str, Any]) -> Config:
     trainer = container.get("trainer") or {}
     callbacks = container.get("callbacks", own_callbacks(trainer))
     container = container | {"trainer": typed_trainer(trainer), "callbacks": callbacks or {}}
+    container = {key: node for key, node in container.items() if node is not None or not names_stage(key)}
+    schema = with_stages(filter(names_stage, container))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), container)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), container)
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         raise ConfigError(_unknown_key(error, container)) from None
@@ -80,7 +82,7 @@ def _unknown_key(error: ConfigKeyError, container: dict[str, Any]) -> str:
     full_key = str(error.full_key or error.key)
     parent = full_key.rpartition(".")[0]
     fields = OmegaConf.select(OmegaConf.structured(Config), parent) if parent else OmegaConf.structured(Config)
-    if parent == "stage2":
+    if names_stage(parent):
         fields = OmegaConf.structured(StageConfig)
     known = [f"{parent}.{name}".lstrip(".") for name in fields] if fields is not None else []
     if (meant := alias_of(full_key, dotted_keys(container))) is not None:

@@ -4,13 +4,17 @@ What it leaves free (`dict[str, Any]`) are nodes built by `hydra.utils.instantia
 signature of their `_target_`. conf/ holds the defaults and explains each key.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
+STAGE = re.compile(r"pretext|stage\d+")  # the names of stages
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
+HELD_OUT_OF = ("train", "unused", "validation")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 ACCELERATORS = ("auto", "cpu", "gpu")
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
@@ -19,9 +23,23 @@ FILES_OF_A_DATASET = ("leave_out", "cache")  # keys of a dataset that may name a
 MODULE_KEYS = ("reads", "gives", "start", "trainable", "detached", "keep")
 
 
+def names_stage(where: str | None) -> bool:
+    """Whether what a part starts from, or a teacher, is a stage of the same run, and neither `fresh` nor a path."""
+    return where is not None and STAGE.fullmatch(where) is not None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names of stages in the order in which a run trains them: `pretext`, `stage1`, `stage2`, `stage3` ..."""
+    return sorted(names, key=lambda name: -1 if name == "pretext" else int(name.removeprefix("stage")))
+
+
 @dataclass
 class Init:
-    """Where backbone and classifier start from: `fresh`, `stage1`, or the path of a run's folder or checkpoint file."""
+    """Where backbone and classifier start from.
+
+    That is `fresh`, an earlier stage's name, or the path of a run's folder or of a checkpoint file; a backbone's may be
+    of another program's self-supervised training.
+    """
 
     backbone: str = "fresh"
     classifier: str = "fresh"
@@ -46,9 +64,12 @@ class Term:
 
 @dataclass
 class HeldOut:
-    """Training images that only a stream shows: the last `per_class` of each class, whose order was drawn at random."""
+    """Images that only a stream shows, `per_class` of each class."""
 
     per_class: int = MISSING
+    # train: the last of the stage's own training set, whose order was drawn at random. unused: of the source's images
+    # that the long-tailed subset leaves out, and of a class's own where those are too few. validation: of that split
+    of: str = "train"
 
 
 @dataclass
@@ -95,6 +116,11 @@ class StageConfig:
         """Where each part of the stage's model starts from, by the part's key."""
         modules = {f"modules.{name}": str(node.get("start") or "fresh") for name, node in self.modules.items()}
         return {"backbone": self.init.backbone, "classifier": self.init.classifier, **modules}
+
+    @property
+    def sources(self) -> list[str]:
+        """The stages of the same run that it starts from or learns from, in their order."""
+        return in_order({where for where in (*self.starts.values(), self.teacher) if where and names_stage(where)})
 
 
 @dataclass
@@ -152,7 +178,10 @@ class StageCacheConfig:
 
 @dataclass
 class Config:
-    """A whole run. `choices` names what each config group was set to; `overrides` is what the user typed."""
+    """A whole run. `choices` names what each config group was set to; `overrides` is what the user typed.
+
+    Further stages, such as `pretext` or `stage3`, are fields of `with_stages`.
+    """
 
     seed: int = 0
     resume: bool = False
@@ -172,4 +201,16 @@ class Config:
     @property
     def stages(self) -> dict[str, StageConfig]:
         """The stages of this run in order, by name."""
-        return {"stage1": self.stage1} | ({"stage2": self.stage2} if self.stage2 else {})
+        found = {own.name: getattr(self, own.name) for own in fields(self) if names_stage(own.name)}
+        return {name: found[name] for name in in_order(found) if found[name] is not None}
+
+
+def with_stages(names: Iterable[str]) -> type[Config]:
+    """The schema of a run that may have stages of these names; those of most runs are `Config`'s own."""
+    known = {own.name for own in fields(Config)}
+    further = [name for name in in_order(names) if name not in known]
+    if not further:
+        return Config
+    return make_dataclass(
+        "Config", [(name, StageConfig | None, field(default=None)) for name in further], bases=(Config,)
+    )

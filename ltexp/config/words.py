@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.require import require_choice
 from ltexp.errors import ConfigError, LtexpError, UnknownKeyError
+from ltexp.terminal import print_anywhere
 
 
 def split_words(
@@ -78,6 +79,7 @@ def read_flag(options: Mapping[str, str], key: str) -> bool | None:
 
 def status_of(command: str, action: Callable[[], int]) -> int:
     """What `action` answers; a user's mistake is printed in one line and ends with 2 or 1."""
+    print_anywhere()
     try:
         return action()
     except LtexpError as error:

@@ -154,6 +154,7 @@ def run_show(words: Sequence[str]) -> int:
 
 def run_cache(words: Sequence[str]) -> int:
     """Makes the cache of one dataset."""
+    from rich.markup import escape
     from rich.progress import MofNCompleteColumn, Progress
 
     from ltexp.config.build import build
@@ -170,7 +171,7 @@ def run_cache(words: Sequence[str]) -> int:
     resize = data.preprocessing["resize"]
     folder = as_path(options["out"]) if "out" in options else _root(options) / "cache" / f"{data.name}_{resize}"
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as bar:
-        task = bar.add_task(data.name)
+        task = bar.add_task(escape(data.name))
         images = make_cache(
             folder, splits, resize, workers, lambda done, of: bar.update(task, completed=done, total=of)
         )

@@ -12,6 +12,7 @@ from ltexp.data.augmentation import Augmentation, NoAugmentation
 from ltexp.data.types import Split
 from ltexp.randomness import generator, key_to_seed
 
+LEAST_TO_TRAIN_ON = 2  # rows of a last batch: of one alone batch norm may have no variance
 SMALL_REMAINDER = 8  # a last batch smaller than 1 / 8 of the others is not made
 AnySplit = TypeVar("AnySplit", bound=Split)
 
@@ -47,6 +48,18 @@ class IndexSampler(Protocol):
 
     def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
         """int64 (L,): the epoch's order of rows, the same on every process."""
+
+
+def steps_of(rows: int, batch_size: int, least: int = LEAST_TO_TRAIN_ON) -> int:
+    """The batches of so many rows, where a last one that is too small joins the batch before it.
+
+    Args:
+        rows: those of an epoch, 1 or more.
+        batch_size: rows of a batch.
+        least: rows of a last batch that is made, beside an eighth of the others.
+    """
+    steps, remainder = divmod(rows, batch_size)
+    return steps + int(remainder >= max(least, batch_size / SMALL_REMAINDER) or steps == 0)
 
 
 def stream_seed(seed: int, name: str) -> int:
@@ -185,8 +198,7 @@ class Loader(ABC, Generic[AnySplit]):
         return self._steps_of(self.rows)
 
     def _steps_of(self, rows: int) -> int:
-        steps, remainder = divmod(rows, self.batch_size)
-        return steps + int(remainder >= self.batch_size / SMALL_REMAINDER or steps == 0)
+        return steps_of(rows, self.batch_size, least=1 if self._index_sampler is None else LEAST_TO_TRAIN_ON)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, steps = self.epoch, len(self)

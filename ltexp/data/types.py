@@ -1,6 +1,7 @@
 """What a dataset is made of: the arrays of its source, and the long-tailed subset that a run trains on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -179,6 +180,9 @@ class LongTailedData:
         loading: keywords that the loaders take as well, which say how and not what they load: of files, `workers` and
             `cache`.
         facts: what else there is to know about the data, for the record.
+        last_drawn: gives so many images of each class from the end of the order whose beginning `train` is: mostly
+            images that the subset leaves out. None where the dataset cannot say.
+        notes: what a command says of it before it uses it, one line each.
     """
 
     name: str
@@ -196,6 +200,8 @@ class LongTailedData:
     loading: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     test_hash: str = ""
+    last_drawn: Callable[[int], Split] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:

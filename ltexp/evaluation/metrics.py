@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ltexp.errors import DataError
 from ltexp.evaluation.arrays import Floats32, Ints, to_numpy
 from ltexp.evaluation.calibration import bin_confidences, check_predictions
-from ltexp.evaluation.shots import ShotRule
+from ltexp.evaluation.shots import GROUPS, ShotRule
 
 _CHUNK = 4096  # rows at a time: float64 copies of 8142 classes would fill the memory
 CONFUSION_LIMIT = 256  # classes; a larger matrix is left to predictions.npz
@@ -66,7 +66,7 @@ def measure(
     logits: Any,
     labels: Any,
     class_counts: Any,
-    rule: ShotRule,
+    rule: ShotRule | None,
     bins: int = 15,
     logit_scale: float = 1.0,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,7 +76,7 @@ def measure(
         logits: (N, C).
         labels: (N,).
         class_counts: (C,), training images of each class.
-        rule: the bounds of the shot groups.
+        rule: the bounds of the shot groups; None: there are none.
         bins: the number of bins of the calibration errors.
         logit_scale: multiplies the logits before the softmax (the scale of a cosine loss).
 
@@ -99,7 +99,8 @@ def measure(
     per_class = [float(100 * hit / n) if n else None for hit, n in zip(hits, samples, strict=True)]
     bin_values = bin_confidences(_confidences(logits, logit_scale), correct, bins)
     metrics: dict[str, Any] = {"all": float(100 * correct.mean())}
-    for group, members in rule.groups(counts).items():
+    none = np.zeros(len(counts), dtype=bool)
+    for group, members in (rule.groups(counts) if rule else dict.fromkeys(GROUPS, none)).items():
         known = [value for value, member in zip(per_class, members, strict=True) if member and value is not None]
         metrics[group] = float(np.mean(known)) if known else None
     metrics |= {"ece": bin_values.expected_error, "mce": bin_values.maximum_error, "per_class": per_class}
@@ -121,12 +122,12 @@ class Metrics:
 
     Attributes:
         class_counts: (C,), the training images of each class that tell many, medium and few shot.
-        rule: the bounds of the shot groups.
+        rule: the bounds of the shot groups; None: there are none.
         bins: the number of bins of the calibration errors.
     """
 
     class_counts: Ints
-    rule: ShotRule
+    rule: ShotRule | None
     bins: int = 15
 
     def __call__(self, logits: Floats32, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -97,6 +97,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def seen_beyond(record: dict[str, Any]) -> str:
+    """What the run's training saw beside its training set, such as `10 unused images a class`; empty: nothing."""
+    held = [node for node in record.get("held_out", {}).values() if node["of"] != "train"]
+    return ", ".join(f"{node['per_class']} {node['of']} images a class" for node in held)
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")  # NaN and Infinity, which Python would read
 
@@ -115,7 +121,8 @@ def _problem(record: dict[str, Any]) -> str | None:
     stages = record["stages"]
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) and "name" in s for s in stages):
         return "stages is not a list of named stages"
-    problems = (_metrics_problem(stage.get("metrics"), len(counts)) for stage in stages)
+    # a pretext stage has labels of its own
+    problems = (_metrics_problem(stage.get("metrics"), stage.get("num_classes", len(counts))) for stage in stages)
     return next((f"stages: {problem}" for problem in problems if problem), None)
 
 

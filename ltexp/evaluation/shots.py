@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from ltexp.evaluation.arrays import to_numpy
 
+GROUPS = ("many", "medium", "few")
+
 
 @dataclass(frozen=True)
 class ShotRule:
@@ -37,4 +39,4 @@ class ShotRule:
         """For each group which of the C classes belong to it, (C,) bool, by count and never by class index."""
         counts = to_numpy(class_counts)
         many, few = counts > self.many_above, counts < self.few_below
-        return {"many": many, "medium": ~many & ~few, "few": few}
+        return dict(zip(GROUPS, (many, ~many & ~few, few), strict=True))

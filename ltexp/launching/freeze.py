@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, to_config
+from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, names_stage, to_config
 from ltexp.config.composer import NOT_OF_A_RUN
 from ltexp.errors import ConfigError
 from ltexp.launching.devices import device_count
@@ -39,13 +39,13 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
 def _make_absolute(plain: dict[str, Any]) -> None:
     """Paths as seen from where the command was typed, so that the config means the same from anywhere."""
     places = [(plain["paths"], "data"), (plain["paths"], "outputs"), (plain["stage_cache"], "dir")]
-    for stage in (plain["stage1"], plain.get("stage2")):
-        if stage is not None:
+    for name, stage in plain.items():
+        if names_stage(name) and stage is not None:
             places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in stage["init"])]
             places += [(node, "start") for node in stage.get("modules", {}).values() if "start" in node]
     places += [(plain["dataset"], key) for key in FILES_OF_A_DATASET if key in plain["dataset"]]
     for node, key in places:
-        if node[key] not in (None, "fresh", "stage1"):
+        if node[key] not in (None, "fresh") and not names_stage(node[key]):
             node[key] = str(Path(node[key]).expanduser().absolute())
     for key in FILES_OF_A_BACKBONE:
         file = plain["backbone"].get(key)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
-from ltexp.config.identity import differing_keys, run_identity
+from ltexp.config.identity import other_keys, run_identity
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
@@ -108,7 +108,7 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
 
 def _already_finished(config: Config, folder: Path) -> bool:
     status = read_status(folder)
-    if keys := differing_keys(load(folder / CONFIG), config):
+    if keys := other_keys(load(folder / CONFIG), config):
         raise ConfigError(f"{folder} holds a run with another config ({', '.join(keys)}): choose another hydra.run.dir")
     if status == "finished" and config.resume:
         print(f"{folder} is finished already: nothing to do")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.ltexp_listed import listed_jobs
-from ltexp.config import TrainerConfig
+from ltexp.config import TrainerConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
 from ltexp.config.lightning import check_monitored, trainer_config
@@ -129,7 +129,9 @@ def check_data(frozen: dict[str, Any]) -> None:
     """
     data = build(frozen["dataset"], root=frozen["paths"]["data"], path="dataset")
     require_present(data)
-    stages = {name: frozen[name]["epochs"] for name in ("stage1", "stage2") if frozen.get(name)}
+    for line in data.notes:
+        print(f"{data.name}: {line}", flush=True)
+    stages = {name: frozen[name]["epochs"] for name in frozen if names_stage(name) and frozen[name]}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
     check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)
 

@@ -4,6 +4,7 @@ A new loss is usually one method, `per_sample`, or `per_sample_in_context` where
 A loss with a term that is not a sum over samples overrides `forward`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -35,6 +36,8 @@ class Loss(nn.Module):
             "teacher_logits", or names in its `extra`; and "features" if the loss takes one a sample, which experts do
             not have. A stage that cannot fill them is refused before any data is read.
         streams: the stage's further batches that the loss reads (`BatchContext.streams`).
+        branches: the one of the network's branches that a batch takes in training: the stage's own (None), and each of
+            `streams` by name. Empty: every batch takes all.
         reads_labels: whether the loss depends on the labels; False for a term that a mixed batch, whose loss is of two
             labels, need not compute twice.
         takes_class_weights: whether a stage may weight it by class (deferred re-weighting); False for a loss whose
@@ -48,6 +51,7 @@ class Loss(nn.Module):
     classifier: ClassVar[str] = "any"
     needs: ClassVar[frozenset[str]] = frozenset()
     streams: ClassVar[frozenset[str]] = frozenset()
+    branches: ClassVar[Mapping[str | None, int]] = {}
     reads_labels: ClassVar[bool] = True
     takes_class_weights: ClassVar[bool] = True
 

@@ -1,14 +1,16 @@
 """Re-weighting as a schedule of a stage: class weights for whatever loss the stage has, from some epoch on."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ltexp.config.require import require
+from ltexp.config.require import require, require_choice
 from ltexp.counts import checked_class_counts, inverse_effective_number
 from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss, normalized_weights
+from ltexp.losses.context import BatchContext
 
 
 def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
@@ -16,8 +18,18 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     return normalized_weights(inverse_effective_number(checked_class_counts(class_counts), beta))
 
 
+DIVISIONS = ("weights", "batch")
+
+
 class Reweighting(ABC):
-    """Base of the re-weightings."""
+    """Base of the re-weightings.
+
+    Attributes:
+        divide_by: what the sum of w * l over a batch is divided by: "weights", those of the batch's targets, as the
+            field's code does; or "batch", its size, so that a batch full of rare classes counts for more.
+    """
+
+    divide_by: str = "weights"
 
     @abstractmethod
     def weights(self, class_counts: Tensor) -> Tensor | None:
@@ -51,15 +63,17 @@ class DeferredReweighting(Reweighting):
         start: when the weights begin to hold: a fraction of the stage (below 1) or a whole epoch counted from 0.
             Default 0.8, epoch 160 of 200: that paper's, together with the first drop of the learning rate. 0: always.
         beta: β of the weights (1 - β) / (1 - β^n_c). Default 0.9999 (the authors' code).
+        divide_by: see `Reweighting`. Default "weights" (the authors' code); "batch" in the code of Remix-DRW.
 
     Raises:
-        ConfigError: a start that is neither, or β out of [0, 1).
+        ConfigError: a start that is neither, β out of [0, 1), or an unknown division.
     """
 
-    def __init__(self, start: float = 0.8, beta: float = 0.9999) -> None:
+    def __init__(self, start: float = 0.8, beta: float = 0.9999, divide_by: str = "weights") -> None:
         require(is_point(start), "start", start, A_POINT)
         require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
-        self.start, self.beta = start, beta
+        require_choice("divide_by", divide_by, DIVISIONS)
+        self.start, self.beta, self.divide_by = start, beta, divide_by
 
     def weights(self, class_counts: Tensor) -> Tensor:
         """(C,) the effective-number weights; equal counts give ones."""
@@ -101,3 +115,11 @@ class Reweighted(nn.Module):
         if self.class_weights is None or not self.reweighting.holds(epoch, max_epochs):
             return None
         return self.class_weights
+
+    def weighted(self, context: BatchContext, class_weights: Tensor | None, target: Tensor) -> BatchContext:
+        """The context of a call of the loss with the labels `target` (B,), where `class_weights` (C,) hold."""
+        if class_weights is None:
+            return context
+        if self.reweighting.divide_by == "weights":
+            return replace(context, class_weights=class_weights)
+        return replace(context, sample_weights=context.weighted(class_weights[target]))

@@ -15,11 +15,14 @@ class Backbone(nn.Module):
         reads: the kind of data the backbone is for (`LongTailedData.kind`).
         feature_dim: D, the width of a feature; with experts, of each expert's.
         map_channels: the number of channels of each block's map, in the order of `forward_maps`.
+        num_branches: how many last blocks the network has side by side; features and last maps are those of all, one
+            after the other. Default 1.
     """
 
     reads: ClassVar[str] = "images"
     feature_dim: int
     map_channels: list[int]
+    num_branches: int = 1
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, D) of images (B, 3, H, W)."""
@@ -27,6 +30,15 @@ class Backbone(nn.Module):
 
     def forward_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, D) and the map of each block, (B, map_channels[i], h_i, w_i), after its last ReLU."""
+        raise NotImplementedError
+
+    def forward_branch(self, images: Tensor, branch: int) -> tuple[Tensor, list[Tensor]]:
+        """`forward_maps` through one of several branches alone, whose features count for all (`ltexp.models.branches`).
+
+        Args:
+            images: (B, 3, H, W).
+            branch: its number, from 0.
+        """
         raise NotImplementedError
 
     def check(self, inputs: Tensor) -> None:

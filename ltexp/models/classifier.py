@@ -18,6 +18,7 @@ from ltexp.errors import CheckpointError, ConfigError
 from ltexp.outputs import ModelOutput
 
 INITS = ("kaiming", "default")
+Kind = Literal["linear", "cosine", "distance", "normalized", "aligned"]
 
 
 class Classifier(nn.Module):
@@ -25,7 +26,8 @@ class Classifier(nn.Module):
 
     Attributes:
         kind: "linear" where the logits are linear in the features, "cosine" where they are plain cosines, "distance"
-            where they are negative distances.
+            where they are negative distances, "normalized" where they are scaled cosines of parts of the feature,
+            "aligned" where a linear map is scaled and shifted by sample.
         needs_features: whether `fit` has to see the training features before the first evaluation.
         experts: E where the classifier reads the features (B, E, D) of E experts, else None.
 
@@ -34,7 +36,7 @@ class Classifier(nn.Module):
         num_classes: C.
     """
 
-    kind: Literal["linear", "cosine", "distance"] = "linear"
+    kind: Kind = "linear"
     needs_features: ClassVar[bool] = False
     experts: int | None = None
 
@@ -47,6 +49,16 @@ class Classifier(nn.Module):
     def needs_source(self) -> bool:
         """Whether the classifier means nothing before `start_from`, so that it cannot start fresh."""
         return False
+
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """(C, D), with their gradient, by whose products with a feature its logits differ; None: there are none."""
+        return None
+
+    @property
+    def class_biases(self) -> Tensor | None:
+        """(C,), with their gradient, what the logits add to these products; None: nothing."""
+        return None
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C) of features (B, D)."""
@@ -229,6 +241,16 @@ class Linear(Affine):
         weight, start = fresh_linear(feature_dim, num_classes, bias, init)
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", None if start is None else nn.Parameter(start))
+
+    @property
+    def class_vectors(self) -> Tensor:
+        """W."""
+        return self.weight
+
+    @property
+    def class_biases(self) -> Tensor | None:
+        """b."""
+        return self.bias
 
 
 class Cosine(Classifier):

@@ -37,7 +37,7 @@ def cost_of(model: Model, inputs: Tensor) -> Cost:
         return result
 
     features: Tensor = count("backbone", model.backbone, lambda: model.backbone(inputs))
-    count("classifier", model.classifier, lambda: model.classify(features))
+    count("classifier", model.classifier, lambda: model.classifier.output(features))
     if model.attached:
         given = {field for wired in model.wiring.values() for field in wired.gives}
         batch = {"inputs": inputs, "labels": torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltexp.config import BATCH_NORMS
+from ltexp.config.require import within
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
@@ -54,7 +55,12 @@ class Model(nn.Module):
         self._plans: dict[frozenset[str], tuple[list[str], frozenset[str]]] = {}
 
     def forward(
-        self, inputs: Tensor, needs: Collection[str] = (), views: int = 1, labels: Tensor | None = None
+        self,
+        inputs: Tensor,
+        needs: Collection[str] = (),
+        views: int = 1,
+        labels: Tensor | None = None,
+        branch: int | None = None,
     ) -> ModelOutput:
         """Logits and features of what the backbone reads, images (B, 3, H, W), and the further fields in `needs`.
 
@@ -66,15 +72,19 @@ class Model(nn.Module):
             needs: fields of the output, or names in its `extra`.
             views: V.
             labels: int64 (B,), for modules that read them.
+            branch: the one of the backbone's branches that the inputs take; None: all.
         """
         running, read = self.plan(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
-            if "feature_maps" in read:
+            if branch is not None:
+                features, maps = self.backbone.forward_branch(inputs, branch)
+                feature_maps = maps if "feature_maps" in read else None
+            elif "feature_maps" in read:
                 features, feature_maps = self.backbone.forward_maps(inputs)
             else:
                 features, feature_maps = cast(Tensor, self.backbone(inputs)), None
         features, rows = self.transform(features), len(inputs) // views
-        output = self._classified(features[:rows] if views > 1 else features)
+        output = self._classified(features[:rows] if views > 1 else features, read)
         if feature_maps is not None:
             output.feature_maps = [m[:rows] for m in feature_maps] if views > 1 else feature_maps
         if "view_features" in read:
@@ -84,8 +94,9 @@ class Model(nn.Module):
 
     def classify(self, features: Tensor, needs: Collection[str] = (), labels: Tensor | None = None) -> ModelOutput:
         """The output of features (B, D), transformed already, or of (B, E, D) of E experts; see `forward`."""
-        output = self._classified(features)
-        self._attach(output, self.plan(needs)[0], {"labels": labels})
+        running, read = self.plan(needs)
+        output = self._classified(features, read)
+        self._attach(output, running, {"labels": labels})
         return output
 
     def plan(self, needs: Collection[str]) -> tuple[list[str], frozenset[str]]:
@@ -100,16 +111,21 @@ class Model(nn.Module):
             self._plans[key] = running[::-1], frozenset(read)
         return self._plans[key]
 
-    def _classified(self, features: Tensor) -> ModelOutput:
+    def _classified(self, features: Tensor, read: Collection[str]) -> ModelOutput:
         # In bf16 the logits of two classes are often equal, and the argmax would always take the more frequent one.
         with without_autocast(features.device.type):
             output = self.classifier.output(features)
         output.logit_scale = self.logit_scale
+        if "class_vectors" in read:
+            output.extra["class_vectors"] = self.classifier.class_vectors
+        if "class_biases" in read:
+            output.extra["class_biases"] = self.classifier.class_biases
         return output
 
     def _attach(self, output: ModelOutput, running: Iterable[str], batch: Mapping[str, Any]) -> None:
         for name in running:
-            given, wired = self.run(name, output, batch), self.wiring[name]
+            with within(f"modules.{name}"):
+                given, wired = self.run(name, output, batch), self.wiring[name]
             for field, value in zip(wired.gives, given if len(wired.gives) > 1 else (given,), strict=True):
                 output.give(field, value)
 
@@ -135,8 +151,9 @@ class Model(nn.Module):
             backend: of torch.compile.
         """
         self.backbone.compile(backend=backend)
-        # not a call of the module, so it is compiled apart
-        self.backbone.forward_maps = torch.compile(self.backbone.forward_maps, backend=backend)  # type: ignore[method-assign]
+        # not calls of the module, so they are compiled apart
+        for name in ("forward_maps", "forward_branch"):
+            setattr(self.backbone, name, torch.compile(getattr(self.backbone, name), backend=backend))
 
     def transform(self, features: Tensor) -> Tensor:
         """The backbone's features (B, D) raised to `feature_power`, in float32 unless that is 1."""

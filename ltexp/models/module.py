@@ -17,7 +17,10 @@ from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
 
 # What the model itself has for modules and losses; `inputs` and `labels` are of the batch.
-OF_THE_MODEL = frozenset({"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features"})
+OF_THE_MODEL = frozenset(
+    {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features"}
+    | {"class_vectors", "class_biases"}  # of a linear classifier, with their gradient
+)
 
 
 class StageModule(nn.Module):
@@ -28,11 +31,13 @@ class StageModule(nn.Module):
     Attributes:
         reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone), or
             what an earlier module gives.
+        sees: whether it is shown the training set before training, for a start from class means and the like.
         gives: names; a field of `ModelOutput` where there is one, else an entry of its `extra`.
     """
 
     reads: ClassVar[Sequence[str]] = ("features",)
     gives: ClassVar[Sequence[str]] = ()
+    sees: ClassVar[bool] = False
 
     def check(self, *inputs: Any) -> None:
         """Refuses, before training, inputs that the module cannot work with; `inputs` are those of one sample.
@@ -40,6 +45,17 @@ class StageModule(nn.Module):
         Raises:
             ConfigError: saying what to choose instead.
         """
+
+    def see(self, labels: Tensor, *inputs: Any) -> None:
+        """Called before training with every batch of the training set, not augmented, of a module that has `sees`.
+
+        Args:
+            labels: int64 (n,) of this process's rows.
+            inputs: what `reads` names of the model as it starts, in eval mode.
+        """
+
+    def seen(self) -> None:
+        """Called once after the last `see`, on every process."""
 
     def after_step(self, model: nn.Module) -> None:
         """Called after every step of the optimizer, for momentum copies, queues and running means.
@@ -104,4 +120,6 @@ def build_module(node: Mapping[str, Any], path: str = "", **facts: Any) -> nn.Mo
 
 def detach(value: Any) -> Any:
     """A tensor, or a list of them, without gradient."""
+    if value is None:
+        return None
     return value.detach() if isinstance(value, Tensor) else [part.detach() for part in value]

@@ -1,5 +1,6 @@
 """torchvision's residual networks as backbones: four blocks of maps, and the features that the classifier reads."""
 
+from copy import deepcopy
 from typing import cast
 
 import torch
@@ -8,6 +9,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from ltexp.config.require import require, require_choice
 from ltexp.models.backbone import Backbone
+from ltexp.models.branches import last_blocks, require_branches, run_last_blocks
 from ltexp.models.checkpoint import load_part
 from ltexp.models.experts import expert_branches, run_branches
 from ltexp.models.pretrained import read_weights
@@ -33,6 +35,9 @@ class TorchvisionResNet(Backbone):
     With experts it is RIDE's network (Wang et al., ICLR 2021): the first two stages are shared, and each of E experts
     has stages 3 and 4 of its own, of three quarters of the width; features are (B, E, 384) or (B, E, 1536).
 
+    With K branches it is BBN's network (Zhou et al., CVPR 2020): all but the last block of stage 4 is shared, and of
+    that there are K; features are K times as wide. Each starts as the weights have the one.
+
     With a frozen trunk only the last block of stage 4 can learn. What lies before it stays as the weights have it: in
     eval mode, without a graph, whatever a stage trains.
 
@@ -46,10 +51,11 @@ class TorchvisionResNet(Backbone):
             as torch's layers do by themselves (uniform, deviation 1 / sqrt(3 fan-in)), not as torchvision starts a
             whole network (normal, deviation sqrt(2 / fan-out)). Default false.
         experts: E, or None for an ordinary network.
+        branches: K. Default 1, an ordinary network.
 
     Raises:
-        ConfigError: for an unknown architecture, fewer than one expert, or pretrained weights or a frozen trunk for
-            experts, whose width no pretrained network has.
+        ConfigError: for an unknown architecture, fewer than one expert or branch, branches of experts, or pretrained
+            weights or a frozen trunk for experts, whose width no pretrained network has.
         CheckpointError: for weights that cannot be had or are another network's.
     """
 
@@ -60,8 +66,10 @@ class TorchvisionResNet(Backbone):
         frozen_trunk: bool = False,
         fresh_last_block: bool = False,
         experts: int | None = None,
+        branches: int = 1,
     ) -> None:
         super().__init__()
+        require_branches(branches, experts)
         require_choice("architecture", architecture, tuple(ARCHITECTURES))
         block, layers, groups, width = ARCHITECTURES[architecture]
         require(
@@ -97,16 +105,27 @@ class TorchvisionResNet(Backbone):
                         module.reset_parameters()
                 state |= {name: value for name, value in self.state_dict().items() if name.startswith(last)}
             load_part(self, state, f"backbone.weights '{weights}' for {architecture}")
+        self.last_blocks: nn.ModuleList | None = None
+        if branches > 1:
+            *before, last = self.layer4
+            self.layer4 = nn.Sequential(*before)
+            self.last_blocks = last_blocks(branches, lambda: _like(last, weights is None, fresh_last_block))
+            self.num_branches, self.feature_dim = branches, self.feature_dim * branches
+            self.map_channels[-1] = self.feature_dim
 
     def frozen_parts(self) -> list[nn.Module]:
         """The trunk, if it is frozen."""
         if not self.frozen_trunk:
             return []
-        *before, _ = self.layer4
-        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, *before]
+        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, *self._shared()]
+
+    def _shared(self) -> list[nn.Module]:
+        """The blocks of stage 4 before the last."""
+        blocks = list(self.layer4)
+        return blocks if self.last_blocks is not None else blocks[:-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D), or (B, E, D) with experts, of images (B, 3, H, W)."""
+        """Features (B, D), of K branches (B, K D), of E experts (B, E, D), of images (B, 3, H, W)."""
         return self._features(images, maps=False)[0]
 
     def forward_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -116,26 +135,44 @@ class TorchvisionResNet(Backbone):
         """
         return self._features(images, maps=True)
 
-    def _features(self, images: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
+    def forward_branch(self, images: Tensor, branch: int) -> tuple[Tensor, list[Tensor]]:
+        """Through the trunk and the last block number `branch`; see `Backbone.forward_branch`."""
+        return self._features(images, maps=False, branch=branch)
+
+    def _features(self, images: Tensor, maps: bool, branch: int | None = None) -> tuple[Tensor, list[Tensor]]:
         if self.branches is not None:
             first = self._stem(images)
             x = cast(Tensor, self.layer2(first))
             features, further = run_branches(x, self.branches, maps)
             return features, [first, x, *further]
-        *before, last_block = self.layer4
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_trunk):
             found = [self._stem(images)]
             for stage in (self.layer2, self.layer3):
                 found.append(cast(Tensor, stage(found[-1])))
             x = found[-1]
-            for block in before:
+            for block in self._shared():
                 x = cast(Tensor, block(x))
-        x = cast(Tensor, last_block(x))
+        if self.last_blocks is not None:
+            features, x = run_last_blocks(x, self.last_blocks, branch)
+            return features, [*found, x]
+        x = cast(Tensor, self.layer4[-1](x))
         return x.mean((2, 3)), [*found, x]
 
     def _stem(self, images: Tensor) -> Tensor:
         """The map of stage 1."""
         return cast(Tensor, self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images))))))
+
+
+def _like(block: nn.Module, random: bool, fresh: bool) -> nn.Module:
+    """A block as `block` is; its convolutions drawn anew in a network without weights, or of which it is not a part."""
+    copy = deepcopy(block)
+    for module in copy.modules():
+        if isinstance(module, nn.Conv2d):
+            if random:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif fresh:
+                module.reset_parameters()
+    return copy
 
 
 def _expert_stages(network: ResNet, layers: list[int], shared: int) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Word vectors from a GloVe text file: a word and its numbers on each line, between blanks."""
+"""Word vectors from a GloVe text file: a word and its numbers on each line, between blanks or tabs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ def read_vectors(path: str | Path, vocabulary: Sequence[str], dim: int) -> dict[
     """The vectors (dim,) of those words of `vocabulary` that the file has, by the word's number.
 
     Args:
-        path: the file's path. Every line is looked at; of words in the vocabulary the first line counts.
+        path: the file's path. Every line is looked at; of words in the vocabulary the first line counts. A first line
+            of two numbers, as word2vec and fastText write it, is no word's.
         vocabulary: words by number.
         dim: numbers a line must have.
 
@@ -26,6 +27,8 @@ def read_vectors(path: str | Path, vocabulary: Sequence[str], dim: int) -> dict[
     try:
         with Path(path).open("rb") as file:
             for line, content in enumerate(file, start=1):
+                if line == 1 and _is_header(content, dim):
+                    continue
                 try:
                     word, values = _parse(content, dim)
                     number = numbers.get(word)
@@ -46,12 +49,18 @@ def read_vectors(path: str | Path, vocabulary: Sequence[str], dim: int) -> dict[
 
 def _parse(content: bytes, dim: int) -> tuple[str, list[str]]:
     # from the right: a few of GloVe's words hold blanks
-    word, *values = content.decode("utf-8").rstrip("\r\n ").rsplit(" ", dim)
+    word, *values = content.decode("utf-8-sig").replace("\t", " ").rstrip("\r\n ").rsplit(" ", dim)
     if len(values) != dim:
         raise ValueError(f"{len(values)} numbers, expected backbone.dim={dim}")
     if " " in word and all(map(_is_number, word.split(" ")[1:])):
         raise ValueError(f"{dim + word.count(' ')} numbers, expected backbone.dim={dim}")
     return word, values
+
+
+def _is_header(content: bytes, dim: int) -> bool:
+    """Whether a line says how many words of which width follow."""
+    numbers = content.split()
+    return dim > 1 and len(numbers) == 2 and all(number.isdigit() for number in numbers)
 
 
 def _is_number(text: str) -> bool:

@@ -11,6 +11,8 @@ Numbers stand as printed, also where a note calls them suspect.
 - `baselines`: what rows are trained with beside their methods' own settings, such as the paper's: `overrides` for the
   `methods`, in the `tables` and on the `datasets` listed (all, where none are). Rows with `own: false` are quoted and
   take none. The value FILE stands for a file that the cell needs and you give, `backbone.vectors=FILE`.
+- `as`: of a row whose method id names no method of its own, or not all that its numbers stand for: what trains it, a
+  method and further overrides, such as `lws stage1.epochs=200`; a list with one for each column where they differ.
 - `differences`: why what is composed is not what `settings` print, see `Difference`.
 - `notes` of a row: by the number of the column, from 0. `notes` of a paper: misprints and contradictions.
 - `settings`: what the paper prints of hyper-parameters, one record for each place that prints them.
@@ -32,6 +34,7 @@ from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
 _FOLDER = Path(__file__).parent
+_PUBLISHED_ONLY = _FOLDER / "published_only" / "cells.yaml"
 Rule = list[str] | str  # overrides of `ltexp train`, or why there are none
 SPLITS = ("all", "many", "medium", "few")
 
@@ -55,6 +58,7 @@ class Cell:
         metric: top1_accuracy | top1_error.
         own: whether it is of the paper itself, see the module.
         note: on this number.
+        trained_as: a method and overrides that the row says to train it by; None: its own method.
         digits: after the decimal point, in its table.
         row: the row's label within its table.
         column: the column's label within its table.
@@ -74,6 +78,7 @@ class Cell:
     metric: str
     own: bool | None
     note: str | None
+    trained_as: str | None = None
     digits: int = 1
     row: str = ""
     column: str = ""
@@ -144,6 +149,17 @@ class Baselines(Rows):
 
 
 @dataclass(frozen=True)
+class PublishedOnly(Rows):
+    """Cells that ltexp has no training for, and does not mean to have: see published_only/cells.yaml.
+
+    Attributes:
+        why: the reason, in a line.
+    """
+
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Difference(Rows):
     """Rows whose composition is not what their paper prints, on purpose.
 
@@ -193,6 +209,13 @@ class Paper:
 def load_papers() -> dict[str, Paper]:
     """All papers by id."""
     return {path.stem: _paper(path) for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+@cache
+def published_only() -> tuple[PublishedOnly, ...]:
+    """The cells, of any paper, that stay published figures."""
+    content = yaml.safe_load(_PUBLISHED_ONLY.read_text(encoding="utf-8"))
+    return tuple(PublishedOnly(**_tuples(node)) for node in content)
 
 
 def all_cells() -> list[Cell]:
@@ -285,9 +308,10 @@ def _table(paper: dict[str, Any], number: str, node: dict[str, Any]) -> Table:
 
 
 def _row(paper: dict[str, Any], number: str, columns: list[dict[str, Any]], row: dict[str, Any]) -> list[Cell]:
-    values, own, notes = row["values"], row["own"], row.get("notes", {})
-    if len(values) != len(columns):
-        raise ValueError(f"table {number}, row {row['method']}: {len(values)} values for {len(columns)} columns")
+    values, own, notes, trained_as = row["values"], row["own"], row.get("notes", {}), row.get("as")
+    for what, listed in (("values", values), ("own", own), ("as", trained_as)):
+        if isinstance(listed, list) and len(listed) != len(columns):
+            raise ValueError(f"table {number}, row {row['method']}: {len(listed)} {what} for {len(columns)} columns")
     return [
         Cell(
             paper=paper["paper"],
@@ -304,6 +328,7 @@ def _row(paper: dict[str, Any], number: str, columns: list[dict[str, Any]], row:
             metric=paper["metric"],
             own=own[place] if isinstance(own, list) else own,
             note=notes.get(place),
+            trained_as=trained_as[place] if isinstance(trained_as, list) else trained_as,
         )
         for place, (column, value) in enumerate(zip(columns, values, strict=True))
         if value is not None

@@ -9,13 +9,13 @@ import json
 import sys
 from contextlib import redirect_stdout
 
-from ltexp.config import to_config
+from ltexp.config import names_stage, to_config
 from ltexp.errors import LtexpError
 from ltexp.processes.failure import REFUSED
 from ltexp.processes.parent import die_with_parent
 from ltexp.training.composition import check_composition, without_idle_epochs
 
-READ = ("stage1", "stage2", "backbone", "trainer")  # what a composition depends on
+READ = ("backbone", "trainer")  # what a composition depends on, beside its stages
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     die_with_parent()
     seen: set[str] = set()
     for number, plain in enumerate(json.load(sys.stdin)):
-        parts = json.dumps([plain.get(key) for key in READ])
+        parts = json.dumps({key: node for key, node in plain.items() if key in READ or names_stage(key)})
         if parts in seen:
             continue
         seen.add(parts)

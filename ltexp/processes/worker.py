@@ -26,6 +26,7 @@ from ltexp.evaluation import record as records
 from ltexp.processes.failure import REFUSED, first_to_fail
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
+from ltexp.terminal import print_anywhere
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
 
@@ -39,6 +40,7 @@ def main() -> None:
     """Runs the folder given on the command line; a user's mistake ends it with one line and status 1."""
     folder = Path(sys.argv[1])
     die_with_parent()
+    print_anywhere()
     quieten()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning before the end of a job, for submitit alone

@@ -7,9 +7,11 @@ import numpy as np
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.names import unknown_name
+from ltexp.report.drawing import literal
 from ltexp.report.records import Run
 
 MOST_CLASSES = 20  # that are shown one by one; more are put together in groups
+BY_NAME = "name:"  # before a class's name that would else be a label
 GROUPS = 10  # of equally many classes (Li Mengke's thesis, Figs. 3.7 and 3.8)
 
 
@@ -23,6 +25,11 @@ def class_names(run: Run) -> list[str]:
     """(C,) names in label order; the labels where the record has no names."""
     names = run.record.get("class_names") or range(len(run.record["class_counts"]))
     return [str(name) for name in names]
+
+
+def class_titles(run: Run) -> list[str]:
+    """(C,) `class_names` as figures write them."""
+    return [literal(name) for name in class_names(run)]
 
 
 def check_same_classes(runs: Sequence[Run]) -> None:
@@ -45,7 +52,7 @@ def frequency_groups(run: Run, groups: str | None) -> tuple[list[Ints], list[str
     if groups is None:
         groups = "none" if len(order) <= MOST_CLASSES else str(GROUPS)
     if groups == "none":
-        names = class_names(run)
+        names = class_titles(run)
         return [order[i : i + 1] for i in range(len(order))], [f"{names[label]}\n{counts[label]}" for label in order]
     if not groups.isdecimal() or not 1 <= int(groups) <= len(order):
         raise ConfigError(f"invalid groups={groups}: expected none, or a number up to the {len(order)} classes")
@@ -58,7 +65,8 @@ def chosen_classes(run: Run, classes: str | None, default: int) -> list[int]:
     """The labels that `classes` names, in its order; without it `default` of them, spread evenly over the frequencies.
 
     Args:
-        classes: labels or class names with commas between them, `0,1,8,9`, or None.
+        classes: labels or class names with commas between them, `0,1,8,9`, or None. A number is always a label: a class
+            that is called by a number and has another label is `name:7`.
         default: the number of classes without a choice.
 
     Raises:
@@ -70,10 +78,14 @@ def chosen_classes(run: Run, classes: str | None, default: int) -> list[int]:
         return [int(label) for label in by_frequency(run)[places]]
     found = []
     for word in (part.strip() for part in classes.split(",")):
-        if word in names:
-            found.append(names.index(word))
-        elif word.isdecimal() and int(word) < len(names):
+        called = word.removeprefix(BY_NAME)
+        if word.isdecimal() and int(word) < len(names):
             found.append(int(word))
+        elif not word.isdecimal() and (word in names or called in names):
+            found.append(names.index(word if word in names else called))
         else:
-            raise ConfigError(unknown_name("class", word, names) + f" (or a label from 0 to {len(names) - 1})")
+            hint = f"; the class of this name is {BY_NAME}{word}" if word in names else ""
+            raise ConfigError(
+                unknown_name("class", word, set(names) - {word}) + f" (or a label from 0 to {len(names) - 1}{hint})"
+            )
     return list(dict.fromkeys(found))

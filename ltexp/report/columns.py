@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltexp.evaluation.record import seen_beyond
 from ltexp.report.groups import Group, Statistic, statistic
 from ltexp.report.swept import FACTS, UNKNOWN, swept_values
 
@@ -101,6 +102,7 @@ _ALL = [
     Column("subset", "subset", lambda row: str(row.group.record.get("subset_hash") or "–")[:8]),
     Column("selection", "selection", lambda row: selection_text(row.group.record["selection"])),
     _of_record("shot_rule", "shots", "shot_rule"),
+    Column("beyond", "sees also", lambda row: seen_beyond(row.group.record) or "–"),
     Column("seeds", "seeds", lambda row: ",".join(str(run.record["seed"]) for run in row.group.runs)),
     Column("n", "n", lambda row: len(row.group.runs), numeric=True),
     *(_metric(name, name) for name in ("all", "many", "medium", "few")),
@@ -151,6 +153,7 @@ def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
     if any(row.group.record["imbalance"] not in ("longtail", "given") for row in rows):
         names.insert(2, "imbalance")
     names += [name for name in ("overrides", "selection", "shot_rule") if _varies(name, rows)]
+    names += ["beyond"] if any(seen_beyond(row.group.record) for row in rows) else []
     names += ["stage", "classifier"] if stages else []
     for name in ("config", "subset"):
         if _varies(name, rows) and len({_values(names, row) for row in rows}) < len(rows):

@@ -3,7 +3,9 @@
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -31,14 +33,44 @@ MARKERS = (
 SHADES = {"many": "#ffffff", "medium": "#efefef", "few": "#dddddd"}
 FORMATS = (".png", ".pdf", ".svg")
 MOST_PANELS = 16
+OTHER_SCRIPTS = (  # fonts of the letters that DejaVu lacks, the first that are installed
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC"),
+    *(
+        "Microsoft YaHei",
+        "Hiragino Sans",
+        "Noto Sans Devanagari",
+        "Noto Sans Thai",
+        "Noto Sans Arabic",
+        "Noto Sans Hebrew",
+    ),
+)
+LONGEST = 60  # characters of a name in a figure
 LINE = 44  # characters of a line of a title, which is as wide as a panel
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure of `width` x `height` inches that needs no display and no global state."""
+    """An empty matplotlib figure of `width` x `height` inches that needs no display."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["font.family"] = _fonts()
     return Figure(figsize=(width, height), dpi=200, layout="constrained")
+
+
+@cache
+def _fonts() -> list[str]:
+    """Matplotlib's own font, and behind it those of other scripts that this machine has."""
+    from matplotlib import font_manager
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in there)]
+
+
+def literal(text: str) -> str:
+    """A user's text for a figure: on one line, not too long, and without matplotlib's reading of `$`."""
+    line = " ".join(text.encode(errors="replace").decode().split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace("$", r"\$")
 
 
 def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[Any]]:
@@ -68,7 +100,7 @@ def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
         del fact["seed"]
     differing = [key for key in facts[0] if len({fact[key] for fact in facts}) > 1]
     shown = [key for key in facts[0] if key == "method" or key in differing]
-    names = [", ".join(fact[key] for key in shown if fact[key]) for fact in facts]
+    names = [", ".join(fact[key].replace("$", r"\$") for key in shown if fact[key]) for fact in facts]
     return [textwrap.fill(name, LINE, break_long_words=False, break_on_hyphens=False) for name in names]
 
 
@@ -93,14 +125,14 @@ def common(runs: Sequence[Run]) -> str:
     """What all runs share of dataset and backbone, for a figure's heading."""
     facts = [_facts(run) for run in runs]
     shared = [key for key in ("dataset", "ratio", "backbone") if len({fact[key] for fact in facts}) == 1]
-    return ", ".join(facts[0][key] for key in shared)
+    return ", ".join(literal(facts[0][key]) for key in shared)
 
 
 def _facts(run: Run) -> dict[str, str]:
     record = run.record
     return {
         "method": str(record["method"] or "run"),
-        "dataset": str(record["dataset"]),
+        "dataset": str(record["dataset"]).encode(errors="replace").decode(),
         "ratio": ratio_text(record),
         "backbone": str(record["backbone"]),
         "overrides": "",
@@ -181,13 +213,20 @@ def save(figure: Any, path: Path) -> None:
     """
     check_ending(path)
     content = io.BytesIO()
+    with warnings.catch_warnings():
+        # letters that no font has are drawn as boxes; the tables have them as they are
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        _write(figure, content, path)
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
+
+
+def _write(figure: Any, content: io.BytesIO, path: Path) -> None:
     # without a date, the same run gives the same file
     dates = {".pdf": "CreationDate", ".svg": "Date"}
     metadata = {dates[path.suffix.lower()]: None} if path.suffix.lower() in dates else {}
     # tight: titles of any length stay on the page, and panels of equal sides leave no empty band
     figure.savefig(content, format=path.suffix.lower()[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.06)
-    with atomic_write(path) as file:
-        file.write(content.getvalue())
 
 
 def check_ending(path: Path) -> None:

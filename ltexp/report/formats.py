@@ -25,6 +25,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row it would be an option of the row before
+    "]": "{]}",
     "–": "--",
     "±": r"$\pm$",
     **{character: "\\" + character for character in "{}#$%&_"},
@@ -131,7 +133,7 @@ def escape_latex(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """`text` as Markdown sets it literally; an underscore inside a word means nothing and stays as it is."""
-    text = re.sub(r"([\\`*<>\[\]|~])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*<>\[\]|~$])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltexp.errors import ConfigError
+from ltexp.errors import LtexpError
 from ltexp.report.columns import Cell
 from ltexp.report.drawing import MARKERS
 from ltexp.report.figures import draw, summary
@@ -67,6 +67,6 @@ def _drawn(groups: Sequence[Group], folder: Path) -> Iterator[tuple[str, Path]]:
         path = folder / f"{kind}.png"
         try:
             draw(kind, runs, path)
-        except ConfigError:
+        except LtexpError:
             continue  # a record kept without what this figure needs, or too many keys for one sheet
         yield summary(kind), path

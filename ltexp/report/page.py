@@ -78,8 +78,8 @@ class Page:
             "figures": [{"caption": caption, "source": _embedded(path)} for caption, path in self.figures],
         }
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        # inside a script element only this sequence could end it
-        return _TEMPLATE.read_text(encoding="utf-8").replace("DATA", text.replace("</", r"<\/"), 1)
+        # inside a script element `</script` and `<!--` have meanings of their own
+        return _TEMPLATE.read_text(encoding="utf-8").replace("DATA", text.replace("<", r"\u003c"), 1)
 
 
 def _run(run: Run, place: Path) -> dict[str, Any]:

@@ -87,8 +87,22 @@ def _notes(groups: Sequence[Group], shown: set[str], common: set[str]) -> list[s
             values = {str(COLUMNS[column].value(Row(group))) for group in groups}
             parts.append(f"{COLUMNS[column].title}: {', '.join(sorted(values))}")
     notes = ["; ".join(parts)]
+    if numbered := _called_by_other_numbers(groups, shown):
+        notes.append(numbered)
     if any(len(group.runs) > 1 for group in groups):
         notes.append("mean ± sample standard deviation over n seeds")
     if common and ("overrides" not in shown or len(groups) > 1):
         notes.append("every run with " + " ".join(sorted(common)))
     return notes
+
+
+def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
+    """A note on columns of single classes whose name is a number and not their label; empty if there are none."""
+    found = {}
+    for name in sorted(shown):
+        label = name.removeprefix("acc")
+        for group in groups if name != label and label.isdecimal() else ():
+            names = group.record.get("class_names") or []
+            if int(label) < len(names) and names[int(label)].isdecimal() and int(names[int(label)]) != int(label):
+                found[name] = names[int(label)]
+    return "; ".join(f"{name} is label {name[3:]}, the class called {called}" for name, called in found.items())

@@ -50,7 +50,8 @@ def _cells(stage: dict[str, Any]) -> list[str]:
     metrics = stage["metrics"]
     rate = stage.get("images_per_second")
     return [
-        escape(str(stage["name"])),
+        # of a pretext: among how many labels of its own it tells
+        escape(f"{stage['name']}, {stage['num_classes']} labels" if "num_classes" in stage else str(stage["name"])),
         escape(str(stage.get("classifier") or ABSENT)),
         str(stage.get("epochs", ABSENT)),
         *(percent(metrics.get(key)) for key in ("all", "many", "medium", "few", "ece")),

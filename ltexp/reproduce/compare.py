@@ -23,7 +23,7 @@ class Comparison:
         cell: the published number.
         measured: the runs; None without any.
         remark: protocol of the runs, or why there are none.
-        kind: full | shortened | other | missing | impossible.
+        kind: full | shortened | other | missing | published-only.
     """
 
     cell: Cell
@@ -52,7 +52,7 @@ def compare(cells: Sequence[Cell], outputs: Outputs, missing: bool) -> list[Comp
     for cell in cells:
         job = job_of(cell)
         if isinstance(job, str):
-            lines += [Comparison(cell, None, f"cannot run: {job}", "impossible")] if missing else []
+            lines += [Comparison(cell, None, f"published figure only: {job}", "published-only")] if missing else []
             continue
         found = _lines(cell, outputs.of(job), of_some_cell)
         lines += found or ([Comparison(cell, None, "not measured", "missing")] if missing else [])

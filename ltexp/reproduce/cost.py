@@ -41,17 +41,16 @@ class Cost:
         """(seconds, what has no throughput on record).
 
         Args:
-            leading: the job of each distinct stage-1 training, which the others share.
-            runs: all jobs, one for each seed; of these stage 2 counts.
+            leading: the job of each distinct training of a first stage, which the others share.
+            runs: all jobs, one for each seed; of these the later stages count.
             extra: further overrides of every job.
         """
         precision = _precision(extra)
         seconds, unknown = 0.0, {}
-        trained = [(job, "stage1") for job in leading]
-        later = [(job, "stage2") for job in runs]
-        for job, name in trained + later:
-            stage = read_stages(job.overrides).get(name)
-            if stage is None or stage.epochs == 0:
+        first = [(job, stage) for job in leading for stage in list(read_stages(job.overrides).values())[:1]]
+        later = [(job, stage) for job in runs for stage in list(read_stages(job.overrides).values())[1:]]
+        for job, stage in first + later:
+            if stage.epochs == 0:
                 continue
             key = (job.backbone, stage.trains_backbone, precision)
             images, rate = self.images(job), self.rates.get(key)

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from ltexp.config import names_stage
 from ltexp.config.path import group_files
-from ltexp.papers import Cell, find_paper, find_table
+from ltexp.papers import Cell, find_paper, find_table, published_only
 
 FILE = "=FILE"  # ending of a setting that stands for a file of the user's
 
@@ -47,12 +48,13 @@ class Job:
         return [text for text in self.settings if text.endswith(FILE)]
 
     def with_extra(self, extra: Sequence[str]) -> "Job":
-        """This job with further overrides; those of a stage 2 that it does not have mean nothing to it."""
+        """This job with further overrides; those of a stage that it does not have mean nothing to it."""
         from ltexp.reproduce.stages import read_stages
 
-        of_stage2 = [text for text in extra if _key(text).startswith("stage2.") or "@stage2." in _key(text)]
-        if of_stage2 and "stage2" not in read_stages(self.overrides):
-            extra = [text for text in extra if text not in of_stage2]
+        stages = {text: stage for text in extra if names_stage(stage := _stage(text)) and stage != "stage1"}
+        if stages:
+            own = read_stages(self.overrides)
+            extra = [text for text in extra if stages.get(text) in (None, *own)]
         given = {_key(text) for text in extra}
         kept = [text for text in self.settings if not (text in self.files and _key(text) in given)]
         return replace(self, settings=(*kept, *extra))
@@ -66,11 +68,14 @@ class Job:
 
 def job_of(cell: Cell) -> Job | str:
     """The job that measures `cell`, or in a line why there is none."""
+    for rows in published_only():
+        if rows.have(cell):
+            return rows.why
     settings = _variant(cell)
-    method = cell.method
+    method, *own = _trained_as(cell)
     if not isinstance(settings, str):
         method = next((text.removeprefix("method=") for text in settings if text.startswith("method=")), method)
-        settings = tuple(text for text in settings if not text.startswith("method="))
+        settings = (*own, *(text for text in settings if not text.startswith("method=")))
     choices = [("method", method), ("dataset", cell.dataset), ("backbone", cell.backbone)]
     lacking = [f"{group} {name}" for group, name in choices if name not in _choices(group)]
     if isinstance(settings, str):
@@ -82,12 +87,17 @@ def job_of(cell: Cell) -> Job | str:
         return _lacking(lacking)
     job = Job(method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, settings)
     baseline = find_paper(cell.paper).overrides_of(cell)
-    own = {_key(text): text for text in (*baseline, *_epochs(cell, baseline))}
-    return job.with_extra(list(own.values()))
+    further = {_key(text): text for text in (*baseline, *_epochs(cell, baseline))}
+    return job.with_extra(list(further.values()))
 
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def _stage(override: str) -> str:
+    """What stands before the first dot of what it sets, or puts a choice in: of overrides of a stage its name."""
+    return _key(override).rpartition("@")[2].partition(".")[0]
 
 
 def _lacking(what: Iterable[str]) -> str:
@@ -111,6 +121,11 @@ def _variant(cell: Cell) -> tuple[str, ...] | str:
     return tuple(settings)
 
 
+def _trained_as(cell: Cell) -> list[str]:
+    """The method that trains the cell, and the overrides that its row has beside it."""
+    return cell.trained_as.split() if cell.trained_as else [cell.method]
+
+
 def _epochs(cell: Cell, baseline: Sequence[str]) -> list[str]:
     """The printed epochs: of stage 1, which for a teacher and its student (their papers' tables) are those of both.
 
@@ -120,7 +135,8 @@ def _epochs(cell: Cell, baseline: Sequence[str]) -> list[str]:
         return []
     from ltexp.reproduce.stages import read_stages
 
-    stages = read_stages((f"method={cell.method}", f"dataset={cell.dataset}", *baseline))
+    method, *own = _trained_as(cell)
+    stages = read_stages((f"method={method}", f"dataset={cell.dataset}", *own, *baseline))
     if cell.epochs == sum(stage.epochs for stage in stages.values()):
         return []
     changed = [name for name, stage in stages.items() if stage.trains_backbone and stage.epochs != cell.epochs]

@@ -5,12 +5,15 @@ further overrides. Epochs, subset, precision and devices make a protocol: runs u
 do runs of different configs, which the record's hash tells. Nothing is averaged but seeds.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ltexp.config import STAGE
 from ltexp.errors import LtexpError
+from ltexp.evaluation.record import seen_beyond
 from ltexp.evaluation.shots import ShotRule
 from ltexp.report.groups import Statistic, statistic
 from ltexp.report.records import Run, is_own_setting
@@ -18,7 +21,7 @@ from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.stages import read_stages
 
 _SUBSET = ("dataset.subset.", "dataset.num_classes", "dataset.max_per_class", "dataset.validation.")
-_APART = ("stage1.epochs", "stage2.epochs", "trainer", "sweep")
+_APART = re.compile(rf"({STAGE.pattern})\.epochs|trainer(\..*)?|sweep")
 _SELECTION, _SHOTS = "last", ShotRule().text
 
 
@@ -69,8 +72,10 @@ class Measured:
 
     @property
     def text(self) -> str:
-        """The protocol with the mark."""
-        return ", ".join(part for part in (self.protocol.text, self.mark) if part)
+        """The protocol with the mark, and what these runs see beyond others."""
+        beyond = seen_beyond(self.runs[0].record) if self.runs else ""
+        parts = (self.protocol.text, self.mark, f"sees {beyond} also" if beyond else "")
+        return ", ".join(part for part in parts if part)
 
     @property
     def seeds(self) -> list[int]:
@@ -178,7 +183,7 @@ def _subset(run: Run, job: Job) -> tuple[str, ...]:
 def _own(overrides: Iterable[str]) -> list[str]:
     """The overrides that make another experiment, not another protocol of the same."""
     keys = [(text.lstrip("+").partition("=")[0], text.lstrip("+")) for text in overrides if is_own_setting(text)]
-    return [text for key, text in keys if key not in _APART and not key.startswith((*_SUBSET, "trainer."))]
+    return [text for key, text in keys if not _APART.fullmatch(key) and not key.startswith(_SUBSET)]
 
 
 def _among(overrides: Iterable[str], keys: tuple[str, ...]) -> tuple[str, ...]:

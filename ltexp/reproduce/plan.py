@@ -27,22 +27,25 @@ class Plan:
         extra: further overrides of every job, which the jobs here have among theirs.
         jobs: each with the cells that it measures.
         missing: the seeds of each job that no finished run has.
-        impossible: reason why a cell cannot run, and its cells.
-        stages: each distinct stage-1 training that is missing, (what it is, seed), with the job to run it first.
-        shared: the stage-1 trainings of the missing jobs that a finished run has done.
+        published_only: reason why cells have no job, and the cells.
+        impossible: what the cells of a job still need, and the cells.
+        stages: each distinct training of a first stage, mostly stage 1, that is missing, (what it is, seed), with the
+            job to run it first.
+        shared: those trainings of the missing jobs that a finished run has done.
     """
 
     seeds: list[int]
     extra: list[str]
     jobs: dict[Job, list[Cell]] = field(default_factory=dict)
     missing: dict[Job, list[int]] = field(default_factory=dict)
+    published_only: dict[str, list[Cell]] = field(default_factory=dict)
     impossible: dict[str, list[Cell]] = field(default_factory=dict)
     stages: dict[tuple[str, int], Job] = field(default_factory=dict)
     shared: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def to_run(self) -> list[tuple[Job, int]]:
-        """The missing runs; the first of each distinct stage 1 comes first, so that parallel jobs seldom wait."""
+        """The missing runs; the first of each distinct first stage comes first, so that parallel jobs seldom wait."""
         everything = [(job, seed) for job, seeds in self.missing.items() for seed in seeds]
         leading = {(job, seed) for (_, seed), job in self.stages.items()}
         return sorted(everything, key=lambda run: run not in leading)
@@ -56,17 +59,17 @@ def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], ext
         if isinstance(job, Job):
             plan.jobs.setdefault(job.with_extra(extra), []).append(cell)
         else:
-            plan.impossible.setdefault(job, []).append(cell)
+            plan.published_only.setdefault(job, []).append(cell)
     complete(plan, outputs)
     return plan
 
 
 def complete(plan: Plan, outputs: Outputs) -> None:
-    """Finds what is missing of the plan's jobs, and which stage-1 trainings that takes."""
+    """Finds what is missing of the plan's jobs, and which trainings of first stages that takes."""
     finished: set[tuple[str, int]] = set()
     for job in plan.jobs:
         done = outputs.done(job)
-        finished |= {(stage1_key(job), seed) for seed in done}
+        finished |= {(first_stage_key(job), seed) for seed in done}
         if absent := [seed for seed in plan.seeds if seed not in done]:
             plan.missing[job] = absent
     for job in [job for job in plan.missing if job.files]:
@@ -75,29 +78,31 @@ def complete(plan: Plan, outputs: Outputs) -> None:
         del plan.missing[job]
     for job, absent in plan.missing.items():
         for seed in absent:
-            key = stage1_key(job), seed
+            key = first_stage_key(job), seed
             if key in finished:
                 plan.shared.add(key)
             else:
                 plan.stages.setdefault(key, job)
 
 
-def stage1_key(job: Job) -> str:
-    """Equal for jobs that share their stage 1."""
+def first_stage_key(job: Job) -> str:
+    """Equal for jobs that share their first stage."""
     data = [text for text in job.overrides if text.lstrip("+").startswith("dataset.")]
     facts: list[Any] = [job.dataset, job.backbone, data]
-    return json.dumps([facts, read_stages(job.overrides)["stage1"].signature])
+    first = next(iter(read_stages(job.overrides).values()))
+    return json.dumps([facts, first.signature])
 
 
 def show_plan(plan: Plan, cost: Cost) -> RenderableType:
-    """The plan for people: commands, stage-1 trainings, what is there, and the time that the rest takes."""
+    """The plan for people: commands, first stages, what is there, and the time that the rest takes."""
     lines: list[Text] = []
     for job, cells in plan.jobs.items():
         names = ", ".join(f"{cell.paper}/{cell.table}/{cell.row}/{cell.column}" for cell in cells[:3])
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         lines += show_job(plan, job, f"{names}{more}")
-    for reason, cells in plan.impossible.items():
-        lines.append(Text(f"cannot run {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
+    for what, reasons in (("cannot run", plan.impossible), ("published figure only,", plan.published_only)):
+        for reason, cells in reasons.items():
+            lines.append(Text(f"{what} {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
     lines.append(Text(_summary(plan, cost)))
     return Lines(*lines)
 
@@ -118,7 +123,7 @@ def _examples(cells: Sequence[Cell]) -> str:
 
 def _summary(plan: Plan, cost: Cost) -> str:
     cells = sum(map(len, plan.jobs.values()))
-    total = cells + sum(map(len, plan.impossible.values()))
+    total = cells + sum(len(others) for found in (plan.impossible, plan.published_only) for others in found.values())
     runs = len(plan.to_run)
     lines = [
         f"{cells} of {total} cells can be run, by {counts_of(len(plan.jobs), 'composition')} under "
@@ -128,10 +133,10 @@ def _summary(plan: Plan, cost: Cost) -> str:
 
 
 def show_cost(plan: Plan, cost: Cost) -> list[str]:
-    """The stage-1 trainings of the missing runs, and the time that all of these take; nothing if none is missing."""
+    """first stages that the missing runs train, and the time of all; nothing if none is missing."""
     if not plan.to_run:
         return []
-    stages = f"{counts_of(len(plan.stages), 'stage-1 training')} in them"
+    stages = f"{counts_of(len(plan.stages), 'first-stage training')} in them"
     there = f" ({len(plan.shared)} more are there already)" if plan.shared else ""
     each = [job for job, seeds in plan.missing.items() for _ in seeds]
     seconds, unknown = cost.of_runs(plan.stages.values(), each, plan.extra)

@@ -15,28 +15,38 @@ LETTERS = string.ascii_lowercase  # of footnotes
 
 
 def list_papers(papers: Sequence[Paper]) -> RenderableType:
-    """A line for each table: its cells, and how many of them ltexp can run."""
+    """A line for each table: its cells, how many of them ltexp can run, and how many stay published figures."""
     grid = Grid(title=None)
-    for title, numeric in (("table", False), ("caption", False), ("cells", True), ("runnable", True)):
+    counted = (("cells", True), ("runnable", True), ("published only", True))
+    for title, numeric in (("table", False), ("caption", False), *counted):
         grid.add_column(title, justify="right" if numeric else "left", no_wrap=numeric)
     for paper in papers:
         for table in paper.tables.values():
-            grid.add_row(table.name, table.caption, str(len(table.cells)), str(_runnable(table.cells)))
+            grid.add_row(table.name, table.caption, *_counts(table.cells))
         title = f"{paper.title} ({paper.venue}, {paper.year})"
-        grid.add_row(
-            Text(paper.id, style="bold"), title, str(len(paper.cells)), str(_runnable(paper.cells)), end_section=True
-        )
+        grid.add_row(Text(paper.id, style="bold"), title, *_counts(paper.cells), end_section=True)
     everything = [cell for paper in papers for cell in paper.cells]
-    total = f"{_runnable(everything)} of {len(everything)} published cells can be run"
-    return Lines(grid, Text(f"{total}; ltexp reproduce show table=PAPER/NUMBER shows a table", style="dim"))
+    reasons: dict[str, dict[str, int]] = {}  # by reason, the cells of each method
+    for cell in everything:
+        if isinstance(reason := job_of(cell), str):
+            of_reason = reasons.setdefault(reason, {})
+            of_reason[cell.method] = of_reason.get(cell.method, 0) + 1
+    every, runnable, left = _counts(everything)
+    lines = [f"{runnable} of {every} published cells can be run; ltexp reproduce show table=PAPER/NUMBER shows a table"]
+    lines += [f"published figure only, {left} cells:"] if reasons else []
+    for reason, methods in reasons.items():
+        lines.append(f"  {', '.join(f'{method} ({count})' for method, count in methods.items())}: {reason}")
+    return Lines(grid, *(Text(line, style="dim") for line in lines))
 
 
-def _runnable(cells: Sequence[Cell]) -> int:
-    return sum(isinstance(job_of(cell), Job) for cell in cells)
+def _counts(cells: Sequence[Cell]) -> list[str]:
+    """How many there are, how many can be run, and how many not."""
+    runnable = sum(isinstance(job_of(cell), Job) for cell in cells)
+    return [str(len(cells)), str(runnable), str(len(cells) - runnable)]
 
 
 def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
-    """The rows and columns of `cells` as the paper prints them; what ltexp cannot run is dim."""
+    """The rows and columns of `cells` as the paper prints them; what stays a published figure is dim."""
     columns = list(dict.fromkeys(cell.column for cell in cells))
     rows = list(dict.fromkeys(cell.row for cell in cells))
     at = {(cell.row, cell.column): cell for cell in cells}
@@ -51,7 +61,12 @@ def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
             line.append(_printed(at.get((row, column)), marks))
         grid.add_row(*line)
     metric = {"top1_accuracy": "top-1 accuracy in %", "top1_error": "top-1 error in %"}[table.metric]
-    notes = [f"{metric}, as printed; dim: ltexp cannot run it", *([table.note] if table.note else [])]
+    notes = [f"{metric}, as printed; dim: published figure only", *([table.note] if table.note else [])]
+    reasons: dict[str, list[str]] = {}
+    for cell in cells:
+        if isinstance(reason := job_of(cell), str) and cell.row not in (of_reason := reasons.setdefault(reason, [])):
+            of_reason.append(cell.row)
+    notes += [f"published figure only, {', '.join(of_reason)}: {reason}" for reason, of_reason in reasons.items()]
     notes += [
         f"{LETTERS[place]} {', '.join(f'{cell.row}/{cell.column}' for cell in about)}: {note}"
         for place, (note, about) in enumerate(marks.items())
@@ -76,9 +91,10 @@ def show_cell(cell: Cell) -> RenderableType:
     own = {True: "the paper's own run", False: "quoted by the paper", None: "own run or quoted: not said"}[cell.own]
     lines = [f"{cell.name}: {cell.metric} {cell.text}{error}, {own}"]
     lines += [f"  note: {cell.note}"] if cell.note else []
+    lines += [f"  trained as {cell.trained_as}"] if cell.trained_as else []
     if isinstance(job, Job) and job.files:
         lines.append(f"  needs FILE: {' '.join(job.files)}")
-    lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  cannot run: {job}")
+    lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  published figure only: {job}")
     return Text("\n".join(lines))
 
 

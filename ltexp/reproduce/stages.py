@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ltexp.config import in_order, names_stage
 from ltexp.config.identity import digest
 from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
@@ -34,7 +35,7 @@ class StageReading:
 
 
 def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
-    """The stages, by name, that the overrides of `ltexp train` compose to.
+    """The stages, by name and in their order, that the overrides of `ltexp train` compose to.
 
     Raises:
         ConfigError: in one line, for whatever is wrong with an override.
@@ -54,14 +55,14 @@ def _compose(overrides: tuple[str, ...]) -> dict[str, StageReading]:
 
     with explained(overrides):
         plain = freeze(compose(overrides))
+    stages = {name: plain[name] for name in in_order(filter(names_stage, plain)) if plain[name] is not None}
     return {
         name: StageReading(
             epochs=stage["epochs"],
             trains_backbone=stage["trainable"]["backbone"],
             signature=digest([stage, plain["backbone"]]),
         )
-        for name, stage in plain.items()
-        if name.startswith("stage") and name[5:].isdigit() and stage is not None
+        for name, stage in stages.items()
     }
 
 

@@ -10,7 +10,7 @@ from ltexp.models.module import Wiring, present
 from ltexp.names import unknown_name
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
-from ltexp.training.steps import Step
+from ltexp.training.steps import build_step
 
 VIEWS = "view_features"
 
@@ -29,7 +29,9 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     """
     counts = objective.loss.class_counts
     mixing: Mixing = build(stage.mixing, class_counts=counts, path=f"{name}.mixing")
-    step: Step = build(stage.step, path=f"{name}.step")
+    step = build_step(stage.step, counts, path=f"{name}.step")
+    with within(f"{name}.step"):
+        step.check(name, stage, trainer)
     if trainer.precision == "16-mixed" and not step.scales:
         raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
     _check_views(name, stage, objective, mixing, trainer.accumulate)
@@ -64,7 +66,7 @@ def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mi
     read = objective.needs.union(*(Wiring.of(node).reads for node in present(stage.modules).values()))
     if VIEWS not in read:
         raise ConfigError(f"{name}: nothing reads the further views of its images: choose another {key}")
-    if mixing.blends and len(built[0].views) > 1:
+    if (mixing.blends or mixing.num_classes is not None) and len(built[0].views) > 1:
         raise ConfigError(f"{name}: its mixing mixes one view of each image: set mixing@{name}.mixing=none")
     if accumulate > 1:
         raise ConfigError(f"{name}: losses over several views need the whole batch: set trainer.accumulate=1")

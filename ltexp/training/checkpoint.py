@@ -1,9 +1,8 @@
 """A trained stage on disk: the states of its parts, the configs that build them, and what it was trained on."""
 
 import io
-import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ltexp.errors import CheckpointError
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_part
 from ltexp.models.classifier import Classifier
+from ltexp.models.foreign import read_tensors
 from ltexp.models.model import Model
 from ltexp.run_folder import CHECKPOINT
 
@@ -113,18 +113,19 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: if it is missing, damaged, or not a stage's checkpoint.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        raise CheckpointError(f"{path} is damaged or is not a checkpoint: train the stage again") from None
+    content = read_tensors(path)
     if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, *OLDER):
-        raise CheckpointError(f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA})")
+        raise CheckpointError(
+            f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA}): give the folder of a "
+            "finished run, or its stage's checkpoint.pt; weights of another program are for backbone.weights"
+        )
     content.pop("schema")
     auxiliary, node = content.pop("auxiliary", None), content.pop("auxiliary_config", {})
     if auxiliary is not None:
         content["modules"] = {"auxiliary": {"state": auxiliary, "config": node}}
+    known = {part.name: part.default is MISSING and part.default_factory is MISSING for part in fields(Checkpoint)}
+    if content.keys() - known or {name for name, required in known.items() if required} - content.keys():
+        raise CheckpointError(f"{path} lacks parts of a stage checkpoint: train the stage again")
     return Checkpoint(**content)
 
 

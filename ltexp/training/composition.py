@@ -1,6 +1,6 @@
 """Which parts of a run cannot work together, found out before any data is read."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any, cast
 
@@ -8,9 +8,9 @@ import torch
 from hydra.utils import get_class
 from torch import nn
 
-from ltexp.config import Config, StageConfig
+from ltexp.config import Config, StageConfig, names_stage
 from ltexp.config.build import build
-from ltexp.config.require import within
+from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
@@ -22,6 +22,7 @@ from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
 from ltexp.training.batch_checks import check_batches
 from ltexp.training.objective import Objective, flat_factors
+from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
 
 ENDLESS = 10**6  # epochs
@@ -41,7 +42,7 @@ def without_idle_epochs(config: Config) -> Config:
             if rank() == 0:
                 what = config.choices.get(f"classifier@{name}.classifier", "its classifier")
                 print(f"{name}: nothing learns here ({what}), so its {stage.epochs} epochs are left out", flush=True)
-    return replace(config, stage1=stages["stage1"], stage2=stages.get("stage2"))
+    return replace(config, **stages)  # type: ignore[arg-type]  # mypy reads it as of any field
 
 
 def _toy_classifier(node: dict[str, Any], stage: str) -> Classifier:
@@ -64,20 +65,21 @@ def check_composition(config: Config) -> None:
         ConfigError: if a loss needs another classifier, a setting of a loss, re-weighting or sampler is out of range,
             or a stage's classifier cannot start as `init` says.
     """
-    previous: Classifier | None = None
-    previous_stage: StageConfig | None = None
+    check_pretexts(config.stages)
+    earlier: dict[str, Classifier] = {}
     for name, stage in config.stages.items():
         classifier = _toy_classifier(stage.classifier, name)
-        _check_modules(name, stage, previous_stage)
+        _check_modules(name, stage, config.stages)
         with within(name):
             objective = _check_settings(stage)
         _check_needs(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+        _check_branches(name, config.backbone.get("branches", 1), stage, objective)
         _check_features(name, stage, classifier, objective)
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
-        _continue(stage, classifier, previous)
+        _continue(stage, classifier, earlier)
         for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
             needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
             if needed not in ("any", classifier.kind):
@@ -86,15 +88,15 @@ def check_composition(config: Config) -> None:
                     f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
                     f"add classifier@{name}.classifier={needed}"
                 )
-        previous, previous_stage = classifier, stage
+        earlier[name] = classifier
 
 
-def _continue(stage: StageConfig, classifier: Classifier, previous: Classifier | None) -> None:
-    """Lets `classifier` start from that of the stage before, or of a file: only of a kind that it can continue."""
+def _continue(stage: StageConfig, classifier: Classifier, earlier: Mapping[str, Classifier]) -> None:
+    """Lets `classifier` start from that of an earlier stage, or of a file: only of a kind that it can continue."""
     where = stage.init.classifier
-    if where == "stage1" and previous is not None:
-        classifier.start_from(previous)
-    elif where not in ("fresh", "stage1"):
+    if where in earlier:
+        classifier.start_from(earlier[where])
+    elif where != "fresh":
         found = checkpoint.read(checkpoint.locate(where))
         source = _toy_classifier(found.classifier_config, where)
         source.kind = found.build_classifier().kind
@@ -178,6 +180,22 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
 
 
+def _check_branches(name: str, branches: int, stage: StageConfig, objective: Objective) -> None:
+    """A loss over branches has as many, with batches of one size; it is the stage's own, which says where they go."""
+    wanted = len(set(objective.loss.branches.values()))
+    if wanted and wanted != branches:
+        raise ConfigError(f"{name}: its loss is for a network of {wanted} branches: set backbone.branches={wanted}")
+    for stream in filter(None, objective.loss.branches):
+        size = stage.streams[stream].batch_size
+        equal = size in (None, stage.batch_size)
+        require(equal, f"{name}.streams.{stream}.batch_size", size, "null: its loss pairs rows with the stage's own")
+    for term, part in objective.terms.items():
+        if cast(Loss, part).branches:
+            raise ConfigError(
+                f"{name}: term {term} is of branches, as the stage's own loss alone can be: choose it for {name}.loss"
+            )
+
+
 def _check_features(name: str, stage: StageConfig, classifier: Classifier, objective: Objective) -> None:
     """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
     if not stage.features.get("_target_"):
@@ -200,13 +218,14 @@ def _check_features(name: str, stage: StageConfig, classifier: Classifier, objec
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
 
-def _check_modules(name: str, stage: StageConfig, before: StageConfig | None) -> None:
-    """A module that continues that of stage 1 finds it there."""
+def _check_modules(name: str, stage: StageConfig, stages: Mapping[str, StageConfig]) -> None:
+    """A module that continues that of an earlier stage finds it there."""
     for module, node in present(stage.modules).items():
-        if node.get("start") == "stage1" and (before is None or module not in present(before.modules)):
+        before = str(node.get("start"))
+        if before in stages and module not in present(stages[before].modules):
             raise ConfigError(
-                f"{name}: its module {module} continues that of stage 1, which has none: add "
-                f"+module@stage1.modules.{module}=CHOICE, or set {name}.modules.{module}.start=fresh"
+                f"{name}: its module {module} continues that of {before}, which has none: add "
+                f"+module@{before}.modules.{module}=CHOICE, or set {name}.modules.{module}.start=fresh"
             )
 
 
@@ -228,14 +247,14 @@ def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> Non
 def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
     """What the stage starts from is there, and something in it learns or needs no learning."""
     for where in (*stage.starts.values(), stage.teacher):
-        if where not in (None, "fresh", "stage1"):
-            checkpoint.locate(where)
+        if where not in (None, "fresh") and not names_stage(where):
+            checkpoint.locate(str(where))
     if stage.checkpoint is not None:
         checkpoint.locate(stage.checkpoint, name)
         return
     learns = any(True for _ in classifier.parameters())
     if stage.init.classifier == "fresh" and classifier.needs_source:
-        hint = "choose another for it" if name == "stage1" else f"set {name}.init.classifier=stage1"
+        hint = f"set {name}.init.classifier=stage1" if name == "stage2" else "choose another for it"
         raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
     if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
         raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")

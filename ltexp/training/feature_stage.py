@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltexp.config import StageConfig
+from ltexp.config import StageConfig, names_stage
 from ltexp.config.build import build
 from ltexp.data.loader import Loader
 from ltexp.data.tail.selection import last_of_class
@@ -68,7 +68,7 @@ def check_features(session: Session, stage: StageConfig) -> None:
     if stage.features.get("_target_"):
         source: ExtractedFeatures = build(stage.features, path="features")
         source.check(session.class_counts, session.data.class_names, session.data.validation is not None)
-        if source.compares_with_stage1 and stage.checkpoint is None and stage.init.backbone != "stage1":
+        if source.compares_with_stage1 and stage.checkpoint is None and not names_stage(stage.init.backbone):
             load_stage1(session, stage)
 
 

@@ -1,13 +1,14 @@
 """Says whether two stages are the same training: a hash of everything that determines one."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ltexp
-from ltexp.config import FILES_OF_A_BACKBONE, StageConfig
+from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
 from ltexp.config.build import target_sources
-from ltexp.config.identity import digest, stage_identity
+from ltexp.config.identity import backbone_identity, digest, stage_identity
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.distributed import world_size
 from ltexp.training import checkpoint
@@ -17,15 +18,16 @@ from ltexp.training.session import Session
 FINGERPRINT_SCHEMA = 3  # raise it when a change of the code changes what a stage trains to
 
 
-def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: str | None) -> str:
+def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Mapping[str, str]) -> str:
     """A hash of everything that determines what the stage trains to.
 
     Args:
         session: of the run.
         name: of the stage.
         stage: its config.
-        previous: the fingerprint of the stage before, if there is one.
+        earlier: the fingerprints of the run's stages before it, by name.
     """
+    started_from = [earlier[source] for source in stage.sources]
     trainer = session.config.trainer
     data = session.data
     lightning, callbacks = material_lightning(trainer), material_callbacks(session.config.callbacks)
@@ -35,7 +37,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             "version": ltexp.__version__,
             "name": name,
             "stage": stage_identity(stage),
-            "backbone": session.config.backbone,
+            "backbone": backbone_identity(session.config.backbone),
             "sources": target_sources([asdict(stage), session.config.backbone, callbacks, lightning]),
             "seed": session.config.seed,
             "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],
@@ -46,20 +48,19 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, previous: st
             **({"compile": trainer.compile_backend} if trainer.compile else {}),
             **({"lightning": lightning} if lightning else {}),
             **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
-            "files": _files_started_from(stage, name, session.config.backbone),
-            "previous": previous if "stage1" in _sources(stage) else None,
+            # such a batch's size may leave one row, which has joined the batch before since
+            **({"last_batch": 2} if 1 < stage.batch_size <= 8 and not stage.features.get("_target_") else {}),
+            "files": files_started_from(stage, name, session.config.backbone),
+            # of one stage as in the first fingerprints, which so stay valid
+            "previous": started_from if len(started_from) > 1 else next(iter(started_from), None),
         }
     )
 
 
-def _sources(stage: StageConfig) -> list[str | None]:
-    """What the stage starts from and learns from: `fresh`, `stage1`, a path, or None."""
-    return [*stage.starts.values(), stage.teacher]
-
-
-def _files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
+def files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
     """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
-    places = [*((where, "stage1") for where in _sources(stage)), (stage.checkpoint, name)]
-    paths = [checkpoint.locate(where, of) for where, of in places if where not in (None, "fresh", "stage1")]
+    places = [*((where, "stage1") for where in (*stage.starts.values(), stage.teacher)), (stage.checkpoint, name)]
+    given = [(where, of) for where, of in places if where not in (None, "fresh") and not names_stage(where)]
+    paths = [checkpoint.locate(str(where), of) for where, of in given]
     paths += [Path(file) for key in FILES_OF_A_BACKBONE if (file := backbone.get(key)) and Path(file).is_file()]
     return [checksum(path) for path in paths]

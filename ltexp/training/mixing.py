@@ -11,6 +11,7 @@ from hydra.utils import get_class
 from torch import Tensor
 
 from ltexp.config import StageConfig
+from ltexp.config.build import build
 from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
 from ltexp.data.loader import Batch
@@ -95,9 +96,12 @@ class Mixing(ABC):
         blends: whether it makes new inputs out of several, which images allow and word numbers do not. The loader
             then puts each batch into a random order, for `partners_of`.
         streams: the stage's further batches that it reads (`Batch.streams`).
+        num_classes: of labels that it makes of the inputs themselves, which take the place of the dataset's: the stage
+            is a pretext, and its classifier has as many outputs. None: the labels are the dataset's.
     """
 
     blends: ClassVar[bool] = True
+    num_classes: ClassVar[int | None] = None
     streams: Collection[str] = ()
 
     def __init__(self, class_counts: Tensor) -> None:
@@ -110,6 +114,17 @@ class Mixing(ABC):
         Args:
             batch: rows rank, rank + world size, ... of the global batch.
             seed: with the batch's epoch and step the key of the draws; equal on every process.
+        """
+
+    def examined(self, batch: Batch) -> Batch:
+        """An evaluation's batch with the inputs and labels that the stage's model is to answer; by default as it is."""
+        return batch
+
+    def check(self, inputs: Tensor) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuses, before training, samples (1, ...) that it cannot work with.
+
+        Raises:
+            ConfigError: saying what to choose instead.
         """
 
 
@@ -170,6 +185,12 @@ def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
 def half_turned(rows: Tensor, shift: int) -> Tensor:
     """The rows from number `shift` on, then those before it; unlike `Tensor.roll` it keeps the strides of images."""
     return torch.cat([rows[shift:], rows[:shift]])
+
+
+def pretext_of(stage: StageConfig, class_counts: Tensor) -> Mixing | None:
+    """The stage's mixing, if that makes the labels that the stage learns; see `Mixing.num_classes`."""
+    mixing: Mixing = build(stage.mixing, class_counts=class_counts, path="mixing")
+    return None if mixing.num_classes is None else mixing
 
 
 def blends(stage: StageConfig) -> bool:

@@ -61,6 +61,10 @@ class Objective(nn.Module):
         readers = [part for part in self._parts if stream in part.streams] if stream else [self.loss]
         return frozenset().union(*(part.needs for part in (*terms, *readers)))
 
+    def branch_of(self, stream: str | None) -> int | None:
+        """The branch of the network that the batches of a stream take, or the stage's own (None); None: all."""
+        return self.loss.branches.get(stream)
+
     def check_epochs(self, epochs: int) -> None:
         """Refuses settings of losses that a stage of `epochs` epochs has no use for; see `Loss.check_epochs`.
 
@@ -86,8 +90,7 @@ class Objective(nn.Module):
         class_weights = self.reweighting.weights_in(context.epoch, context.max_epochs)
 
         def of_labels(output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
-            weighted = context if class_weights is None else replace(context, class_weights=class_weights)
-            total: Tensor = self.loss(output, target, weighted)
+            total: Tensor = self.loss(output, target, self.reweighting.weighted(context, class_weights, target))
             if self.loss_weight != 1.0:
                 total = self.loss_weight * total
             for name, term in self.terms.items():

@@ -87,7 +87,13 @@ class Collector:
         return Predictions(index, np.ascontiguousarray(values[:, :-1]), labels, values[:, -1])
 
 
-def predict(model: Model, loader: Loader[Any], precision: str, batches: int | None = None) -> Predictions:
+def predict(
+    model: Model,
+    loader: Loader[Any],
+    precision: str,
+    batches: int | None = None,
+    examined: Callable[[Batch], Batch] | None = None,
+) -> Predictions:
     """The predictions for every sample of the loader's split, on every process.
 
     Args:
@@ -95,10 +101,12 @@ def predict(model: Model, loader: Loader[Any], precision: str, batches: int | No
         loader: without sampler; each process holds its share.
         precision: as in `trainer.precision`; logits come back in float32.
         batches: only so many; None: all.
+        examined: makes of each batch what the model is to answer (`Mixing.examined`); None: it is answered as it is.
 
     Stand-in rows of an empty share never count.
     """
-    return _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches).predictions()
+    found = _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches, examined)
+    return found.predictions()
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:
@@ -122,11 +130,13 @@ def _collect(
     precision: str,
     values_of: Callable[[Tensor], Tensor],
     batches: int | None = None,
+    examined: Callable[[Batch], Batch] | None = None,
 ) -> Collector:
     collector = Collector(loader.rows, whole=batches is None or batches >= len(loader))
     with evaluating(model), autocast(precision, loader.device):
         for batch in islice(loader, batches):
-            collector.add(batch, values_of(batch.inputs))
+            asked = batch if examined is None else examined(batch)
+            collector.add(asked, values_of(asked.inputs))
     return collector
 
 

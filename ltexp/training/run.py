@@ -1,6 +1,7 @@
 """A run: its data, its stages one after the other, its record, predictions and figures."""
 
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +9,34 @@ import torch
 from hydra.utils import get_class
 from rich.console import Console
 
-from ltexp.config import Config, StageConfig
+from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
 from ltexp.config.lightning import check_monitored, partial_settings
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
-from ltexp.errors import ConfigError
+from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation import record as records
 from ltexp.models.backbone import Backbone
 from ltexp.models.module import present
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
+from ltexp.training import checkpoint
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
+from ltexp.training.fingerprint import files_started_from
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
-from ltexp.training.mixing import blends
+from ltexp.training.mixing import Mixing, blends
 from ltexp.training.notices import settings_without_effect
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
+from ltexp.training.small_batches import check_batch_norm
 from ltexp.training.start import load_teacher
+
+# by key of the record: what a run that is continued has to find as it was
+CONTENTS = {"content_hash": "training data", "test_hash": "test data", "started_from": "files to start from"}
 
 
 def run(config: Config, folder: Path, device: torch.device) -> None:
@@ -50,30 +57,54 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     identifier = records.run_id(folder)
     session.loggers = loggers = make_loggers(session, identifier)
     base = describe(session, started) | {"run_id": identifier}
+    check_same_things(folder, base)
     if rank() == 0:
         records.write_record(folder, base | {"status": "running"})
     status = "failed"
     try:
-        outcomes: list[StageResult] = []
+        outcomes: dict[str, StageResult] = {}
         for name, stage in config.stages.items():
-            previous = outcomes[-1] if outcomes else None
-            outcomes.append(run_stage(session.for_stage(stage), name, stage, previous))
+            earlier = {before: outcome.fingerprint for before, outcome in outcomes.items()}
+            outcomes[name] = run_stage(session.for_stage(stage), name, stage, earlier)
         if rank() == 0:
-            finish(session, base, outcomes)
+            finish(session, base, list(outcomes.values()))
         status = "success"
     finally:
         close_loggers(loggers, status)
+
+
+def check_same_things(folder: Path, base: dict[str, Any]) -> None:
+    """Refuses to continue a run on other data, or from other files: their places may have changed since it began.
+
+    Args:
+        folder: the run's.
+        base: what `describe` says now.
+
+    Raises:
+        CheckpointError: if the run's record says otherwise.
+    """
+    try:
+        began = records.read_record(folder)
+    except records.RecordError:  # it begins, or is of before these were kept
+        return
+    for key, what in CONTENTS.items() if began.get("test_hash") else ():  # before it was kept, hashes were others
+        if key in began and began[key] != base.get(key):
+            raise CheckpointError(
+                f"{folder} began with other {what} ({key} {began[key]}, now {base.get(key)}): give the place where the "
+                "same lies, or another hydra.run.dir"
+            )
 
 
 def check_against_data(session: Session) -> None:
     """Refuses, before anything is trained, what the data shows to be wrong.
 
     Raises:
-        LtexpError: a backbone, mixing or augmentation for another kind of data, a cache of other images, a teacher of
-            other classes, or a module that finds nothing it can read.
+        LtexpError: a file to start from that is something else, a backbone, mixing or augmentation for another kind of
+            data, a cache of other images, a teacher of other classes, or a module that finds nothing it can read.
     """
     config, data = session.config, session.data
     _check_backbone(session)
+    _check_files(session)
     for split in (data.validation, data.test):
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
@@ -82,10 +113,12 @@ def check_against_data(session: Session) -> None:
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
         _check_modules(own, name, stage)
-        _check_mixing(config, name, stage, data.kind)
+        if not stage.features.get("_target_"):  # else the backbone is not trained
+            check_batch_norm(own, name, stage)
+        _check_mixing(own, name, stage)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
-        if stage.teacher != "stage1":
+        if stage.teacher is not None and not names_stage(stage.teacher):
             load_teacher(own, stage)
 
 
@@ -98,9 +131,21 @@ def _check_backbone(session: Session) -> None:
         name = config.choices.get("backbone")
         raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
     if getattr(chosen, "check", Backbone.check) is not Backbone.check:  # building a backbone takes time
-        backbone = session.fresh_model("stage1", config.stage1, loads=True).backbone
+        name, stage = next(iter(config.stages.items()))
+        backbone = session.fresh_model(name, stage, loads=True).backbone
         with within("backbone"):
             backbone.check(session.sample_inputs())
+
+
+def _check_files(session: Session) -> None:
+    """The files that the run starts from are what they have to be."""
+    config = session.config
+    if any(config.backbone.get(key) for key in FILES_OF_A_BACKBONE):
+        session.fresh_model("stage1", config.stage1)  # reads them
+    for name, stage in config.stages.items():
+        for where, of in ((stage.checkpoint, name), *((start, "stage1") for start in stage.starts.values())):
+            if where not in (None, "fresh", "stage1"):
+                checkpoint.read(checkpoint.locate(where, of))
 
 
 def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
@@ -124,18 +169,24 @@ def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
                 f"{name}: backbone {backbone} offers no feature maps, which module {module} reads: choose another, or "
                 f"{without}"
             )
-    with torch.no_grad():
+    with torch.no_grad(), within(name):
         output = model(inputs, {field for wired in model.wiring.values() for field in wired.reads})
         for module, part in model.attached.items():
             if check := getattr(part, "check", None):
                 check(*model.read_by(module, output, batch))
 
 
-def _check_mixing(config: Config, name: str, stage: StageConfig, kind: str) -> None:
+def _check_mixing(session: Session, name: str, stage: StageConfig) -> None:
+    key, kind = f"mixing@{name}.mixing", session.data.kind
     if kind != "images" and blends(stage):
-        key = f"mixing@{name}.mixing"
-        chosen = config.choices.get(key, stage.mixing["_target_"])
+        chosen = session.config.choices.get(key, stage.mixing["_target_"])
         raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
+    mixing: Mixing = build(stage.mixing, class_counts=session.class_counts, path=f"{name}.mixing")
+    if type(mixing).check is not Mixing.check:  # reading a sample takes time
+        try:
+            mixing.check(session.sample_inputs())
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
@@ -175,13 +226,29 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "content_hash": data.content_hash,
         "test_hash": data.test_hash,
         "data": data.facts,
+        **({"started_from": files} if (files := _started_from(config)) else {}),
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
+        **({"held_out": held} if (held := held_out(config)) else {}),
         "choices": config.choices,
         "overrides": config.overrides,
         "environment": environment,
         "started": started,
     }
+
+
+def held_out(config: Config) -> dict[str, dict[str, Any]]:
+    """By stream, such as `stage1.meta`, the images of each class that it alone shows, and what they are of."""
+    streams = {
+        f"{name}.{own}": stream for name, stage in config.stages.items() for own, stream in stage.streams.items()
+    }
+    return {name: asdict(stream.held_out) for name, stream in streams.items() if stream.held_out}
+
+
+def _started_from(config: Config) -> dict[str, list[str]]:
+    """Checksums of the files that each stage starts from or learns from, by stage; only of those that have any."""
+    found = {name: files_started_from(stage, name, config.backbone) for name, stage in config.stages.items()}
+    return {name: files for name, files in found.items() if files}
 
 
 def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) -> None:
@@ -202,15 +269,17 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     for logger in session.loggers:
         logger.log_metrics({f"final/{key}": v for key, v in metrics.items() if isinstance(v, float)})
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
-    # last: a run without its figures is not finished, and resume=true draws them
+    # last: of a run that is killed while it draws, resume=true draws the figures
     records.write_record(folder, record | {"status": "finished"})
     by_class = zip(base["class_names"], base["class_counts"], metrics["per_class"], strict=True)
     log_media(session.loggers, figures, ["class", "training images", "accuracy (%)"], [list(row) for row in by_class])
     console = Console()
     console.print(run_table(record))
-    console.print(networks_text(record), soft_wrap=True)
+    console.print(networks_text(record), soft_wrap=True, markup=False)
     console.print(
-        f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures), soft_wrap=True
+        f"{folder}: record.json, predictions.npz" + "".join(f", {path.name}" for path in figures),
+        soft_wrap=True,
+        markup=False,
     )
 
 

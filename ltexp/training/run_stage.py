@@ -1,6 +1,7 @@
 """Runs one stage: starts its model, takes it from the cache or trains it, and evaluates the result."""
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ltexp.training.norms import weight_norms
 from ltexp.training.predict import Predictions, batches_of, predict
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
-from ltexp.training.start import load_model, load_teacher, make_trainable, start_model
+from ltexp.training.start import load_model, load_teacher, make_trainable, show_training_set, start_model
 from ltexp.training.trainer import make_trainer, one_line
 
 
@@ -49,11 +50,16 @@ class StageResult:
     predictions: Predictions
 
 
-def run_stage(session: Session, name: str, stage: StageConfig, previous: StageResult | None) -> StageResult:
-    """Trains, fetches or loads the stage `name`, which may start from `previous`, and evaluates it."""
+def run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping[str, str]) -> StageResult:
+    """Trains, fetches or loads the stage `name`, and evaluates it.
+
+    Args:
+        session: of the stage (`Session.for_stage`).
+        earlier: the fingerprints of the run's stages before it, which it may start from, by name.
+    """
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = fingerprint_of(session, name, stage, previous.fingerprint if previous else None)
+    fingerprint = fingerprint_of(session, name, stage, earlier)
     model = session.place(start_model(session, name, stage))
     make_trainable(model, stage)
     cached = _obtain(session, name, stage, model, fingerprint)
@@ -62,7 +68,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
             log_epoch(session.loggers, name, row)
     loader = session.evaluation_loader(session.data.test)
     limit = batches_of(loader, test_limit(session.config.trainer))
-    predictions = predict(model, loader, session.config.trainer.precision, limit)
+    predictions = predict(model, loader, session.config.trainer.precision, limit, session.examined)
     metrics, details = session.metrics(predictions.logits, predictions.labels, model.logit_scale)
     record = {
         "name": name,
@@ -72,6 +78,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, previous: StageRe
         "epochs": stage.epochs,
         "cached": cached,
         "fingerprint": fingerprint,
+        **({} if session.pretext is None else {"num_classes": session.num_classes}),  # of labels of its own
         "networks": cost_of(model, session.sample_inputs()),
         **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS), stage.epochs),
@@ -129,6 +136,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         CheckpointError: if the checkpoint to resume from is damaged or cannot be written.
     """
     trainer = make_trainer(session, name, stage)
+    if not broadcast_object((folder / RESUME).exists()):
+        show_training_set(session, model)
     loader = train_loader(session, name, stage, model)
     settings = session.config.trainer
     module = Stage(
@@ -176,7 +185,7 @@ def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> N
     if rank() == 0:
         if not (folder / METRICS).exists():
             write_metrics(folder / METRICS, [])
-        counts = session.data.class_counts.tolist()
+        counts = session.class_counts.tolist()
         checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts)
 
 

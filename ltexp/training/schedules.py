@@ -34,9 +34,11 @@ class Schedule(LambdaLR, ABC):
         warmup_epochs: epochs w of warm-up; by epoch, epoch e < w has (e + 1) / w of the curve, by step, step t has
             (t + 1) / (w * steps_per_epoch). 0: none.
         interval: `epoch`: the rate is constant within an epoch, as in the papers; `step`: it changes with each step.
+        warmup_start: s: the warm-up climbs from s of the curve on, s + (1 - s) (e + 1) / w. Default 0; BBN's code: 1/3.
 
     Raises:
-        ConfigError: a warm-up that is not a whole number of epochs, 0 or more, or an unknown interval.
+        ConfigError: a warm-up that is not a whole number of epochs, 0 or more, one that starts outside [0, 1], or an
+            unknown interval.
     """
 
     def __init__(
@@ -46,18 +48,23 @@ class Schedule(LambdaLR, ABC):
         steps_per_epoch: int = 1,
         warmup_epochs: int = 0,
         interval: str = "epoch",
+        warmup_start: float = 0.0,
     ) -> None:
         whole = warmup_epochs >= 0 and warmup_epochs == int(warmup_epochs)
         require(whole, "warmup_epochs", warmup_epochs, "a whole number of 0 or more")
         require_choice("interval", interval, INTERVALS)
+        require(0 <= warmup_start <= 1, "warmup_start", warmup_start, "a number from 0 to 1")
+        self.warmup_start = warmup_start
         self.units = steps_per_epoch if interval == "step" else 1
         self.length, self.warmup = epochs * self.units, warmup_epochs * self.units
         super().__init__(optimizer, self.factor)
 
     def factor(self, unit: int) -> float:
         """What the base learning rate is multiplied by in a unit, from 0."""
-        warmup = (unit + 1) / self.warmup if unit < self.warmup else 1.0
-        return warmup * self.curve(unit)
+        if unit >= self.warmup:
+            return self.curve(unit)
+        climbed = (unit + 1) / self.warmup
+        return (self.warmup_start + (1.0 - self.warmup_start) * climbed) * self.curve(unit)
 
     @abstractmethod
     def curve(self, unit: int) -> float:
@@ -87,7 +94,7 @@ class MultiStep(Schedule):
     KPS). `decay: 0.01` is the hundredfold family: 0.01 from 160, 0.0001 from 180 (LDAM-DRW, BKD, FBL, VS, RIDE).
 
     Args:
-        optimizer, epochs, steps_per_epoch, interval: see `Schedule`.
+        optimizer, epochs, steps_per_epoch, interval, warmup_start: see `Schedule`.
         milestones: where the rate drops, each a fraction of the stage (below 1) or a whole epoch counted from 0; the
             drop is already active in that epoch. Default 0.8 and 0.9.
         decay: factor of each drop, in (0, 1]. Default 0.1.
@@ -106,6 +113,7 @@ class MultiStep(Schedule):
         decay: float = 0.1,
         warmup_epochs: int = 5,
         interval: str = "epoch",
+        warmup_start: float = 0.0,
     ) -> None:
         for milestone in milestones:
             point = is_point(milestone) and milestone > 0
@@ -115,7 +123,7 @@ class MultiStep(Schedule):
             require(reached, "milestones", list(milestones), say)
         require(0 < decay <= 1, "decay", decay, "a number above 0, at most 1")
         self.milestones, self.decay = tuple(milestones), decay
-        super().__init__(optimizer, epochs, steps_per_epoch, warmup_epochs, interval)
+        super().__init__(optimizer, epochs, steps_per_epoch, warmup_epochs, interval, warmup_start)
 
     def curve(self, unit: int) -> float:
         """`decay` to the power of the number of milestones reached."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Loader
-from ltexp.data.tail.profile import name_class
-from ltexp.data.tail.selection import last_of_class
+from ltexp.data.held_out import held_out_of
+from ltexp.data.loader import Batch, Loader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import rank, world_size
 from ltexp.errors import ConfigError
@@ -30,6 +29,7 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
+from ltexp.training.mixing import Mixing, pretext_of
 from ltexp.training.predict import extract_features
 
 EVALUATION_BATCH = 512
@@ -47,6 +47,7 @@ class Session:
         loggers: of the run, on the first process.
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
         held_out: training images that only the stream of that name shows.
+        pretext: the mixing of a stage whose labels it makes; None: they are the dataset's.
     """
 
     config: Config
@@ -56,15 +57,17 @@ class Session:
     loggers: list[Logger] = field(default_factory=list)
     shot_counts: Ints | None = None
     held_out: dict[str, Split] = field(default_factory=dict)
+    pretext: Mixing | None = None
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
-        """This session on the stage's own training set, with the shots of the run's.
+        """This session on the stage's own training set and labels, with the shots of the run's.
 
         Raises:
             LtexpError: if the dataset cannot give that training set.
         """
-        return self._on_training_set(stage)._without_held_out(stage)
+        own = self._on_training_set(stage)._without_held_out(stage)
+        return replace(own, pretext=pretext_of(stage, own.class_counts))
 
     def _on_training_set(self, stage: StageConfig) -> "Session":
         if not stage.training_set:
@@ -75,29 +78,31 @@ class Session:
         return replace(self, data=data, shot_counts=self.data.class_counts)
 
     def _without_held_out(self, stage: StageConfig) -> "Session":
-        """Takes the images that streams hold out away from the stage's own training set."""
-        wanted = {name: stream.held_out.per_class for name, stream in stage.streams.items() if stream.held_out}
-        if not wanted:
-            return self
-        data, each = self.data, sum(wanted.values())
-        smallest = int(data.class_counts.argmin())
-        if data.class_counts[smallest] <= each:
-            raise ConfigError(
-                f"streams hold out {each} images a class, and class {name_class(smallest, data.class_names)} has "
-                f"{data.class_counts[smallest]}: lower held_out.per_class of {', '.join(wanted)}"
-            )
-        held, rest = {}, data.train
-        for name, count in wanted.items():
-            last = last_of_class(rest.labels, np.full(data.num_classes, count))
-            held[name], rest = rest.take(last), rest.take(~last)
-        kept = replace(data, train=rest)
-        shots = data.class_counts if self.shot_counts is None else self.shot_counts
-        return replace(self, data=kept, shot_counts=shots, held_out=held)
+        """Gives streams the images that they hold out, and takes those away from the stage's own training set."""
+        session = self
+        for name, stream in stage.streams.items():
+            if stream.held_out is not None:
+                data, held = held_out_of(session.data, name, stream.held_out)
+                shots = session.data.class_counts if session.shot_counts is None else session.shot_counts
+                session = replace(session, data=data, shot_counts=shots, held_out={**session.held_out, name: held})
+        return session
+
+    @property
+    def num_classes(self) -> int:
+        """C: the dataset's classes, or the labels that a pretext makes."""
+        return self.data.num_classes if self.pretext is None else int(self.pretext.num_classes or 0)
 
     @property
     def class_counts(self) -> Tensor:
-        """int64 (C,), the training images of each class."""
-        return torch.as_tensor(self.data.class_counts)
+        """int64 (C,), the training images of each class; the labels of a pretext share them equally."""
+        if self.pretext is None:
+            return torch.as_tensor(self.data.class_counts)
+        labels = torch.arange(len(self.data.train.labels)) % self.num_classes
+        return torch.bincount(labels, minlength=self.num_classes)
+
+    def examined(self, batch: Batch) -> Batch:
+        """What a model of this session is to answer of an evaluation's batch."""
+        return batch if self.pretext is None else self.pretext.examined(batch)
 
     @property
     def shot_rule(self) -> ShotRule:
@@ -145,7 +150,7 @@ class Session:
             classifier: Classifier = build(
                 stage.classifier,
                 feature_dim=backbone.feature_dim,
-                num_classes=self.data.num_classes,
+                num_classes=self.num_classes,
                 path=f"{name}.classifier",
             )
         classifier.set_class_counts(self.class_counts)
@@ -162,7 +167,7 @@ class Session:
         facts = {
             "feature_dim": backbone.feature_dim,
             "map_channels": getattr(backbone, "map_channels", []),
-            "num_classes": self.data.num_classes,
+            "num_classes": self.num_classes,
             "class_counts": self.class_counts,
         }
         modules = {}
@@ -186,7 +191,9 @@ class Session:
 
     @property
     def metrics(self) -> Metrics:
-        """The rules by which this run measures predictions."""
+        """The rules by which this run measures predictions; the labels of a pretext are no shots."""
+        if self.pretext is not None:
+            return Metrics(self.class_counts.numpy(), None, self.config.evaluation.calibration_bins)
         counts = self.data.class_counts if self.shot_counts is None else self.shot_counts
         return Metrics(counts, self.shot_rule, self.config.evaluation.calibration_bins)
 

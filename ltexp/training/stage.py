@@ -24,11 +24,12 @@ from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import FIELDS, ModelOutput
+from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, Predictions, logits_and_norm
 from ltexp.training.schedules import build_schedule
-from ltexp.training.steps import Step
+from ltexp.training.steps import build_step
 from ltexp.training.teacher import Teacher
 
 
@@ -84,10 +85,12 @@ class Stage(pl.LightningModule):
         self.needs = {stream: self.objective.needs_of(stream) for stream in (None, *self.objective.streams)}
         self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
         self.mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
-        self.step: Step = build(config.step, path="step")
+        with default_generator("init", seed, "step"):
+            self.step = build_step(config.step, class_counts)
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
-        self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
+        parts = (model.classifier, *model.attached.values())
+        self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
         self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
@@ -172,7 +175,7 @@ class Stage(pl.LightningModule):
         context = replace(context or self.context_of(batch), part=rows)
         if sample_weights is not None:
             context = replace(context, sample_weights=sample_weights[rows])
-        output = self._forward(batch, rows, None, mixed.inputs)
+        output = self._forward(batch, rows, None, mixed.inputs, mixed.targets.labels)
         if self.stream_seeds:
             context = replace(context, streams={name: self._of_stream(batch, name, part) for name in self.stream_seeds})
         with without_autocast(self.device.type):
@@ -199,14 +202,14 @@ class Stage(pl.LightningModule):
         """A part of this process's batch of a stream, through the model."""
         own = batch.streams[name]
         rows = rows_of(len(own.labels), *part)
-        return StreamBatch(self._forward(own, rows, name, own.inputs), own.labels[rows])
+        return StreamBatch(self._forward(own, rows, name, own.inputs, own.labels), own.labels[rows])
 
-    def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor) -> ModelOutput:
-        """The model's output, in float32, of some rows of a batch whose inputs may be mixed."""
+    def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor, labels: Tensor) -> ModelOutput:
+        """The model's output, in float32, of some rows of a batch whose inputs and labels may not be its own."""
         views = 1 if batch.views is None else len(batch.views)
         self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows, views)
         given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
-        return in_float32(self.output_of(given, batch.labels[rows], views, stream))
+        return in_float32(self.output_of(given, labels[rows], views, stream))
 
     def _key_dropouts(self, seed: int, batch: Batch, rows: slice, views: int) -> None:
         for dropout in self.dropouts:
@@ -227,7 +230,7 @@ class Stage(pl.LightningModule):
         if self.feeds_classifier:
             output = self.model.classify(inputs, needs, labels)
         else:
-            output = self.model(inputs, needs, views, labels)
+            output = self.model(inputs, needs, views, labels, self.objective.branch_of(stream))
         if teacher is not None:  # which answers on the first view
             first = inputs if views == 1 else inputs[: len(labels)]
             (teacher.classify if self.feeds_classifier else teacher)(first, output)
@@ -272,7 +275,8 @@ class Stage(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keeps what the model says of a batch of the split number `dataloader_idx`."""
         collector = list(self._collectors.values())[dataloader_idx]
-        collector.add(batch, logits_and_norm(self.model(batch.inputs)))
+        asked = self.mixing.examined(batch)
+        collector.add(asked, logits_and_norm(self.model(asked.inputs)))
 
     def on_validation_epoch_end(self) -> None:
         """Measures the predictions on each split; callbacks see them as `test_all`, `validation_few`, ..."""

@@ -1,11 +1,16 @@
 """What a stage starts from: its model's parts, and its teacher."""
 
 from pathlib import Path
+from typing import cast
 
-from ltexp.config import StageConfig
+import torch
+
+from ltexp.config import StageConfig, names_stage
 from ltexp.errors import CheckpointError
 from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
+from ltexp.models.module import StageModule
+from ltexp.models.self_supervised import is_foreign, read_backbone
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.session import Session
@@ -25,10 +30,12 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
     for part, where in stage.starts.items():
         if where == "fresh" or part not in model.parts():
             continue
-        if where == "stage1":
-            source = checkpoint.read(session.folder / "stage1" / CHECKPOINT)
-        else:
-            source = checkpoint.read(checkpoint.locate(where))
+        path = _located(session, where)
+        if part == "backbone" and not names_stage(where) and is_foreign(path):
+            state = read_backbone(path, model.backbone.state_dict().keys(), f"{name}.init.backbone")
+            load_part(model.backbone, state, f"the backbone that {name} starts from")
+            continue
+        source = checkpoint.read(path)
         if part == "backbone":
             load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
         elif part == "classifier":
@@ -38,6 +45,11 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
         else:
             load_module(model, part.removeprefix("modules."), source, f"the stage that {name} starts from")
     return model
+
+
+def _located(session: Session, where: str) -> Path:
+    """The checkpoint of a stage of this run, or of the run or file that `where` is the path of."""
+    return session.folder / where / CHECKPOINT if names_stage(where) else checkpoint.locate(where)
 
 
 def load_module(model: Model, name: str, source: checkpoint.Checkpoint, where: str) -> None:
@@ -59,8 +71,8 @@ def load_teacher(session: Session, stage: StageConfig) -> Teacher | None:
     """
     if stage.teacher is None:
         return None
-    path = session.folder / "stage1" if stage.teacher == "stage1" else Path(stage.teacher)
-    teacher = read_teacher(checkpoint.locate(str(path)), session.class_counts, session.data.backbone_settings)
+    path = _located(session, stage.teacher)
+    teacher = read_teacher(path, session.class_counts, session.data.backbone_settings)
     session.place(teacher.model)
     return teacher
 
@@ -71,13 +83,12 @@ def load_stage1(session: Session, stage: StageConfig) -> Model:
     Raises:
         CheckpointError: if its checkpoint is missing, damaged, or of other classes.
     """
-    where = stage.init.backbone
-    path = checkpoint.locate(str(session.folder / "stage1") if where == "stage1" else where)
+    path = _located(session, stage.init.backbone)
     source = checkpoint.read(path)
-    if source.num_classes != session.data.num_classes:
+    if source.num_classes != session.num_classes:
         raise CheckpointError(
             f"features.beta_reference=stage1: the classifier in {path} knows {source.num_classes} classes and this "
-            f"dataset has {session.data.num_classes}: set features.beta_reference=last_epoch"
+            f"dataset has {session.num_classes}: set features.beta_reference=last_epoch"
         )
     return session.place(model_of(source, path, session.data.backbone_settings))
 
@@ -100,3 +111,27 @@ def load_model(model: Model, path: Path) -> None:
 def make_trainable(model: Model, stage: StageConfig) -> None:
     """Lets those parts of `model` learn that the stage trains."""
     model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
+
+
+@torch.no_grad()
+def show_training_set(session: Session, model: Model) -> None:
+    """Shows modules that start from it the training set, each sample once; see `StageModule.see`.
+
+    Args:
+        session: of the run, on the stage's training set.
+        model: as it starts.
+    """
+    watching = {name: part for name, part in model.attached.items() if getattr(part, "sees", False)}
+    if not watching:
+        return
+    training = model.training
+    model.eval()
+    for batch in session.evaluation_loader(session.data.train):
+        output = model(batch.inputs, {field for name in watching for field in model.wiring[name].reads})
+        rows = len(batch.labels) if batch.share > 0 else 0
+        of_batch = {"inputs": batch.inputs, "labels": batch.labels}
+        for name, part in watching.items():
+            cast(StageModule, part).see(batch.labels[:rows], *model.read_by(name, output, of_batch))
+    for part in watching.values():
+        cast(StageModule, part).seen()
+    model.train(training)

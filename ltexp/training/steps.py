@@ -5,18 +5,24 @@ batch. It may call the closure more than once, or look ahead with a copy of the 
 and calls the optimizer once.
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
+from hydra.utils import get_class
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ltexp.config import StageConfig, TrainerConfig
+from ltexp.config.build import build
 from ltexp.config.require import require
 from ltexp.data.loader import Batch
+from ltexp.losses.context import BatchContext
+from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
 from ltexp.training.objective import Objective
 
@@ -27,10 +33,19 @@ class SteppedStage(Protocol):
     Attributes:
         model: whose parameters the optimizer moves.
         objective: of the model's output.
+        needs: what the objective reads of the stage's own batch (None) and of each of its streams.
+        seed: of the stage's draws.
+        dropouts: of the model, which are told the batch that they draw for.
     """
 
     model: Model
     objective: Objective
+    needs: dict[str | None, frozenset[str]]
+    seed: int
+    dropouts: list[KeyedDropout]
+
+    def context_of(self, batch: Batch, again: bool = False) -> BatchContext:
+        """What losses may know of a batch."""
 
 
 class Closure(Protocol):
@@ -56,6 +71,13 @@ class Step(ABC):
     streams: Collection[str] = ()
     scales: ClassVar[bool] = False
 
+    def check(self, name: str, stage: StageConfig, trainer: TrainerConfig) -> None:  # noqa: B027 - a hook
+        """Refuses, before any data is read, a stage or a trainer that it cannot work with; `name` is the stage's.
+
+        Raises:
+            ConfigError: saying what to change.
+        """
+
     @abstractmethod
     def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         """Makes one step.
@@ -69,6 +91,19 @@ class Step(ABC):
         Returns:
             The batch's objective, detached.
         """
+
+
+def build_step(node: Mapping[str, Any], class_counts: Tensor, path: str = "step") -> Step:
+    """The step of a config node.
+
+    Args:
+        node: its `_target_` and keywords.
+        class_counts: int64 (C,), given to a constructor that takes them.
+        path: the key of the node in the config, for messages.
+    """
+    taken = inspect.signature(get_class(node["_target_"])).parameters
+    step: Step = build(node, path=path, **({"class_counts": class_counts} if "class_counts" in taken else {}))
+    return step
 
 
 class Standard(Step):

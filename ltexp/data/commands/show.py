@@ -9,7 +9,6 @@ from rich.table import Table
 from ltexp.data.tail.profile import compact_counts
 from ltexp.data.tail.selection import GIVEN
 from ltexp.data.types import Ints, LongTailedData
-from ltexp.errors import LtexpError
 from ltexp.evaluation.shots import ShotRule
 
 RULE = ShotRule()
@@ -40,11 +39,13 @@ def print_summary(data: LongTailedData, console: Console) -> None:
         f"subset {data.subset_hash}, content {data.content_hash}",
     ]
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     left_out = data.facts.get("left_out")
     if left_out and left_out["first"]:
         parts = [f"{left_out[split]:,} {split}" for split in data.splits if left_out.get(split)]
-        console.print(f"left out: {', '.join(parts)} {unit}, such as {left_out['first'][0]}", highlight=False)
+        console.print(
+            f"left out: {', '.join(parts)} {unit}, such as {left_out['first'][0]}", highlight=False, markup=False
+        )
     table = Table("shots", f"training {unit}")
     for column in ("classes", unit, "of all"):
         table.add_column(column, justify="right")
@@ -61,11 +62,11 @@ def draw(data: LongTailedData, path: Path) -> None:
     Raises:
         ConfigError: if the figure cannot be written, or matplotlib does not know the ending of `path`.
     """
-    from matplotlib.figure import Figure
+    from ltexp.report.drawing import literal, new_figure, save
 
     order = np.argsort(-data.class_counts, kind="stable")
     counts = data.class_counts[order]
-    figure = Figure(figsize=(6.4, 3.6), dpi=200, layout="constrained")
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     if len(counts) <= MOST_BARS:
         axes.bar(np.arange(len(counts)), counts, width=0.8 if len(counts) <= 30 else 1.0, color=_BAR, zorder=2)
@@ -84,15 +85,11 @@ def draw(data: LongTailedData, path: Path) -> None:
     axes.set(xlabel=f"class, by number of {data.train.unit}", ylabel=f"training {data.train.unit}")
     ticks = _ticks(int(counts.min()), int(counts.max()))
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.set_title(_title(data), pad=20)
+    axes.set_title(literal(_title(data)), pad=20)
     if len(counts) <= 20:
-        axes.set_xticks(np.arange(len(counts)), [data.class_names[label] for label in order], rotation=30)
+        axes.set_xticks(np.arange(len(counts)), [literal(data.class_names[label]) for label in order], rotation=30)
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise LtexpError(f"cannot write the figure to {path}: {str(error).splitlines()[0]}") from None
+    save(figure, path)
 
 
 def _title(data: LongTailedData) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from ltexp.data.files.decode import open_rgb
+from ltexp.data.files.decode import AS_STORED, Reading, open_rgb
 from ltexp.data.files.split import FileSplit, Paths
 from ltexp.data.tail.selection import hash_of
 from ltexp.data.types import Ints
@@ -64,6 +64,7 @@ class ImageCache:
                 f"{short_side}: {OTHERWISE}"
             )
         self._digest = settings["digest"]
+        self._upright = bool(settings.get("exif_orientation"))
         self._lengths, self._sums, self._originals = facts.T
         self._offsets = np.empty_like(self._lengths)
         for number, start in enumerate(range(0, len(facts), SHARD)):
@@ -79,6 +80,11 @@ class ImageCache:
         Raises:
             DataError: if it does not hold all of them, or originals that are there have changed.
         """
+        if self._upright != split.reading.exif_orientation:
+            raise DataError(
+                f"{self.folder} was made with source.exif_orientation={str(self._upright).lower()}, this run has "
+                f"{str(not self._upright).lower()}: {OTHERWISE}"
+            )
         places = np.searchsorted(self._paths, split.paths).clip(max=len(self._paths) - 1)
         absent = np.flatnonzero(self._paths[places] != split.paths)
         if len(absent):
@@ -128,12 +134,13 @@ def _opened(folder: str, short_side: int, changed: int) -> ImageCache:
 
 
 class Shard(NamedTuple):
-    """A shard to be made: of the images `paths` below `root`."""
+    """A shard to be made: of the images `paths` below `root`, read so."""
 
     target: Path
     paths: Paths
     root: str
     short_side: int
+    reading: Reading = AS_STORED
 
 
 def make_cache(
@@ -147,7 +154,7 @@ def make_cache(
 
     Args:
         folder: the cache's folder; made if need be.
-        splits: those of one root; an image that several have is cached once.
+        splits: those of one source; an image that several have is cached once.
         short_side: the short side of the images, resized as evaluation does; smaller ones stay as they are.
         workers: processes that decode.
         report: told now and then how many of how many images are done.
@@ -159,10 +166,13 @@ def make_cache(
         DataError: for an image that cannot be read, or a folder that holds something else; finished shards stay.
     """
     every = list(splits)
-    root = every[0].root
-    assert all(split.root == root for split in every), every
+    root, reading = every[0].root, every[0].reading
+    assert all((split.root, split.reading) == (root, reading) for split in every), every
     paths = np.unique(np.concatenate([split.paths for split in every]))
-    state = hashlib.blake2b(f"{SCHEMA} {short_side} {QUALITY} {SHARD} {paths.dtype}".encode(), digest_size=6)
+    made_so = f"{SCHEMA} {short_side} {QUALITY} {SHARD} {paths.dtype}" + (
+        " upright" if reading.exif_orientation else ""
+    )
+    state = hashlib.blake2b(made_so.encode(), digest_size=6)
     state.update(paths.tobytes())
     digest = state.hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +181,9 @@ def make_cache(
             parts = [paths[start : start + SHARD] for start in range(0, len(paths), SHARD)]
             names = [_shard_name(digest, number) for number in range(len(parts))]
             _refuse_others(folder, {*names, INDEX, LOCK})
-            shards = [Shard(folder / name, part, root, short_side) for name, part in zip(names, parts, strict=True)]
+            shards = [
+                Shard(folder / name, part, root, short_side, reading) for name, part in zip(names, parts, strict=True)
+            ]
             lacking = [shard for shard in shards if _facts(shard) is None]
             done = len(paths) - sum(len(shard.paths) for shard in lacking)
             report(done, len(paths))
@@ -179,6 +191,7 @@ def make_cache(
                 done += len(shard.paths)
                 report(done, len(paths))
             settings = {"schema": SCHEMA, "short_side": short_side, "quality": QUALITY, "digest": digest}
+            settings |= {"exif_orientation": reading.exif_orientation}
             buffer = BytesIO()
             facts: Any = np.concatenate([_facts(shard) for shard in shards])
             np.savez(buffer, settings=json.dumps(settings), paths=paths, facts=facts)
@@ -213,20 +226,23 @@ def make_shard(shard: Shard) -> Shard:
     facts, copies = np.empty((len(shard.paths), FACTS), np.int64), []
     for row, path in enumerate(shard.paths):
         full = os.path.join(shard.root, os.fsdecode(path))
-        copy, original = _copy(full, shard.short_side)
+        copy, original = _copy(full, shard.short_side, shard.reading)
         copies.append(copy)
         facts[row] = len(copy), zlib.crc32(copy), original
     _write(shard.target, b"".join([facts.astype("<i8").tobytes(), *copies]))
     return shard
 
 
-def _copy(path: str, short_side: int) -> tuple[bytes, int]:
-    """(a JPEG of the image with the short side resized, the bytes of the original); the file itself where it is one."""
+def _copy(path: str, short_side: int, reading: Reading) -> tuple[bytes, int]:
+    """(a JPEG of the image with the short side resized, the bytes of the original); the file itself where it is one.
+
+    A JPEG that is made here has no EXIF orientation and is turned upright already, if it is asked for.
+    """
     try:
         original = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    image = open_rgb(path, original)
+    image = open_rgb(path, original, reading)
     short = min(image.size)
     if short <= short_side and original.startswith(b"\xff\xd8"):
         return original, len(original)

@@ -12,12 +12,13 @@ from ltexp.config.require import is_whole, require
 from ltexp.data.files.cache import open_cache
 from ltexp.data.files.contents import contents_hash
 from ltexp.data.files.source import FileSource
-from ltexp.data.files.split import FileSplit, SourceFiles
+from ltexp.data.files.split import FileSplit, SourceFiles, passed_over_note
 from ltexp.data.images.dataset import check_channels
 from ltexp.data.tail.profile import choose_subset, held_out_sizes
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of, read_held_out
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError, SettingError
+from ltexp.text_files import utf8_lines
 
 FIRST = 5  # images left out that a record names
 TEST_SEED = 0  # of the choice of test images where a dataset has none of its own; they must stay the same
@@ -89,7 +90,8 @@ def long_tailed_files(
     # small copies differ a little from their files, and are what is read
     contents = contents_hash if cache is None else open_cache(cache, resize).contents_hash
     tested = tested.take(chosen.test)
-    identity = [files.hashes["train"], str(cache is not None), contents(train)]
+    upright = ["upright"] if train.reading.exif_orientation else []  # other pixels; and hashes of before stay
+    identity = [files.hashes["train"], str(cache is not None), contents(train), *upright]
     return LongTailedData(
         name=name,
         imbalance=imbalance,
@@ -100,7 +102,7 @@ def long_tailed_files(
         class_names=chosen.class_names,
         subset_hash=hash_of(np.sort(pool.index[np.concatenate([chosen.train, chosen.held_out])])),
         content_hash=hash_of(train.index, train.labels, np.array(identity)),
-        test_hash=hash_of(tested.labels, np.array([contents(tested), *chosen.class_names])),
+        test_hash=hash_of(tested.labels, np.array([contents(tested), *upright, *chosen.class_names])),
         preprocessing=preprocessing,
         loading={"workers": workers, "cache": cache},
         facts={
@@ -108,7 +110,11 @@ def long_tailed_files(
             "held_out_test": fraction if files.test is None else None,
             "left_out": left_out,
             "cache": cache,
+            # only where there are any, as in records of before they were counted
+            **({"passed_over": dict(files.passed_over)} if files.passed_over else {}),
         },
+        last_drawn=lambda each: pool.take(chosen.last_drawn(each)),
+        notes=passed_over_note(files.passed_over),
     )
 
 
@@ -121,7 +127,7 @@ def without(files: SourceFiles, leave_out: str | None) -> tuple[SourceFiles, dic
     if leave_out is None:
         return files, None
     try:
-        lines = Path(leave_out).expanduser().read_bytes().splitlines()
+        lines = [line.rstrip(b"\r\n") for line in utf8_lines(Path(leave_out).expanduser())]
     except OSError as error:
         raise DataError(f"dataset.leave_out={leave_out}: {error.strerror or error}") from None
     named = {line for line in lines if line.strip()}

@@ -1,21 +1,41 @@
 """Image files to RGB pixels with Pillow; without torch."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ltexp.errors import DataError
 
 SPARE = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size only where at least this many pixels for each kept remain
 LEVELS_16_BIT = 65535
+MOST_PIXELS = 178_956_970  # of an image, unless more are allowed: where Pillow, by default, refuses one as an attack
+ORIENTATION = 0x0112  # the EXIF tag
+ON_THEIR_SIDE = (5, 6, 7, 8)  # its values of images that are stored with width and height exchanged
 
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
+
+
+class Reading(NamedTuple):
+    """How the image files of a dataset are read.
+
+    Attributes:
+        exif_orientation: whether images are turned upright as cameras note it in them. Default False: the field's
+            loaders (torchvision's ImageFolder) take the pixels as they are stored.
+        max_pixels: larger images are refused.
+    """
+
+    exif_orientation: bool = False
+    max_pixels: int = MOST_PIXELS
+
+
+AS_STORED = Reading()
 
 
 class Crop(NamedTuple):
@@ -30,24 +50,30 @@ class Crop(NamedTuple):
     mirrored: bool = False
 
 
-def open_rgb(path: str, content: bytes | None = None) -> Image.Image:
+def open_rgb(path: str, content: bytes | None = None, reading: Reading = AS_STORED) -> Image.Image:
     """The image of a file in mode RGB, at its full size, as torchvision's loader gives it but for 16-bit images.
 
     Grey, CMYK and palette images are converted, an alpha channel is dropped, of an animation the first frame is taken.
-    16-bit grey is scaled to 8 bits, where a plain conversion would clip it. An EXIF orientation is not applied.
+    16-bit grey is scaled to 8 bits, where a plain conversion would clip it.
 
     Args:
         path: the file's path, which errors name.
         content: the file's bytes; None: they are read from `path`.
+        reading: whether an EXIF orientation is applied, and how large an image may be.
 
     Raises:
-        DataError: for a file that is missing, truncated, damaged or of no known format.
+        DataError: for a file that is missing, truncated, damaged, too large or of no known format.
     """
-    return _read(path, content, _to_rgb)
+    return _read(path, content, lambda image: _to_rgb(_upright(image, reading)), reading.max_pixels)
 
 
 def read_crop(
-    path: str, content: bytes | None, size: int, crop_of: Callable[[int, int], Crop], exact: bool = True
+    path: str,
+    content: bytes | None,
+    size: int,
+    crop_of: Callable[[int, int], Crop],
+    exact: bool = True,
+    reading: Reading = AS_STORED,
 ) -> Pixels:
     """uint8 (size, size, 3): a part of an image, resized in one step (bilinear, with antialiasing).
 
@@ -58,35 +84,66 @@ def read_crop(
         exact: False: a JPEG much larger than what is kept of it may be decoded at a fraction of its size, with at least
             `SPARE` decoded pixels along each side for each one that is kept. It is three times as fast for an image of
             1500x1200 pixels, and changes values by 1 to 3 of 255 on average.
+        reading: that of `open_rgb`.
 
     Raises:
         DataError: as `open_rgb`.
     """
 
     def cut(image: Image.Image) -> Pixels:
-        width, height = image.size
+        exchanged = reading.exif_orientation and _orientation(image) in ON_THEIR_SIDE
+        width, height = image.size[::-1] if exchanged else image.size
         (left, top, right, bottom), mirrored = crop_of(width, height)
         enough = SPARE * size
         if not exact and right - left >= 2 * enough and bottom - top >= 2 * enough:
-            image.draft(None, (int(width * enough / (right - left)), int(height * enough / (bottom - top))))
+            reduced = int(width * enough / (right - left)), int(height * enough / (bottom - top))
+            image.draft(None, reduced[::-1] if exchanged else reduced)
+        image = _upright(image, reading)
         across, down = image.size[0] / width, image.size[1] / height
         box = (left * across, top * down, right * across, bottom * down)
         pixels = np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
         return pixels[:, ::-1] if mirrored else pixels
 
-    return _read(path, content, cut)
+    return _read(path, content, cut, reading.max_pixels)
 
 
-def _read(path: str, content: bytes | None, use: Callable[[Image.Image], T]) -> T:
+def _read(path: str, content: bytes | None, use: Callable[[Image.Image], T], max_pixels: int) -> T:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_limit_of_pillow():
             warnings.simplefilter("ignore")  # of damaged metadata and the like, which do not touch the pixels
             with Image.open(path if content is None else BytesIO(content)) as image:
+                if image.width * image.height > max_pixels:
+                    raise DataError(
+                        f"{path}: {image.width}x{image.height} pixels are more than dataset.source.max_pixels="
+                        f"{max_pixels}: raise it, or leave the image out"
+                    )
                 return use(image)
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
     except Exception as error:  # a decoder raises whatever it stumbles over
         raise DataError(f"{path}: not a readable image ({error})") from None
+
+
+@contextmanager
+def _no_limit_of_pillow() -> Iterator[None]:
+    """Pillow's limit is one for all images of a process, and a key of a dataset is to stand above it."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(ORIENTATION, 1))
+
+
+def _upright(image: Image.Image, reading: Reading) -> Image.Image:
+    if not reading.exif_orientation or _orientation(image) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ltexp.data.files.decode import MOST_PIXELS
 from ltexp.data.files.lists import (
     ImageList,
     class_folders,
@@ -32,6 +33,7 @@ class ImageLists(FileSource):
             folders of the training images where each class has one of its own, else numbers.
         published: what the lists hold by their papers, by split: `images`, `smallest` and `largest` class, and `hash`
             where it is known (see `list_hash`). Another hash is only noted.
+        exif_orientation, max_pixels: see `Reading`.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class ImageLists(FileSource):
         num_classes: int | None = None,
         classes: str | None = None,
         published: Mapping[str, Mapping[str, Any]] | None = None,
+        exif_orientation: bool = False,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
-        self.folder = folder
+        super().__init__(folder, exif_orientation, max_pixels)
         self.lists = {"train": train, "validation": validation, "test": test}
         self.num_classes = num_classes
         self.classes = classes
@@ -123,7 +127,9 @@ class ImageLists(FileSource):
     def _split(self, found: ImageList, folder: Path, names: Sequence[str]) -> FileSplit:
         index = np.arange(len(found.labels), dtype=np.int64)
         paths = self.resolved(found.paths, found.labels, folder, names)
-        return FileSplit(paths=paths, labels=found.labels, index=index, root=str(folder), listing=found.name)
+        return FileSplit(
+            paths=paths, labels=found.labels, index=index, root=str(folder), listing=found.name, reading=self.reading
+        )
 
     def resolved(self, paths: Paths, labels: Ints, folder: Path, names: Sequence[str]) -> Paths:
         """The paths as they are on the disk; here: as the list has them."""

@@ -10,8 +10,10 @@ import numpy as np
 
 from ltexp.data.files.split import Paths
 from ltexp.data.types import Ints
+from ltexp.text_files import utf8_lines
 
 MOST_DIGITS = 9  # of a label
+HEADER = "; if it names the columns, delete it"
 MOST_LINES = 3  # of a kind of problem that are listed
 
 
@@ -63,8 +65,8 @@ def list_hash(paths: Paths, labels: Ints) -> str:
 def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
     """(the list, what is wrong with its lines); no list if anything is.
 
-    A line is a path, blanks and a label. The path may hold blanks, and be absolute below `folder`. Lines may end as on
-    Windows; at the end of the file there may be blank ones.
+    A line is a path, blanks, a tab or a comma, and a label. The path may hold blanks, stand in double quotes, and be
+    absolute below `folder`. Lines may end as on Windows; at the end of the file there may be blank ones.
 
     Args:
         path: the list file's path.
@@ -76,22 +78,20 @@ def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
     prefix = str(folder).encode() + b"/"
     blank = 0
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                *rest, label = line.rsplit(None, 1) or [b""]  # blanks of any kind
-                name = rest[0] if rest else b""
-                if name.startswith((b"/", b"./", b"\xef\xbb\xbf")):
-                    name = name.removeprefix(b"\xef\xbb\xbf").removeprefix(prefix).removeprefix(b"./")
-                if not label and not name:
-                    blank = blank or number
-                elif problem := _problem(name, label, line):
-                    complaints.add(problem[0], number, problem[1])
-                else:
-                    if blank:
-                        complaints.add("nothing in them", blank, "it is blank")
-                        blank = 0
-                    found.append(name)
-                    labels.append(int(label))
+        for number, line in enumerate(utf8_lines(path), start=1):
+            name, label = _parts(line)
+            if name.startswith((b"/", b"./")):
+                name = name.removeprefix(prefix).removeprefix(b"./")
+            if not label and not name:
+                blank = blank or number
+            elif problem := _problem(name, label, line):
+                complaints.add(problem[0], number, problem[1] + (HEADER if _is_header(number, name, label) else ""))
+            else:
+                if blank:
+                    complaints.add("nothing in them", blank, "it is blank")
+                    blank = 0
+                found.append(name)
+                labels.append(int(label))
     except OSError as error:
         return None, [f"{path}: {error.strerror or error}"]
     texts = complaints.texts()
@@ -103,8 +103,31 @@ def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
     return image_list, _repeated(path.name, found, labels)
 
 
+def _parts(line: bytes) -> tuple[bytes, bytes]:
+    """(path, label) of a line, empty where there is none: the label is what stands behind the last blank or comma."""
+    *rest, label = line.rsplit(None, 1) or [b""]  # blanks of any kind
+    name = rest[0] if rest else b""
+    if not label.isdigit() and b"," in line:
+        before, _, last = line.strip().rpartition(b",")
+        if last.strip(b' "').isdigit() or not rest:
+            name, label = before.rstrip(), last.strip(b' "')
+    name = name.removesuffix(b",").rstrip()  # of "path, label"
+    if len(name) > 2 and name[:1] == name[-1:] == b'"':
+        name = name[1:-1].replace(b'""', b'"')
+    return name, label
+
+
+def _is_header(number: int, name: bytes, label: bytes) -> bool:
+    """Whether line 1 names columns: words alone, without the ending of a file."""
+    return number == 1 and label.isalpha() and b"." not in name and b"/" not in name
+
+
 def _problem(name: bytes, label: bytes, line: bytes) -> tuple[str, str] | None:
     """(kind, text) of what is wrong with a line, if anything is."""
+    if b"\0" in line:
+        return "zero bytes", "it holds zero bytes; is the list UTF-16? save it as UTF-8"
+    if b"\r" in name:
+        return "carriage returns", "lines end as on old Macs: save the list with the line ends of Unix or Windows"
     if not name:
         return "no path and label", f"expected a path and a label, found {_shown(line.strip())}"
     if not label.isdigit() or len(label) > MOST_DIGITS:
@@ -115,8 +138,6 @@ def _problem(name: bytes, label: bytes, line: bytes) -> tuple[str, str] | None:
         return "backslashes", f"{_shown(name)}: write / between folders"
     if not name.isascii() and not is_utf8(name):
         return "paths that are not UTF-8", f"{_shown(name)} is not UTF-8"
-    if b"\0" in name:
-        return "zero bytes", "it holds zero bytes; is the list UTF-16? save it as UTF-8"
     return None
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ltexp.config.require import require
 from ltexp.data.files.augmentation import CentreCrop, FileAugmentation
 from ltexp.data.files.cache import ImageCache, open_cache
-from ltexp.data.files.decode import read_crop
+from ltexp.data.files.decode import Crop, read_crop
 from ltexp.data.files.split import FileSplit
 from ltexp.data.files.workers import start_workers
 from ltexp.data.loader import Loader
@@ -46,6 +46,7 @@ class Decoder(Dataset[Tensor | str]):
         self, split: FileSplit, size: int, crops: Sequence[CentreCrop | FileAugmentation], cache: ImageCache | None
     ) -> None:
         self.paths, self.root, self.size, self.crops, self.cache = split.paths, split.root, size, crops, cache
+        self.reading = split.reading
         self.places = cache.places(split) if cache is not None else None
 
     def __getitem__(self, request: Request) -> Tensor | str:
@@ -65,7 +66,11 @@ class Decoder(Dataset[Tensor | str]):
         if self.cache is not None and self.places is not None:
             path, content = self.cache.read(int(self.places[row]))
         exact = isinstance(crop, CentreCrop)  # a random crop need not be
-        return read_crop(path, content, self.size, lambda width, height: crop.crop(width, height, draw), exact)
+
+        def cut(width: int, height: int) -> Crop:
+            return crop.crop(width, height, draw)
+
+        return read_crop(path, content, self.size, cut, exact, self.reading)
 
 
 class Requests:

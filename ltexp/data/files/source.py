@@ -2,18 +2,29 @@
 
 from pathlib import Path
 
+from ltexp.config.require import is_whole, require
+from ltexp.data.files.decode import MOST_PIXELS, Reading
 from ltexp.data.files.split import SourceFiles
 from ltexp.data.types import Source, Unreadable
+from ltexp.text_files import utf8_lines
 
 
 class FileSource(Source):
     """Image files below one folder.
 
-    Attributes:
+    Args:
         folder: the images lie in it: below the data root, or absolute.
+        exif_orientation, max_pixels: see `Reading`.
+
+    Raises:
+        ConfigError: for a setting out of range.
     """
 
-    folder: str | None
+    def __init__(self, folder: str | None, exif_orientation: bool = False, max_pixels: int = MOST_PIXELS) -> None:
+        require(isinstance(exif_orientation, bool), "exif_orientation", exif_orientation, "true or false")
+        require(is_whole(max_pixels, 1), "max_pixels", max_pixels, "a whole number of 1 or more")
+        self.folder = folder
+        self.reading = Reading(exif_orientation, max_pixels)
 
     def unreadable(self, opened: SourceFiles, decode: bool) -> list[Unreadable]:
         """Images that are not there or, with `decode`, cannot be decoded, which takes all cores and shows a bar."""
@@ -40,9 +51,13 @@ class FileSource(Source):
 def read_names(path: Path) -> tuple[tuple[str, ...] | None, list[str]]:
     """(class names, problems) of a file with one name a line."""
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    except (UnicodeDecodeError, OSError) as error:
-        return None, [f"{path}: cannot be read ({error})"]
+        names = tuple(line.decode().strip() for line in utf8_lines(path))
+    except UnicodeDecodeError:
+        return None, [f"{path}: not a text file in UTF-8: save it as that"]
+    except OSError as error:
+        return None, [f"{path}: cannot be read ({error.strerror or error})"]
+    if any("\0" in name for name in names):
+        return None, [f"{path}: it holds zero bytes; if it is UTF-16, save it as UTF-8"]
     if len(names) < 2 or not all(names):
         blank = next((number for number, name in enumerate(names, start=1) if not name), None)
         return None, [f"{path}: " + (f"line {blank} is blank" if blank else f"{len(names)} class names")]

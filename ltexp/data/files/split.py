@@ -3,13 +3,16 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ltexp.data.files.decode import AS_STORED, Reading
 from ltexp.data.types import Ints, Split
+
+KINDS_NAMED = 5  # endings of files that are passed over
 
 Paths = npt.NDArray[np.bytes_]
 
@@ -23,11 +26,13 @@ class FileSplit(Split):
             forked worker reads it.
         root: absolute.
         listing: the list file that names them, of which `index` + 1 is the line; "" if there is none.
+        reading: how they are read.
     """
 
     paths: Paths
     root: str
     listing: str = ""
+    reading: Reading = AS_STORED
     loader: ClassVar[str] = "ltexp.data.files.loader.FileLoader"
     unit: ClassVar[str] = "images"
 
@@ -66,6 +71,7 @@ class SourceFiles:
         test: None if there is none.
         class_names: one for each label.
         hashes: a hash of each split's paths and labels, by its name; the same wherever the files lie.
+        passed_over: how many files of the folders are no images by their ending, by that.
         unit: what one sample is called, in the plural.
     """
 
@@ -74,6 +80,7 @@ class SourceFiles:
     test: FileSplit | None
     class_names: tuple[str, ...]
     hashes: Mapping[str, str]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     unit: ClassVar[str] = "images"
 
     def describe(self) -> str:
@@ -90,3 +97,13 @@ class SourceFiles:
     def labels(self) -> dict[str, Ints]:
         """By split."""
         return {name: split.labels for name, split in self.splits.items()}
+
+
+def passed_over_note(counts: Mapping[str, int]) -> list[str]:
+    """One line on files in class folders that are no images by their ending; none if there are none."""
+    if not counts:
+        return []
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{count:,} {what}" for what, count in most[:KINDS_NAMED])
+    further = f" and {len(most) - KINDS_NAMED} more kinds" if len(most) > KINDS_NAMED else ""
+    return [f"note: {sum(counts.values()):,} files in class folders are passed over as no images: {named}{further}"]

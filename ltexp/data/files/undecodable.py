@@ -4,12 +4,13 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ltexp.data.files.decode import open_rgb
+from ltexp.data.files.decode import Reading, open_rgb
 from ltexp.data.files.split import FileSplit
 from ltexp.data.types import Ints, Unreadable
 from ltexp.errors import DataError
@@ -32,7 +33,7 @@ def undecodable(splits: Mapping[str, FileSplit], absent: Mapping[str, Ints]) -> 
         task = bar.add_task("decoding", total=sum(map(len, rows.values())))
         with ProcessPoolExecutor(usable_cores(), initializer=_ignore_interrupts) as pool:
             for name, split in splits.items():
-                for chunk, reasons in pool.map(_try_all, _chunks(split, rows[name])):
+                for chunk, reasons in pool.map(partial(_try_all, split.reading), _chunks(split, rows[name])):
                     bar.advance(task, len(chunk))
                     for row, reason in reasons:
                         text = f"{split.where(row)}: {reason}"
@@ -46,12 +47,12 @@ def _chunks(split: FileSplit, rows: Ints) -> Iterator[list[tuple[int, str]]]:
         yield [(row, os.path.join(split.root, os.fsdecode(split.paths[row]))) for row in part]
 
 
-def _try_all(chunk: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+def _try_all(reading: Reading, chunk: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """(the chunk, the rows that cannot be decoded and why)."""
     reasons = []
     for row, path in chunk:
         try:
-            open_rgb(path)
+            open_rgb(path, reading=reading)
         except DataError as error:
             reasons.append((row, str(error).removeprefix(f"{path}: ")))
     return chunk, reasons

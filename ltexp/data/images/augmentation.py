@@ -22,9 +22,10 @@ class CropFlip(Augmentation):
         auto_augment: whether a sub-policy of AutoAugment's CIFAR-10 policy (Cubuk et al., CVPR 2019) follows.
         cutout: side of a black square with its centre anywhere in the image (DeVries and Taylor, 2017); 0: none.
         rotation: after crop and flip, by up to so many degrees to either side about the centre, black outside; 0: none.
+        grey: the share of images that lose their colours, drawn at random (SimCLR, Chen et al., ICML 2020: 0.2).
 
     Raises:
-        ConfigError: for a padding or a cutout below 0, or a rotation out of [0, 180].
+        ConfigError: for a padding or a cutout below 0, a rotation out of [0, 180], or a share out of [0, 1].
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class CropFlip(Augmentation):
         auto_augment: bool = False,
         cutout: int = 0,
         rotation: float = 0.0,
+        grey: float = 0.0,
     ) -> None:
+        require(0 <= grey <= 1, "grey", grey, "a share from 0 to 1")
         require(0 <= rotation <= 180, "rotation", rotation, "degrees from 0 to 180")
         for key, value in (("padding", padding), ("cutout", cutout)):
             require(is_whole(value, 0), key, value, "a whole number of 0 or more")
@@ -43,11 +46,12 @@ class CropFlip(Augmentation):
         self.auto_augment = auto_augment
         self.cutout = cutout
         self.rotation = rotation
+        self.grey = grey
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`top` and `left` (count,), the crop's corner in the padded image, `flip` (count,) of bool, `operation` and
-        `level` (count, 2) of AutoAugment, `hole` (count, 2), its centre as a share of height and width, and `angle`
-        (count,) in degrees."""
+        `level` (count, 2) of AutoAugment, `hole` (count, 2), its centre as a share of height and width, `angle`
+        (count,) in degrees, and `grey` (count,) of bool."""
         corners = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
         draws = {"top": corners[0], "left": corners[1]}
         if self.flip:
@@ -58,6 +62,8 @@ class CropFlip(Augmentation):
             draws["hole"] = torch.rand(count, 2, generator=generator)
         if self.rotation:
             draws["angle"] = (2 * torch.rand(count, generator=generator) - 1) * self.rotation
+        if self.grey:
+            draws["grey"] = torch.rand(count, generator=generator) < self.grey
         return draws
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
@@ -67,6 +73,8 @@ class CropFlip(Augmentation):
         if self.auto_augment:
             for step in range(2):
                 images = apply_operations(images, draws["operation"][:, step], draws["level"][:, step])
+        if self.grey:
+            images = torch.where(draws["grey"][:, None, None, None], without_colours(images), images)
         return cut_out(images, draws["hole"], self.cutout) if self.cutout else images
 
     def _crop(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
@@ -81,6 +89,12 @@ class CropFlip(Augmentation):
         pixel = (first[:, None] + row * padded_width)[:, :, None] + column[:, None, :]
         # one gather of whole pixels: several times faster than indexing by image, row and column
         return images.reshape(-1, channels).index_select(0, pixel.flatten()).view(batch, height, width, channels)
+
+
+def without_colours(images: Tensor) -> Tensor:
+    """`images` (B, H, W, 3) in grey, of the same type: the luma of ITU-R 601-2, as Pillow has it."""
+    luma = images.float() @ torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    return luma.round().to(images.dtype)[..., None].expand_as(images)
 
 
 def cut_out(images: Tensor, hole: Tensor, side: int) -> Tensor:

@@ -98,6 +98,7 @@ def _subset(
         content_hash=hash_of(train.images, train.labels),
         test_hash=hash_of(test.images, test.labels, np.array(chosen.class_names)),
         preprocessing={"channel_mean": mean, "channel_std": std},
+        last_drawn=lambda each: _split(arrays.train_images, arrays.train_labels, chosen.last_drawn(each)),
     )
 
 

@@ -105,16 +105,34 @@ def choose_subset(labels: Ints, sizes: Sequence[int], seed: int) -> Ints:
     Returns:
         int64 (sum of sizes,), sorted by class and, within a class, in the order drawn.
     """
+    kept = []
+    for label, positions in enumerate(_shuffled_classes(labels, len(sizes), seed)):
+        assert sizes[label] <= len(positions), (label, sizes[label], len(positions))
+        kept.append(positions[: sizes[label]])
+    return np.concatenate(kept).astype(np.int64, copy=False)
+
+
+def last_drawn(labels: Ints, num_classes: int, seed: int, per_class: int) -> Ints:
+    """Positions of the last `per_class` images of each class in the order of `choose_subset`, sorted by class.
+
+    They are apart from the subset wherever a class has so many more images than the subset keeps.
+
+    Returns:
+        int64 (num_classes * per_class,); fewer where a class has fewer images.
+    """
+    last = [positions[-per_class:] for positions in _shuffled_classes(labels, num_classes, seed)]
+    return np.concatenate(last).astype(np.int64, copy=False)
+
+
+def _shuffled_classes(labels: Ints, num_classes: int, seed: int) -> Iterator[Ints]:
+    """The positions of each class in a random order."""
     draws = np.random.RandomState(seed)
     by_class = np.argsort(labels, kind="stable")
-    ends = np.cumsum(np.bincount(labels, minlength=len(sizes)))
-    kept = []
-    for label, size in enumerate(sizes):
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    for label in range(num_classes):
         positions = by_class[ends[label - 1] if label else 0 : ends[label]]
-        assert size <= len(positions), (label, size, len(positions))
         draws.shuffle(positions)
-        kept.append(positions[:size])
-    return np.concatenate(kept).astype(np.int64, copy=False)
+        yield positions
 
 
 def held_out_sizes(sizes: Sequence[int], fraction: float, max_per_class: int | None = None) -> list[int]:

@@ -1,8 +1,9 @@
 """Which samples of a source a long-tailed dataset holds: for training, held out of it, and for the test."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ltexp.data.tail.profile import (
     class_sizes,
     compact_counts,
     held_out_sizes,
+    last_drawn,
     name_class,
     name_classes,
     workable,
@@ -71,6 +73,7 @@ class SubsetIndices:
         held_out: the training samples that are held out, sorted by class; may be empty.
         test: the test samples, in the source's order.
         subset_hash: a hash of `train` and `held_out` together.
+        last_drawn: the last images of each class, so many of each, in the order that `train` holds the first ones of.
     """
 
     class_names: tuple[str, ...]
@@ -78,6 +81,7 @@ class SubsetIndices:
     held_out: Ints
     test: Ints
     subset_hash: str
+    last_drawn: Callable[[int], Ints]
 
 
 def choose(
@@ -103,7 +107,8 @@ def choose(
     if fraction > 0 and not held.any():
         raise SettingError("validation.fraction", fraction, f"0, since no class has more than one of the {unit}")
     tested = np.flatnonzero(test_labels < len(names)).astype(np.int64, copy=False)
-    return SubsetIndices(names, chosen[~held], chosen[held], tested, hash_of(chosen))
+    last = partial(last_drawn, train_labels, len(names), _subset_seed(request.subset))
+    return SubsetIndices(names, chosen[~held], chosen[held], tested, hash_of(chosen), last)
 
 
 def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) -> list[int]:

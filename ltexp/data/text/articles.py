@@ -13,9 +13,12 @@ import numpy as np
 
 from ltexp.data.images.arrays import default_root
 from ltexp.data.types import Ints, Source
+from ltexp.text_files import utf8_lines
 
 FILES = ("train.csv", "test.csv")
 PREPARED_BY_COMMAND = ("ag_news",)
+MOST_LETTERS = 2**31 - 1  # of a field: any length
+HEADERS = ("class", "class index", "label", "category", "target")  # of a first column
 MOST_PROBLEMS = 5  # of a file that are listed
 
 
@@ -130,8 +133,9 @@ class _UnreadableError(Exception):
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of each article."""
-    with path.open("rb") as file:
-        reader = csv.reader(_decoded(file), strict=True)
+    previous = csv.field_size_limit(MOST_LETTERS)
+    try:
+        reader = csv.reader(_decoded(utf8_lines(path)), strict=True)
         start = 1
         while True:
             try:
@@ -139,20 +143,33 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise _UnreadableError(f"{start}: not CSV ({error})") from None
-            yield start, fields
+                raise _UnreadableError(
+                    f"{start}: not CSV ({error}): fields stand between commas, text in double quotes, a double quote "
+                    "in it is written twice"
+                ) from None
+            if not _is_header(start, fields):
+                yield start, fields
             start = reader.line_num + 1
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _is_header(line: int, fields: list[str]) -> bool:
+    """Whether line 1 names the columns, as copies of these datasets have it (`Class Index,Title,Description`)."""
+    return line == 1 and bool(fields) and fields[0].strip().lower().replace("_", " ") in HEADERS
 
 
 def _decoded(lines: Iterator[bytes]) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield line.decode()
         except UnicodeDecodeError as error:
             raise _UnreadableError(f"{number}: byte {error.start + 1} of the line is not UTF-8") from None
 
 
 def _problem(fields: list[str], num_classes: int, text_fields: int) -> str | None:
+    if len(fields) == 1 and fields[0].count("\t") == text_fields:
+        return "fields stand between tabs: write commas, and text in double quotes"
     if len(fields) != text_fields + 1:
         expected = f"the class index and {text_fields} of text" if text_fields > 1 else "the class index and the text"
         return f"{len(fields)} fields, expected {text_fields + 1} ({expected})"

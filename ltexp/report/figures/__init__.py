@@ -77,9 +77,18 @@ def draw(kind: str, runs: Sequence[Run], path: Path, **chosen: str) -> None:
 
 
 def draw_run_figures(run_dir: Path) -> list[Path]:
-    """Draws the figures of the finished run in `run_dir` into that folder, and returns their paths."""
-    runs = [Run(run_dir, read_record(run_dir))]
-    paths = [run_dir / f"{kind}.png" for kind in AT_THE_END]
-    for kind, path in zip(AT_THE_END, paths, strict=True):
-        draw(kind, runs, path)
-    return paths
+    """Draws the figures of the finished run in `run_dir` into that folder, and returns their paths.
+
+    A figure that cannot be drawn, for whatever reason, is named in one line: the run's numbers are there.
+    """
+    drawn = []
+    for kind in AT_THE_END:
+        path = run_dir / f"{kind}.png"
+        try:
+            draw(kind, [Run(run_dir, read_record(run_dir))], path)
+        except Exception as error:  # matplotlib raises whatever it stumbles over
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"{path.name} was not drawn ({reason}); `ltexp report {run_dir} figure={kind}` draws it", flush=True)
+        else:
+            drawn.append(path)
+    return drawn

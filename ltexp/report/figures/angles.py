@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Floats32, Ints
-from ltexp.report.classes import by_frequency, check_same_classes, chosen_classes, class_names
+from ltexp.report.classes import by_frequency, check_same_classes, chosen_classes, class_titles
 from ltexp.report.drawing import MARKERS, common, load_arrays, panels, save, titles
 from ltexp.report.figures.tsne import choose
 from ltexp.report.records import Run
@@ -46,7 +46,7 @@ def draw(
     if not 2 <= len(shown) <= len(MARKERS):
         raise ConfigError(f"classes={classes or len(shown)}: choose two to {len(MARKERS)} classes")
     figure, axes = panels(runs, 3.2, 3.4)
-    names, counts = class_names(runs[0]), runs[0].record["class_counts"]
+    names, counts = class_titles(runs[0]), runs[0].record["class_counts"]
     points = [_points(run, shown, int(samples), split) for run in runs]
     # the same for all panels, so that they can be compared
     low = max(0.0, min(float(places.min()) for places, _ in points) - 5)

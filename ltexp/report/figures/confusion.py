@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.evaluation.metrics import confusion_matrix
+from ltexp.report.classes import class_titles
 from ltexp.report.drawing import head, load_predictions, panels, save
 from ltexp.report.records import Run
 
@@ -43,9 +44,9 @@ def _matrix(axis: Any, run: Run) -> Any:
     axis.set_xlabel("predicted class, most to least frequent", fontsize=8)
     axis.set_ylabel("true class, most to least frequent", fontsize=8)
     axis.tick_params(labelsize=7)
-    names = run.record.get("class_names") or [str(label) for label in range(len(order))]
+    names = class_titles(run)
     if len(order) <= MOST_NAMES:
-        shown = [str(names[label]) for label in order]
+        shown = [names[label] for label in order]
         turned = 90 if max(map(len, shown)) > 2 else 0
         axis.set_xticks(np.arange(len(order)), shown, rotation=turned)
         axis.set_yticks(np.arange(len(order)), shown)

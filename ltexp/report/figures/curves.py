@@ -76,12 +76,15 @@ def read_curves(run: Run) -> Curves:
         epochs = int(stage.get("epochs") or 0)
         rows = read_metrics(run.folder / stage["name"] / METRICS)
         found |= bool(rows)  # a stage that came from a checkpoint has none
+        pretext = "num_classes" in stage  # how well it tells labels of its own is no accuracy on the classes
         for row in rows:
             for column, curve in columns.items():
-                if row.get(column):
+                if row.get(column) and not (pretext and column == "test_all"):
                     curve[start + int(row["epoch"]) + 1] = float(row[column])
         start += epochs
-        if start:  # a stage without epochs has no place on the axis of its own: it changes the accuracy at its epoch
+        if (
+            start and not pretext
+        ):  # a stage without epochs has no place on the axis of its own: it changes the accuracy at its epoch
             columns["test_all"][start] = float(stage["metrics"]["all"])
         ends.append(start)
     if not found:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats, Ints
-from ltexp.report.classes import check_same_classes, chosen_classes, class_names, frequency_groups
+from ltexp.report.classes import check_same_classes, chosen_classes, class_titles, frequency_groups
 from ltexp.report.drawing import MARKERS, common, experiments, legend_below, load_feature_norms, new_figure, save
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURE_NORMS
@@ -51,7 +51,7 @@ def draw(
             epochs = read_curves(seeds[0], stage)[0] + 1
             axis.plot(epochs, mean[:, label], color=color, marker=marker, markersize=3, linewidth=1.4)
         count = runs[0].record["class_counts"][label]
-        axis.set_title(f"class {class_names(runs[0])[label]}\n{count} images", fontsize=8)
+        axis.set_title(f"class {class_titles(runs[0])[label]}\n{count} images", fontsize=8)
         axis.set_xlabel("epoch", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
         _plain(axis)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Floats32
-from ltexp.report.classes import check_same_classes, chosen_classes, class_names
+from ltexp.report.classes import check_same_classes, chosen_classes, class_titles
 from ltexp.report.drawing import BLACK, BLUE, MOST_PANELS, ORANGE, common, load_arrays, new_figure, save, titles
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURES
@@ -38,7 +38,7 @@ def draw(runs: Sequence[Run], path: Path, classes: str | None = None) -> None:
         raise ConfigError(f"{len(runs)} runs and {len(shown)} classes are too many: at most {MOST_PANELS} panels")
     figure = new_figure(3.4 * len(runs), 3.2 * len(shown))
     axes = figure.subplots(len(shown), len(runs), squeeze=False)
-    names, counts = class_names(runs[0]), runs[0].record["class_counts"]
+    names, counts = class_titles(runs[0]), runs[0].record["class_counts"]
     for column, (run, title) in enumerate(zip(runs, titles(runs), strict=True)):
         kept = read(run)
         for row, label in enumerate(shown):

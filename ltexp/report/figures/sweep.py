@@ -12,7 +12,7 @@ import numpy as np
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
-from ltexp.report.drawing import MARKERS, MOST_PANELS, common, new_figure, save
+from ltexp.report.drawing import MARKERS, MOST_PANELS, common, literal, new_figure, save
 from ltexp.report.groups import Group, Statistic, group_runs, statistic
 from ltexp.report.records import Run
 from ltexp.report.swept import number, sort_key, swept_values
@@ -52,7 +52,7 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
     if metric not in METRICS:
         raise ConfigError(unknown_name("metric", metric, METRICS))
     groups = group_runs(runs)
-    columns = swept_values(groups)
+    columns = {key: [literal(value) for value in values] for key, values in swept_values(groups).items()}
     if not columns:
         raise ConfigError("these runs differ by no key but their seed: figure=sweep needs a sweep over another one")
     axes = choose_axes(columns)
@@ -210,7 +210,7 @@ def _crowded(values: Sequence[float]) -> bool:
 
 def _heading(groups: Sequence[Group]) -> str:
     first = [group.runs[0] for group in groups]
-    methods = {str(run.record["method"]) for run in first}
+    methods = {literal(str(run.record["method"])) for run in first}
     parts = [common(first), methods.pop() if len(methods) == 1 else ""]
     return ", ".join(part for part in parts if part)
 

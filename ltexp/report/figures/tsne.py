@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Floats32, Ints
 from ltexp.names import unknown_name
-from ltexp.report.classes import check_same_classes, chosen_classes, class_names
+from ltexp.report.classes import check_same_classes, chosen_classes, class_titles
 from ltexp.report.drawing import MARKERS, MOST_PANELS, common, load_arrays, new_figure, save, titles
 from ltexp.report.records import Run
 from ltexp.run_folder import FEATURES
@@ -57,7 +57,7 @@ def draw(
             panel(axes[row, column], embed(features[chosen]), labels[chosen], shown)
             axes[row, 0].set_ylabel("training images" if name == "train" else "test images", fontsize=9)
         axes[0, column].set_title(title, fontsize=9)
-    names, counts = class_names(runs[0]), runs[0].record["class_counts"]
+    names, counts = class_titles(runs[0]), runs[0].record["class_counts"]
     labels_of = [f"{names[label]} ({counts[label]})" for label in shown]
     handles = axes[0, 0].collections[: len(labels_of)]
     figure.legend(

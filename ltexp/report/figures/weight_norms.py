@@ -9,7 +9,7 @@ import numpy as np
 from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.arrays import Floats
 from ltexp.names import unknown_name
-from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, class_names
+from ltexp.report.classes import MOST_CLASSES, by_frequency, check_same_classes, class_titles
 from ltexp.report.drawing import MARKERS, common, experiments, legend_below, new_figure, save
 from ltexp.report.records import Run
 
@@ -43,7 +43,7 @@ def draw(runs: Sequence[Run], path: Path, stage: str | None = None) -> None:
             step = max(len(order) // 10, 1)
             axis.plot(places[::step], _smooth(values)[::step], color=color, marker=marker, markersize=5, linestyle="")
     if len(order) <= MOST_CLASSES:
-        axis.set_xticks(places, [class_names(runs[0])[label] for label in order], fontsize=8)
+        axis.set_xticks(places, [class_titles(runs[0])[label] for label in order], fontsize=8)
     axis.set_xlabel("class, from the most to the least frequent", fontsize=9)
     axis.set_ylabel(f"norm of the classifier's weight{f' after {stage}' if stage else ''}", fontsize=9)
     axis.set_ylim(bottom=0)
@@ -63,6 +63,10 @@ def _norms(run: Run, stage: str | None) -> Floats:
     norms = stages[name].get("weight_norms")
     if not norms:
         raise DataError(f"the record in {run.folder} has no weight norms of {name}: train the run again")
+    if len(norms) != len(run.record["class_counts"]):
+        raise ConfigError(
+            f"{name} of {run.folder} tells labels of its own, not the dataset's classes: name another stage"
+        )
     return np.asarray(norms, dtype=np.float64)
 
 

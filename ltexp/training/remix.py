@@ -1,4 +1,4 @@
-"""Remix (Chou et al., ECCV Workshops 2020): mixup whose label may go to the rarer class alone."""
+"""Remix: mixup whose label may go to the rarer class alone (Chou et al., ECCV Workshops 2020)."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class Remix(Mixup):
     Args:
         class_counts: int64 (C,).
         alpha: α of λ ~ Beta(α, α). Default 1.0 (the paper).
-        kappa: κ. Default 3 (the paper).
+        kappa: κ. Default 3 (the paper); infinite: mixup.
         tau: τ. Default 0.5 (the paper).
 
     Raises:
@@ -33,10 +33,10 @@ class Remix(Mixup):
     def __call__(self, batch: Batch, seed: int) -> Mixed:
         """The batch mixed as by mixup, and a label weight for each row."""
         weight = self.draw_weight(seed, batch.epoch, batch.step)
-        images, labels = partners_of(batch)
-        counts = self.class_counts.to(labels.device)
-        label_weight = self.label_weight(counts[batch.labels], counts[labels], weight)
-        return Mixed(batch.inputs.lerp(images, 1.0 - weight), Mixture(batch.labels, labels, label_weight))
+        partners, partner_labels = partners_of(batch)
+        counts = self.class_counts.to(batch.labels.device)
+        label_weight = self.label_weight(counts[batch.labels], counts[partner_labels], weight)
+        return Mixed(batch.inputs.lerp(partners, 1.0 - weight), Mixture(batch.labels, partner_labels, label_weight))
 
     def label_weight(self, own: Tensor, partner: Tensor, weight: float) -> Tensor:
         """(n,) float32: what the own label counts for.

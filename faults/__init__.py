@@ -1,0 +1,1 @@
+"""What happens when something goes wrong: `make faults`; docs/reliability.md has what is promised."""

@@ -1,0 +1,112 @@
+"""What moved since a run began: its folder, its data, what it started from. All is known by contents, not by place."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from image_trees import make_image, write_tree
+from records import record
+from runs import composed, run_here
+
+from ltexp import evaluate
+from ltexp.config import to_config
+from ltexp.config.identity import other_keys
+from ltexp.config.places import is_moved
+from ltexp.errors import CheckpointError, ConfigError
+from ltexp.report.__main__ import main as report
+from ltexp.training.run import check_same_things
+
+SIZES = (
+    *("dataset=image_folder", "backbone=resnet10", "dataset.image_size=32", "dataset.resize=36", "dataset.workers=0"),
+    *("method=crt", "stage1.epochs=1", "stage2.epochs=1", "evaluation.figures=false", "trainer.progress=false"),
+    *("trainer.accelerator=cpu", "logger=none", "evaluation.every=0", "stage_cache.enabled=false"),
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other", "moved"),
+    [
+        ("dataset.source.folder", "birds", "/new/birds", True),
+        ("dataset.cache", "/a", "/b", True),
+        ("dataset.cache", None, "/b", False),
+        ("stage2.teacher", "/a/run", "/b/run", True),
+        ("stage2.teacher", "stage1", "/b/run", False),
+        ("stage2.init.backbone", "/a/run", "/b/run", True),
+        ("stage1.checkpoint", None, "/b/run", False),
+        ("backbone.weights", "/a.pt", "/b.pt", True),
+        ("backbone.weights", "IMAGENET1K_V1", "IMAGENET1K_V2", False),
+        ("dataset.name", "a", "b", False),
+        ("stage1.loss.path", "/a", "/b", False),
+    ],
+)
+def test_which_keys_are_places(key: str, one: object, other: object, moved: bool) -> None:
+    assert is_moved(key, one, other) is moved
+
+
+def test_a_run_is_the_same_wherever_its_data_lies() -> None:
+    plain = composed(*SIZES, "dataset.source.folder=birds")
+    one, other = to_config(plain), to_config(composed(*SIZES, "dataset.source.folder=/new/birds", "seed=1"))
+    assert other_keys(one, other) == ["seed"]
+
+
+def test_a_run_is_not_continued_on_other_data_or_from_other_files(tmp_path: Path) -> None:
+    base = {"content_hash": "a", "test_hash": "b", "started_from": {"stage2": ["c"]}}
+    check_same_things(tmp_path, base)  # nothing has begun
+    began = record(status="running") | base
+    (tmp_path / "record.json").write_text(json.dumps(began))
+    check_same_things(tmp_path, base)
+    for key in base:
+        with pytest.raises(CheckpointError, match=f"began with other .*{key} "):
+            check_same_things(tmp_path, base | {key: "other"})
+    (tmp_path / "record.json").write_text(json.dumps(began | {"test_hash": ""}))
+    check_same_things(tmp_path, {"content_hash": "of today"})  # hashes of before were others
+
+
+def test_evaluate_takes_the_place_where_the_data_lies_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = write_tree(tmp_path / "tree", [8, 4], size=(40, 36))
+    run_here(tmp_path / "run", *SIZES, f"dataset.source.folder={tree}")
+    before = json.loads((tmp_path / "run" / "record.json").read_text())["metrics"]["all"]
+    tree.rename(tmp_path / "elsewhere")
+    (tmp_path / "run").rename(tmp_path / "kept")
+    words = [str(tmp_path / "kept"), f"dataset.source.folder={tmp_path / 'elsewhere'}"]
+    assert evaluate.evaluate(*evaluate.parse(words)) == 0
+    said = capsys.readouterr().out
+    assert "other test data" not in said
+    kept = json.loads((tmp_path / "kept" / "evaluations" / "stage2.json").read_text())
+    assert kept["metrics"]["all"] == before
+    assert report([str(tmp_path / "kept")]) == 0
+    make_image(7, 7).save(next((tmp_path / "elsewhere" / "test" / "class000").iterdir()))
+    assert evaluate.evaluate(*evaluate.parse(words)) == 0
+    assert "note: this is other test data than the run's" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="the run's dataset has no such key"):
+        evaluate.evaluate(*evaluate.parse([words[0], "dataset.source.train=x.txt"]))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_its_folder_and_its_data_are_now(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", [8, 4], size=(40, 36))
+    run_here(tmp_path / "run", *SIZES, f"dataset.source.folder={tree}")
+    finished = json.loads((tmp_path / "run" / "record.json").read_text())
+    shutil.rmtree(tmp_path / "run" / "stage2")  # as if it had been killed after stage 1
+    (tmp_path / "run" / "record.json").write_text(json.dumps(finished | {"status": "running"}))
+    tree.rename(tmp_path / "elsewhere")
+    (tmp_path / "run").rename(tmp_path / "kept")
+
+    def resumed(folder: Path) -> subprocess.CompletedProcess[str]:
+        places = [f"dataset.source.folder={folder}", f"hydra.run.dir={tmp_path / 'kept'}", "resume=true"]
+        places.append(f"paths.outputs={tmp_path}")
+        command = [sys.executable, "-m", "ltexp.train", *SIZES, *places]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    other = write_tree(tmp_path / "other", [8, 4], size=(36, 40))
+    refused = resumed(other)
+    assert refused.returncode == 1
+    assert "began with other training data" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = resumed(tmp_path / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "kept" / "record.json").read_text())
+    assert (again["status"], again["metrics"]) == ("finished", finished["metrics"])
