@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
 from ltexp.config.composer import products
-from ltexp.launching.devices import free_gpus, visible_gpus
+from ltexp.launching.devices import device_count, free_gpus, visible_gpus
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, job_name, say
 
 
@@ -129,7 +129,7 @@ class GpuLauncher:
         if job.trainer.accelerator == "cpu" or not visible_gpus():
             return self.task(job)
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
-        with free_gpus(job.trainer.devices, self.jobs_per_gpu) as gpus:
+        with free_gpus(device_count(job.trainer), self.jobs_per_gpu) as gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             try:
                 return self.task(job)
@@ -173,7 +173,7 @@ class Joblib(PluginLauncher):
 def jobs_at_a_time(trainer: TrainerConfig | DictConfig, jobs_per_gpu: int) -> int:
     """As many jobs as the GPUs of this machine have room for; one without any."""
     gpus = [] if trainer.accelerator == "cpu" else visible_gpus() or []
-    return max(1, len(gpus) // trainer.devices * jobs_per_gpu)
+    return max(1, len(gpus) // device_count(trainer) * jobs_per_gpu)
 
 
 class Slurm(PluginLauncher):
@@ -197,6 +197,8 @@ class Slurm(PluginLauncher):
         self.check()
         from ltexp.launching import submitted
 
+        if config.trainer.devices == "auto":
+            raise LaunchError("trainer.devices=auto counts the GPUs of the machine it is typed on: write their number")
         settings = self.settings | {"name": "ltexp", "tasks_per_node": 1}
         if settings["gpus_per_node"] is None and config.trainer.accelerator != "cpu":
             settings["gpus_per_node"] = config.trainer.devices

@@ -1,7 +1,9 @@
 """A Hydra sweeper that searches with a budget, by optuna. Hydra takes plugins from `hydra_plugins` alone."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -9,16 +11,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ltexp.config import in_order, names_stage
+from ltexp.errors import LtexpError
 from ltexp.files import write_text
+from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, is_stopped, load_study
 from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
-from ltexp.run_folder import read_metrics
+from ltexp.run_folder import RECORD, TRIAL, read_metrics, read_status
 
 METRICS = {"all": "maximize", "many": "maximize", "medium": "maximize", "few": "maximize", "ece": "minimize"}
 
@@ -34,15 +37,33 @@ class Trial:
     Attributes:
         task: the job's task function.
         metric: the metric of `Search`.
+        storage: address of the study.
+        seeds: the jobs of a trial.
+        prune_after: of `Search`.
     """
 
     task: Any
     metric: str
+    storage: str
+    seeds: int
+    prune_after: int | None
 
     def __call__(self, job: DictConfig) -> float | None:
-        """Runs the job; the metric of its last stage's last epoch, None if that was not measured."""
-        self.task(job)
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        """Runs the job; the metric of its last stage's last epoch, None if it was not measured or the trial stopped."""
+        runtime = HydraConfig.get()
+        folder, (number, seed) = Path(runtime.runtime.output_dir), divmod(int(runtime.job.num), self.seeds)
+        if self.prune_after is not None:
+            if seed > 0 and is_pruned(load_study(self.storage, self.prune_after), number):
+                return None
+            facts = {"storage": self.storage, "number": number, "metric": self.metric, "prune_after": self.prune_after}
+            if seed == 0:  # the first seed's curve stands for the trial
+                write_text(folder / TRIAL, json.dumps(facts))
+        try:
+            self.task(job)
+        except LtexpError:
+            if is_stopped(folder):
+                return None
+            raise
         for stage in reversed(in_order(path.name for path in folder.iterdir() if names_stage(path.name))):
             if (folder / stage / RUN_METRICS).exists():
                 rows = read_metrics(folder / stage / RUN_METRICS)
@@ -54,30 +75,33 @@ class Trial:
 class Search(Sweeper):
     """Asks optuna's tree-structured Parzen estimator for values, runs them, and tells it what came of them.
 
+    The study is a SQLite file in the sweep's folder, which optuna-dashboard reads. Where `seed` lists values, a trial
+    is a run with each of them, and its result their mean.
+
     Args:
         trials: the budget, trials of an earlier search in the same folder included.
         parallel: trials that the launcher gets at a time.
         metric: the metric of the validation part at the end of the run.
         seed: the search's seed.
+        prune_after: trials before the first that is stopped because its validation curve lies below the median of the
+            others at the same epoch (optuna's MedianPruner); None: none is stopped.
     """
 
-    def __init__(self, trials: int, parallel: int, metric: str, seed: int) -> None:
+    def __init__(self, trials: int, parallel: int, metric: str, seed: int, prune_after: int | None = 5) -> None:
         if trials < 1 or parallel < 1:
             raise SearchError("hydra.sweeper.trials and hydra.sweeper.parallel are at least 1")
+        if prune_after is not None and prune_after < 1:
+            raise SearchError("hydra.sweeper.prune_after is at least 1, or null")
         if metric not in METRICS:
             raise SearchError(unknown_name("hydra.sweeper.metric", metric, METRICS))
         self.trials, self.parallel, self.metric, self.seed = trials, parallel, metric, seed
-        self.launcher: Launcher | None = None
-        self.config: DictConfig | None = None
+        self.prune_after = prune_after
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this first."""
-        self.folder = Path(config.hydra.sweep.dir)
-
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=Trial(task_function, self.metric), config=config
-        )
-        self.config = config
+        self.folder, self.config = Path(config.hydra.sweep.dir), config
+        self.storage = f"sqlite:///{self.folder.absolute() / STUDY_FILE}"
+        self.context, self.task = hydra_context, task_function
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs trials until the budget is spent, and writes the best values to `search.yaml`.
@@ -85,21 +109,50 @@ class Search(Sweeper):
         Raises:
             SearchError: without optuna, a key to search, or a validation part to judge by.
         """
-        assert self.launcher is not None
+        assert self.config is not None
         parsed = OverridesParser.create().parse_overrides(arguments)
-        searched = {part.get_key_element(): part for part in parsed if part.is_sweep_override()}
+        swept = {part.get_key_element(): part for part in parsed if part.is_sweep_override()}
+        searched = {key: part for key, part in swept.items() if key != "seed"}
+        seeds = list(swept["seed"].sweep_string_iterator()) if "seed" in swept else []
         fixed = [part.input_line or "" for part in parsed if not part.is_sweep_override()]
-        study = self._study(searched)
+        study = self._study(searched, seeds)
+        task = Trial(self.task, self.metric, self.storage, max(1, len(seeds)), self.prune_after)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=task, config=self.config
+        )
         while (done := len(study.trials)) < self.trials:
             batch = [study.ask(self._space(searched)) for _ in range(min(self.parallel, self.trials - done))]
-            jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in batch]
-            results = self.launcher.launch(jobs, initial_job_idx=done)
-            for trial, result in zip(batch, results, strict=True):
-                value = result._return_value if result.status.name == "COMPLETED" else None
-                study.tell(trial, value, state=None if isinstance(value, float) else _failed())
+            each = [[f"seed={seed}"] for seed in seeds] or [[]]
+            jobs = [[*fixed, *_typed(trial), *seed] for trial in batch for seed in each]
+            for trial in batch:
+                print(f"trial {trial.number + 1} of {self.trials}: {' '.join(_typed(trial))}", flush=True)
+            results = list(launcher.launch(jobs, initial_job_idx=done * task.seeds))
+            for trial in batch:
+                own, results = results[: task.seeds], results[task.seeds :]
+                self._tell(
+                    study, trial, task.seeds, [job._return_value for job in own if job.status.name == "COMPLETED"]
+                )
         return self._finish(study)
 
-    def _study(self, searched: dict[str, Override]) -> Any:
+    def _tell(self, study: Any, trial: Any, seeds: int, values: list[Any]) -> None:
+        """Tells the study, and the terminal, what came of a trial: the mean over its seeds."""
+        from optuna.trial import TrialState
+
+        if is_pruned(study, trial.number):
+            study.tell(trial, state=TrialState.PRUNED)
+            found = "stopped early"
+        elif len(values) == seeds and all(isinstance(value, float) for value in values):
+            study.tell(trial, fmean(values))
+            found = f"validation {self.metric} {fmean(values):.2f}"
+            found += f", the mean of {len(values)} seeds" if len(values) > 1 else ""
+        else:
+            study.tell(trial, state=TrialState.FAIL)
+            found = "failed"
+        complete = any(each.state == TrialState.COMPLETE for each in study.trials)
+        best = f"; best so far {study.best_value:.2f}, trial {study.best_trial.number + 1}" if complete else ""
+        print(f"trial {trial.number + 1} of {self.trials}: {found}{best}", flush=True)
+
+    def _study(self, searched: dict[str, Override], seeds: list[str]) -> Any:
         if not searched:
             raise SearchError("nothing to search: give a key a range, such as 'stage2.optimizer.lr=interval(0.01,1)'")
         try:
@@ -112,18 +165,22 @@ class Search(Sweeper):
             raise SearchError("a search judges by held-out training images: add dataset.validation.fraction=0.1")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(self.folder / "search.log"))
         study = optuna.create_study(
-            study_name="search",
-            storage=optuna.storages.JournalStorage(backend),
-            direction=METRICS[self.metric],
-            load_if_exists=True,
+            study_name=STUDY, storage=self.storage, direction=METRICS[self.metric], load_if_exists=True
         )
+        asked = {"metric": self.metric, "seeds": seeds, "keys": sorted(searched)}
+        for name, value in asked.items():
+            if study.user_attrs.get(name, value) != value:
+                before = study.user_attrs[name]
+                raise SearchError(
+                    f"the search in {self.folder} has other {name} ({before}): choose another hydra.sweep.dir"
+                )
+            study.set_user_attr(name, value)
         # a search that goes on draws on, instead of what its first trials drew
         study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
         for trial in study.trials:
             if trial.state.name == "RUNNING":  # of a search that was killed
-                study.tell(trial.number, state=_failed())
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return study
 
     def _space(self, searched: dict[str, Override]) -> dict[str, Any]:
@@ -141,22 +198,31 @@ class Search(Sweeper):
         return space
 
     def _finish(self, study: Any) -> Any:
-        finished = [trial for trial in study.trials if trial.value is not None]
+        states = [trial.state.name for trial in study.trials]
+        finished = states.count("COMPLETE")
+        if not finished and set(states) == {"FAIL"} and not self._unmeasured():
+            raise SearchError(
+                f"all {len(states)} trials of the search in {self.folder} failed; each has said why above"
+            )
         if not finished:
             raise SearchError(
                 f"no trial of the search in {self.folder} was measured on the validation part after its last epoch: "
                 "evaluation.every has to divide the epochs of the last stage"
             )
         best = {"metric": f"validation {self.metric}", "value": study.best_value, "overrides": study.best_params}
-        write_text(self.folder / "search.yaml", OmegaConf.to_yaml(OmegaConf.create(best | {"trials": len(finished)})))
+        write_text(self.folder / "search.yaml", OmegaConf.to_yaml(OmegaConf.create(best | {"trials": finished})))
         typed = " ".join(f"{key}={value}" for key, value in study.best_params.items())
-        print(
-            f"best of {len(finished)} trials: validation {self.metric} {study.best_value:.2f} with {typed}", flush=True
+        counted = f"{finished} trials" + (
+            f" ({states.count('PRUNED')} more stopped early)" if "PRUNED" in states else ""
         )
+        print(f"best of {counted}: validation {self.metric} {study.best_value:.2f} with {typed}", flush=True)
+        print(f"the study: {self.folder / STUDY_FILE} (optuna-dashboard {self.storage})", flush=True)
         return best
 
+    def _unmeasured(self) -> bool:
+        """Whether some run of the search finished, and yet has no result on the validation part."""
+        return any(read_status(path.parent) == "finished" for path in self.folder.glob(f"*/{RECORD}"))
 
-def _failed() -> Any:
-    from optuna.trial import TrialState
 
-    return TrialState.FAIL
+def _typed(trial: Any) -> list[str]:
+    return [f"{key}={value}" for key, value in trial.params.items()]

@@ -1,15 +1,15 @@
 """Evaluate a finished run again, or with a classifier that needs no training.
 
-    python -m ltexp.evaluate RUN                                        # the run's own model, from its checkpoint
-    python -m ltexp.evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
-    python -m ltexp.evaluate RUN classifier=nearest_class_mean stage=stage2
-    python -m ltexp.evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
-    python -m ltexp.evaluate RUN gradients=true                         # for figure=negative_gradients
-    python -m ltexp.evaluate RUN data=/new/root dataset.source.folder=birds     # its data lies elsewhere now
-    python -m ltexp.evaluate RUN batch_norm=true                        # for figure=batch_norm
-    python -m ltexp.evaluate RUN temperature=true                       # temperature scaling on the held-out images
-    python -m ltexp.evaluate RUN dataset.source.test=other.txt          # on another test list of the same classes
-    python -m ltexp.evaluate RUN dataset=birds                          # ... on the test images of another dataset
+    ltexp evaluate RUN                                        # the run's own model, from its checkpoint
+    ltexp evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
+    ltexp evaluate RUN classifier=nearest_class_mean stage=stage2
+    ltexp evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
+    ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
+    ltexp evaluate RUN batch_norm=true                        # for figure=batch_norm
+    ltexp evaluate RUN temperature=true                       # temperature scaling on the held-out images
+    ltexp evaluate RUN data=/new/root dataset.source.folder=birds     # its data lies elsewhere now
+    ltexp evaluate RUN dataset.source.test=other.txt          # on another test list of the same classes
+    ltexp evaluate RUN dataset=birds                          # ... on the test images of another dataset
 
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed;
 `ltexp report RUN posthoc=true` has a row for each evaluation.
@@ -37,7 +37,7 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
-from ltexp.config.path import conf_dir
+from ltexp.config.path import group_files, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.errors import ConfigError
@@ -66,7 +66,7 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     of_dataset = [word.partition("=")[0] for word in words if word.startswith("dataset.")]
     folders, typed = split_words(words, [*KEYS, *own, *of_dataset])
     if len(folders) != 1:
-        raise ConfigError("name one run's folder: python -m ltexp.evaluate RUN [key=value ...]")
+        raise ConfigError("name one run's folder: ltexp evaluate RUN [key=value ...]")
     options = {key: text for key, text in typed.items() if key in (*KEYS, *of_dataset)}
     for flag in ("features", "batch_norm", "temperature"):
         read_flag(options, flag)
@@ -85,7 +85,7 @@ def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
     name = dict(word.split("=", 1) for word in words if "=" in word).get("classifier")
     if name is None:
         return None
-    choices = {path.stem: path for path in (conf_dir() / "classifier").glob("*.yaml")}
+    choices = group_files("classifier")
     if name not in choices:
         raise ConfigError(unknown_name("classifier", name, choices))
     loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
@@ -140,10 +140,14 @@ def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, An
 def main() -> int:
     """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
     words = sys.argv[1:]
+
+    def action() -> int:
+        return evaluate(*parse(take_config_dirs(words)))
+
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    return status_of("ltexp evaluate", lambda: evaluate(*parse(words)))
+    return status_of("ltexp evaluate", action)
 
 
 def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:

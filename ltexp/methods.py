@@ -13,11 +13,10 @@ from rich.table import Table
 
 from ltexp.config import in_order, names_stage
 from ltexp.config.composer import compose
-from ltexp.config.path import conf_dir
+from ltexp.config.path import conf_dir, docs_dir, split_config_dirs, user_config_dirs
 from ltexp.config.words import status_of
 from ltexp.errors import ConfigError
-from ltexp.launching.explain import split_config_dirs
-from ltexp.names import unknown_name
+from ltexp.names import plain, unknown_name
 from ltexp.papers import all_cells
 
 USAGE = """\
@@ -28,6 +27,7 @@ ltexp methods: what there is to choose from, as the files of conf/ describe it.
   ltexp methods gcl dataset=cifar100_lt  ... with its paper's settings for a dataset; any KEY=VALUE of ltexp train
   ltexp methods loss                     every choice of a group
   ltexp methods loss/ldam                one choice: its file
+  ltexp methods config                   conf/config.yaml, which explains every key of a run
 
   --config-dir DIR   takes in your own files
 """
@@ -56,8 +56,8 @@ def first_sentence(comment: Sequence[str]) -> str:
 
 
 def choices(group: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """The files of a group by name; a file of a later folder takes the place of one of the same name."""
-    found = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    """The files of a group by name; of two of the same name that of the earlier folder counts, as in Hydra."""
+    found = {path.stem: path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")}
     return dict(sorted(found.items()))
 
 
@@ -96,14 +96,14 @@ def show_method(console: Console, name: str, overrides: Sequence[str], folders: 
         table.add_row(stage, f"{config[stage].epochs} epochs · {' · '.join(named)}")
     console.print(table, markup=False)
     if "paper" in chosen:
-        print(f"  its paper's settings: conf/paper/{chosen.paper}.yaml")
+        print(f"  its paper's settings: {conf_dir() / 'paper' / chosen.paper}.yaml")
     cells = [cell for cell in all_cells() if cell.method == name]
     if cells:
         tables = sorted({f"{cell.paper}/{cell.table}" for cell in cells})
         print(f"\nPrinted numbers: {len(cells)}, in {' '.join(tables)} (ltexp reproduce show table={tables[0]})")
-    page = Path(__file__).parents[1] / "docs" / "methods" / f"{name.partition('_')[0]}.md"
+    page = docs_dir() / "methods" / f"{name.partition('_')[0]}.md"
     if page.exists():
-        print(f"More: docs/methods/{page.name}")
+        print(f"More: {page}")
     print(f"Train it: ltexp train {' '.join([f'method={name}', *overrides])}")
 
 
@@ -114,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
         ConfigError: for a name that is none.
     """
     words, further = split_config_dirs(arguments)
-    folders = [conf_dir(), *further]
+    folders = [conf_dir(), *user_config_dirs(), *further]
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]
     console = Console(soft_wrap=False)
@@ -124,7 +124,11 @@ def run(arguments: Sequence[str]) -> int:
         show_group(console, "method", folders)
         print(f"\nOther groups (ltexp methods GROUP): {', '.join(g for g in groups(folders) if g != 'method')}")
         return 0
-    name = names[0].lower().replace("-", "_")  # as papers write it: LDAM-DRW
+    if names[0] == "config":
+        print((conf_dir() / "config.yaml").read_text(encoding="utf-8"), end="")
+        return 0
+    written = {plain(known): known for known in (*groups(folders), *choices("method", folders))}
+    name = written.get(plain(names[0]), names[0])  # as papers write it: LDAM-DRW
     group, separator, choice = name.rpartition("/")
     if separator and group not in groups(folders):
         raise ConfigError(unknown_name("group", group, groups(folders)))
@@ -141,7 +145,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m ltexp.methods`."""
+    """`ltexp methods`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "-h" in words or "--help" in words:
         print(USAGE, end="")

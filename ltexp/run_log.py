@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -25,9 +26,17 @@ class Logged:
         self.shown, self.terminal, self.log = shown, shown, log
 
     def write(self, text: str) -> int:
-        """Writes to both."""
+        """Writes to both; whoever read the stream may have left, as `head` does, and the run goes on."""
         self.note(text)
-        return self.shown.write(text)
+        try:
+            return self.shown.write(text)
+        except BrokenPipeError:
+            return len(text)
+
+    def flush(self) -> None:
+        """Brings out what the stream holds back."""
+        with suppress(BrokenPipeError):
+            self.shown.flush()
 
     def note(self, text: str) -> None:
         """Writes to the log alone. A disk that is full ends no run because of its log."""

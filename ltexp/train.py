@@ -1,4 +1,4 @@
-"""Train a run: `python -m ltexp.train method=mislas dataset=cifar100_lt`.
+"""Train a run: `ltexp train method=mislas dataset=cifar100_lt`.
 
 Composes the config with Hydra, checks it, freezes it into the run's folder and starts the work on that file. Nothing
 here imports torch, so a mistake on the command line is answered at once.
@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import install
-from ltexp.config.path import conf_dir
+from ltexp.config.lightning import group_loggers
+from ltexp.config.path import conf_dir, take_config_dirs
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
@@ -31,6 +32,7 @@ from ltexp.launching.signals import Stopped, number_of, raised_signals
 from ltexp.launching.single import train_one
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path
+from ltexp.launching.trials import is_stopped
 from ltexp.terminal import print_anywhere
 
 WITH_VALUE = (  # flags of Hydra that take one
@@ -51,6 +53,8 @@ def job(composed: DictConfig) -> None:
     typed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
     try:
         plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
+        if runtime.mode == RunMode.MULTIRUN:
+            group_loggers(plain, Path(runtime.sweep.dir).name)
         if DRY_RUN_VARIABLE in os.environ:
             print(f"# {folder}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
             return
@@ -60,7 +64,7 @@ def job(composed: DictConfig) -> None:
     except LtexpError as error:
         if runtime.mode != RunMode.MULTIRUN:
             sys.exit(1 if isinstance(error, JobError) else f"ltexp: {error}")
-        if not isinstance(error, JobError):
+        if not isinstance(error, JobError) and not is_stopped(folder):  # by a search, which says so itself
             print(f"ltexp: {error}", file=sys.stderr, flush=True)
         raise  # Hydra goes on with the other jobs; the launcher names those that failed
 
@@ -116,6 +120,10 @@ def main() -> None:
     print_anywhere()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves its errors to us
     install()
+    try:
+        sys.argv[1:] = take_config_dirs(sys.argv[1:])
+    except LtexpError as error:
+        sys.exit(f"ltexp: {error}")
     sys.argv[1:] = flags_first(sys.argv[1:])
     if DRY_RUN in sys.argv:
         sys.argv.remove(DRY_RUN)

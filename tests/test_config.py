@@ -104,6 +104,12 @@ def test_identity_ignores_places_and_the_hash_ignores_the_seed() -> None:
 BAD = [
     (("method=mislass",), "unknown method 'mislass': did you mean 'mislas'?"),
     (("metod=ce",), "unknown key 'metod': did you mean 'method'?"),
+    (("lr=0.1",), "unknown key 'lr': did you mean 'stage1.optimizer.lr'?"),
+    (("+stage2.max_epochs=3",), "did you mean 'stage2.epochs'?"),
+    (("trainer.gpus=2",), "did you mean 'trainer.devices'?"),
+    (("method=LDAM-DRW",), "unknown method 'LDAM-DRW': did you mean 'ldam_drw'?"),
+    (("--config-dir", "nowhere"), "the config folder"),
+    (("-m", "hydra/launcher=submitit_slurm"), "there is no sbatch here"),
     (("stage1.epcohs=3",), "did you mean 'stage1.epochs'?"),
     (("+stage2.epoch=3",), "did you mean 'stage2.epochs'?"),
     (("+stage1.loss.scal=2",), "did you mean 'stage1.loss.scale'?"),
@@ -125,7 +131,7 @@ BAD = [
     (("-m", "method=crt,mislass"), "did you mean 'mislas'?"),
     (("dataset.imbalance_ratio=500",), "leaves 3 of 10 classes without training images: 7, 8, 9"),
     (("dataset.num_classes=11",), "has 10 classes"),
-    (("dataset=cifar100_lt", "paths.data=nowhere"), "python -m ltexp.data prepare cifar100"),
+    (("dataset=cifar100_lt", "paths.data=nowhere"), "ltexp data prepare cifar100"),
     (("-m", "stage2.batch_norm=frozen,melted"), "job 2 of 2 (stage2.batch_norm=melted)"),
 ]
 
@@ -155,11 +161,13 @@ def test_a_mistake_is_answered_in_under_two_seconds_without_torch(tmp_path: Path
     assert answer.stdout.startswith("False ltexp: seed: value 'x'"), answer
 
 
-def test_help_names_the_choices() -> None:
+def test_help_fits_a_screen_and_says_where_the_choices_are() -> None:
     answer = train("--help", cwd=ROOT)
     assert answer.returncode == 0
-    for text in ("method:", "mislas", "loss", "label_aware_smoothing"):
+    for text in ("ltexp methods loss/ldam", "ltexp methods config", "--cfg job", "--config-dir DIR"):
         assert text in answer.stdout
+    assert answer.stdout.count("\n") <= 30
+    assert "python -m" not in answer.stdout
 
 
 def test_unknown_keys_inside_a_config_are_refused() -> None:

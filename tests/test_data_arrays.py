@@ -62,7 +62,7 @@ def test_damage_is_said(folder: Path, name: str, damage: Callable[[Path], object
     with pytest.raises(DataError) as error:
         PreparedArrays("cifar10").open(folder.parent)
     assert words in str(error.value)
-    assert f"python -m ltexp.data prepare cifar10 root={folder.parent}" in str(error.value)
+    assert f"ltexp data prepare cifar10 root={folder.parent}" in str(error.value)
     assert "\n" not in str(error.value)
 
 

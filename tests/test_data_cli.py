@@ -52,7 +52,7 @@ def test_check_says_what_is_missing_and_what_there_is(root: Path, capsys: pytest
     code, out, _ = run(capsys, "check", f"root={root}")
     assert code == 1
     assert "cifar100_lt: missing train_images.npy" in out
-    assert f"python -m ltexp.data prepare cifar100 root={root}" in out
+    assert f"ltexp data prepare cifar100 root={root}" in out
     assert "digits_lt: ok: 1,297 train images (124 to 133 a class), 500 test images (50 a class)" in out
     code, out, _ = run(capsys, "check", f"root={root}", "cifar10")
     assert code == 0
@@ -108,7 +108,7 @@ def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 0
-        assert "python -m ltexp.data" in capsys.readouterr().out
+        assert "ltexp data" in capsys.readouterr().out
 
 
 def test_commands_start_without_torch(tmp_path: Path) -> None:

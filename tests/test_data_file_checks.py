@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import pytest
 from image_trees import ODD, long_tail, truncate, write_odd, write_tree
 from runs import composed, run_here
 
-from ltexp.config.path import conf_dir
 from ltexp.data.__main__ import main
 from ltexp.data.commands import catalog
 from ltexp.errors import DataError
@@ -278,9 +276,9 @@ def test_recipes_of_the_large_sets(dataset: str, jitter: float, init: str) -> No
 
 
 def test_a_dataset_may_extend_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(conf_dir() / "dataset", tmp_path / "dataset")
+    (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "birds.yaml").write_text("defaults: [image_folder, _self_]\nsource: {folder: birds}\n")
-    monkeypatch.setattr(catalog, "conf_dir", lambda: tmp_path)
+    monkeypatch.setenv("LTEXP_CONFIG_DIR", str(tmp_path))
     config = catalog.dataset_config("birds")
     assert config["source"] == dict(catalog.dataset_config("image_folder")["source"], folder="birds")
     assert "defaults" not in config

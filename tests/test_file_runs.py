@@ -69,7 +69,7 @@ def test_what_does_not_fit_image_files_is_refused_before_training(tree: Path, tm
         ConfigError, match=r"random_resized_crop is for image files, and dataset digits_lt holds images in"
     ):
         run_here(tmp_path / "two", "augmentation@stage1.augmentation=random_resized_crop")
-    with pytest.raises(DataError, match=r"holds no cache: run `python -m ltexp.data cache"):
+    with pytest.raises(DataError, match=r"holds no cache: run `ltexp data cache"):
         run_here(tmp_path / "three", *on_tree(tree, "method=crt", f"dataset.cache={tmp_path}"))
     assert not any(tmp_path.glob("*/stage1"))
 

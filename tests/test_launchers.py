@@ -16,6 +16,7 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
+from runs import composed
 from test_command_line import SMALL, ltexp, record, start, wait_for
 
 from hydra_plugins import ltexp_launchers
@@ -24,7 +25,7 @@ from ltexp.config import TrainerConfig
 from ltexp.config.composer import compose
 from ltexp.errors import ConfigError
 from ltexp.launching import devices
-from ltexp.launching.devices import free_gpus
+from ltexp.launching.devices import check_devices, device_count, free_gpus
 
 TINY = (*SMALL, "stage1.epochs=1", "method=ce")
 
@@ -104,6 +105,23 @@ def test_a_job_sees_its_own_gpus_and_the_launcher_all(gpus: list[str]) -> None:
 )
 def test_as_many_jobs_as_gpus_have_room_for(gpus: list[str], trainer: TrainerConfig, share: int, jobs: int) -> None:
     assert jobs_at_a_time(trainer, share) == jobs
+
+
+def test_auto_is_all_gpus_of_the_machine_or_its_cpu(gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert composed("trainer.devices=auto", "trainer.accelerator=auto", small=False)["trainer"]["devices"] == 4
+    assert composed("trainer.devices=auto", "trainer.accelerator=cpu", small=False)["trainer"]["devices"] == 1
+    trainer = OmegaConf.create({"accelerator": "auto", "devices": "auto"})
+    assert jobs_at_a_time(trainer, 2) == 2  # each takes all four
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_count(trainer) == 1
+
+
+def test_devices_without_a_gpu_are_refused_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match=r"^trainer.devices=8, but there is no GPU here: .* trainer.accelerator=cpu"):
+        check_devices(TrainerConfig(devices=8))
+    check_devices(TrainerConfig(devices=8, accelerator="cpu"))
+    check_devices(TrainerConfig(devices=1))
 
 
 def test_what_a_launcher_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

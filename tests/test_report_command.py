@@ -1,4 +1,4 @@
-"""`python -m ltexp.report`: its grammar, exit codes and files, and that it never waits for torch."""
+"""`ltexp report`: its grammar, exit codes and files, and that it never waits for torch."""
 
 import subprocess
 import sys

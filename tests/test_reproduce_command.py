@@ -1,4 +1,4 @@
-"""`python -m ltexp.reproduce`: its grammar, exit status and speed, and what it makes of damaged outputs."""
+"""`ltexp reproduce`: its grammar, exit status and speed, and what it makes of damaged outputs."""
 
 import csv
 import io

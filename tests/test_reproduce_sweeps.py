@@ -1,17 +1,25 @@
 """Ready sweeps and searches: every job of a sweep composes; a search spends its budget on held-out images."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from choices import CONF, names
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from runs import composed
+from omegaconf import OmegaConf
+from runs import TINY, composed, run_here
 
 from hydra_plugins.ltexp_listed import listed_jobs
+from ltexp.errors import TrainingError
+from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, is_stopped, report_value
 from ltexp.report.records import find_runs
+from ltexp.run_folder import TRIAL
 
 SMALL = (
     *("dataset=digits_lt", "stage1.epochs=1", "stage2.epochs=1", "evaluation.every=1", "evaluation.figures=false"),
@@ -64,9 +72,27 @@ def train(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=500)
 
 
+def test_a_trial_stops_where_its_curve_lies_below_the_median(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/{STUDY_FILE}"
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    for number, value in enumerate((40.0, 50.0)):
+        facts = {"storage": storage, "number": number, "prune_after": 2}
+        trial = study.ask()
+        assert not report_value(facts, 1, value - 20)
+        assert not report_value(facts, 2, value)
+        study.tell(trial, value)
+    study.ask()
+    facts = {"storage": storage, "number": 2, "prune_after": 2}
+    assert not report_value(facts, 1, 31.0)  # the median is 25
+    assert not is_pruned(study, 2)
+    assert report_value(facts, 2, 44.0)  # 45
+    assert is_pruned(study, 2)
+
+
 @pytest.mark.slow
 def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna")
     words = ["hydra/sweeper=search", "hydra.sweep.dir=found", "stage2.optimizer.lr=tag(log,interval(0.01,1.0))"]
     refused = train(*words, "hydra.sweeper.trials=1", cwd=tmp_path)
     assert refused.returncode != 0
@@ -76,10 +102,89 @@ def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
         answer = train(*words, f"hydra.sweeper.trials={trials}", cwd=tmp_path)
         assert answer.returncode == 0, answer.stderr
         assert f"best of {trials} trials: validation all" in answer.stdout
+        assert f"trial {trials} of {trials}: stage2.optimizer.lr=0." in answer.stdout
     assert len(find_runs([tmp_path / "found"])[0]) == 3
     best = yaml.safe_load((tmp_path / "found" / "search.yaml").read_text())
     assert (best["trials"], best["metric"]) == (3, "validation all")
     assert 0.01 <= best["overrides"]["stage2.optimizer.lr"] <= 1
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/found/{STUDY_FILE}")
+    assert study.best_value == best["value"]
+    other = train(*words, "hydra.sweeper.trials=4", "seed=0,1", cwd=tmp_path)
+    assert other.returncode != 0
+    assert "has other seeds" in other.stderr
+
+
+def test_a_run_whose_trial_is_stopped_says_so_and_keeps_no_stage(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/{STUDY_FILE}"
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    facts = {"storage": storage, "metric": "all", "prune_after": 1}
+    trial = study.ask()
+    report_value(facts | {"number": trial.number}, 2, 100.0)
+    study.tell(trial, 100.0)
+    study.ask()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / TRIAL).write_text(json.dumps(facts | {"number": 1}))
+    overrides = ("method=ce", "stage1.epochs=4", "stage1.optimizer.lr=1e-9", "evaluation.every=2")
+    with pytest.raises(TrainingError, match=r"^stage1: stopped by the search after epoch 2: validation all "):
+        run_here(tmp_path / "run", *TINY, *overrides, "dataset.validation.fraction=0.2")
+    assert is_stopped(tmp_path / "run")
+    assert not (tmp_path / "run" / "stage1" / "checkpoint.pt").exists()
+    (point,) = study.trials[1].intermediate_values.items()
+    assert point[0] == 2
+    assert point[1] < 100
+
+
+class Launcher:
+    """Runs nothing: the result of a job is what `answer` says of its number and overrides."""
+
+    def __init__(self, answer: Callable[[int, dict[str, str]], float | None]) -> None:
+        self.answer = answer
+        self.launched: list[tuple[int, dict[str, str]]] = []
+
+    def launch(self, jobs: list[list[str]], initial_job_idx: int) -> list[Any]:
+        results = []
+        for number, job in enumerate(jobs, start=initial_job_idx):
+            self.launched.append((number, dict(text.split("=") for text in job)))
+            value = self.answer(*self.launched[-1])
+            status = SimpleNamespace(name="FAILED" if value is None else "COMPLETED")
+            results.append(SimpleNamespace(status=status, _return_value=value))
+        return results
+
+
+def searched(folder: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch, trials: int = 3) -> Any:
+    from hydra_plugins.ltexp_search import Search
+
+    plugins = SimpleNamespace(instantiate_launcher=lambda **_: launcher)
+    monkeypatch.setattr("hydra.core.plugins.Plugins.instance", lambda: plugins)
+    search: Any = Search(trials, 1, "all", 0)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "dataset": {"validation": {"fraction": 0.1}}})
+    search.setup(hydra_context=None, task_function=None, config=config)
+    return search.sweep(["stage1.optimizer.lr=interval(0.1,1.0)", "seed=0,1", "method=ce"])
+
+
+def test_several_seeds_are_one_trial_whose_mean_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    launcher = Launcher(lambda number, job: 10 * float(job["stage1.optimizer.lr"]) + float(job["seed"]))
+    best = searched(tmp_path / "found", launcher, monkeypatch)
+    assert [(number, job["seed"]) for number, job in launcher.launched] == [(n, str(n % 2)) for n in range(6)]
+    rates = [float(job["stage1.optimizer.lr"]) for _, job in launcher.launched[::2]]
+    assert best["overrides"] == {"stage1.optimizer.lr": max(rates)}
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/found/{STUDY_FILE}")
+    assert [trial.value for trial in study.trials] == pytest.approx([10 * rate + 0.5 for rate in rates])
+    told = capsys.readouterr().out
+    assert f"trial 2 of 3: stage1.optimizer.lr={rates[1]}" in told
+    assert f"trial 2 of 3: validation all {10 * rates[1] + 0.5:.2f}, the mean of 2 seeds; best so far " in told
+
+
+def test_a_search_whose_trials_all_fail_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    from hydra_plugins.ltexp_search import SearchError
+
+    with pytest.raises(SearchError, match=r"^all 3 trials of the search in .* failed; each has said why above$"):
+        searched(tmp_path / "found", Launcher(lambda number, job: None), monkeypatch)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from omegaconf import Container, DictConfig, OmegaConf, open_dict
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
 from ltexp.config.layers import RECIPE, Fold, Layer, merged
-from ltexp.config.path import conf_dir
+from ltexp.config.path import conf_dir, user_config_dirs
 from ltexp.config.schema import STAGE
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -66,6 +66,8 @@ class LayeredLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
+        for folder in reversed(user_config_dirs()):
+            config_search_path.prepend(provider="user", path=f"file://{folder}", anchor=_SCHEMA)
         self.repository = Files(config_search_path)
 
     def _load_configuration_impl(

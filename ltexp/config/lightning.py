@@ -246,6 +246,13 @@ def loggers(node: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): child for name, child in node.items() if child is not None}
 
 
+def group_loggers(plain: Mapping[str, Any], group: str) -> None:
+    """Gives the loggers of a plain config that have a `group` of null that of a sweep."""
+    for node in loggers(plain["logger"]).values():
+        if isinstance(node, dict) and node.get("group", group) is None:
+            node["group"] = group
+
+
 def check_monitored(callbacks: Mapping[str, Any], has_validation: bool, every: int, epochs: Mapping[str, int]) -> None:
     """Refuses callbacks that wait for metrics which are never measured.
 

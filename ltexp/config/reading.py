@@ -1,5 +1,6 @@
 """From a plain config, or the file of one, to the checked and typed config."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ltexp.config.lightning import check_lightning, own_callbacks, typed_trainer
 from ltexp.config.moved import in_todays_keys
 from ltexp.config.schema import Config, StageConfig, names_stage, with_stages
 from ltexp.errors import ConfigError
-from ltexp.names import unknown_name
+from ltexp.names import alias_of, unknown_name
 
 
 def to_config(container: dict[str, Any]) -> Config:
@@ -84,4 +85,14 @@ def _unknown_key(error: ConfigKeyError, container: dict[str, Any]) -> str:
     if names_stage(parent):
         fields = OmegaConf.structured(StageConfig)
     known = [f"{parent}.{name}".lstrip(".") for name in fields] if fields is not None else []
+    if (meant := alias_of(full_key, dotted_keys(container))) is not None:
+        return f"unknown key '{full_key}': did you mean '{meant}'?"
     return unknown_name("key", full_key, known)
+
+
+def dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a nested mapping, inner nodes included."""
+    if isinstance(node, Mapping):
+        for key, child in node.items():
+            yield f"{prefix}{key}"
+            yield from dotted_keys(child, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""`python -m ltexp.data prepare | check | show | cache`; `--help` after each says more."""
+"""`ltexp data prepare | check | show | cache`; `--help` after each says more."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ltexp.config.path import take_config_dirs
 from ltexp.config.require import is_whole, require
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.data.commands.catalog import as_path, build_source, dataset_config, datasets, resolve
@@ -21,11 +22,11 @@ PREPARE = """\
 Makes <root>/<dataset>/{train,test}_{images,labels}.npy and classes.txt, in the published order of the images;
 of AG's News, <root>/ag_news/{train,test}.csv, the dataset's own files, once every line of them is found in order.
 
-  python -m ltexp.data prepare cifar100                      from what the data root holds, else by download
-  python -m ltexp.data prepare cifar100 source=~/Downloads   from cifar-100-python.tar.gz or cifar-100-binary.tar.gz,
-                                                             one of them unpacked, or prepared arrays
+  ltexp data prepare cifar100                      from what the data root holds, else by download
+  ltexp data prepare cifar100 source=~/Downloads   from cifar-100-python.tar.gz or cifar-100-binary.tar.gz,
+                                                   one of them unpacked, or prepared arrays
 
-  python -m ltexp.data prepare ag_news source=~/Downloads    from ag_news_csv.tgz, or train.csv and test.csv
+  ltexp data prepare ag_news source=~/Downloads    from ag_news_csv.tgz, or train.csv and test.csv
 
 datasets: cifar10, cifar100, ag_news (never by download)
 keys:
@@ -37,18 +38,18 @@ keys:
 CHECK = """\
 Says exactly what is missing or wrong with each dataset's files; exits with 1 if anything is.
 
-  python -m ltexp.data check                      every dataset
-  python -m ltexp.data check cifar10 cifar100_lt
-  python -m ltexp.data check imagenet_lt                         lists, counts, and that each image file exists
-  python -m ltexp.data check imagenet_lt decode=true             and that each can be decoded, on all cores
-  python -m ltexp.data check image_folder source.folder=PATH
+  ltexp data check                      every dataset
+  ltexp data check cifar10 cifar100_lt
+  ltexp data check imagenet_lt                         lists, counts, and that each image file exists
+  ltexp data check imagenet_lt decode=true             and that each can be decoded, on all cores
+  ltexp data check image_folder source.folder=PATH
 
 The prepared form of a dataset of small images is a folder of the data root with
   train_images.npy, test_images.npy   uint8 (N, H, W, 3), RGB
   train_labels.npy, test_labels.npy   int64 (N,), from 0
   classes.txt                         one name a line, in label order
 and of texts a folder with train.csv and test.csv: class index from 1, then the fields of text.
-Image files lie in a folder for each class, or are named by lists of "path label" lines (docs/data.md).
+Image files lie in a folder for each class, or are named by lists of "path label" lines.
 
 datasets: {datasets}
 keys:
@@ -56,21 +57,21 @@ keys:
   decode=true       decode image files as well
   unreadable=FILE   write the paths of missing and damaged images of one dataset there; a run with
                     dataset.leave_out=FILE goes on without them
-  and, of one dataset, every key of conf/dataset/<dataset>.yaml
+  and, of one dataset, every key that `ltexp methods dataset/<dataset>` shows
 """
 
 SHOW = """\
 Prints a long-tailed dataset's sizes, class counts, ratio and shots, and draws its class frequencies.
 
-  python -m ltexp.data show cifar100_lt
-  python -m ltexp.data show cifar10_lt imbalance=step imbalance_ratio=50 subset.seed=1 out=step.pdf
+  ltexp data show cifar100_lt
+  ltexp data show cifar10_lt imbalance=step imbalance_ratio=50 subset.seed=1 out=step.pdf
 
 datasets: {datasets}
 keys:
   root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
   out=PATH    the figure, .png, .pdf or .svg (default: outputs/data/<dataset>_<imbalance>_<ratio>.png)
-  and every key of conf/dataset/<dataset>.yaml, such as imbalance=, imbalance_ratio=, max_per_class=, num_classes=,
-  subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
+  and every key that `ltexp methods dataset/<dataset>` shows, such as imbalance=, imbalance_ratio=, max_per_class=,
+  num_classes=, subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
 """
 
 
@@ -78,8 +79,8 @@ CACHE = """\
 Makes a copy of all images of a dataset of files, resized to dataset.resize pixels on the short side as evaluation does,
 so that training decodes small images instead of large ones. A run reads it with dataset.cache=FOLDER.
 
-  python -m ltexp.data cache imagenet_lt
-  python -m ltexp.data cache image_folder source.folder=~/birds out=~/birds_256 workers=8
+  ltexp data cache imagenet_lt
+  ltexp data cache image_folder source.folder=~/birds out=~/birds_256 workers=8
 
 A smaller JPEG is kept as it is, everything else becomes a JPEG of quality 95, which changes a pixel by two of 255
 on average. The command can be stopped at any time, and goes on where it was when it is given again. A cache that is not
@@ -90,7 +91,7 @@ keys:
   root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
   out=PATH    folder of the cache (default: ROOT/cache/DATASET_RESIZE)
   workers=N   processes that decode (default: one for each core)
-  and every key of conf/dataset/<dataset>.yaml (also written dataset.resize= and so on)
+  and every key that `ltexp methods dataset/<dataset>` shows (also written dataset.resize= and so on)
 """
 
 
@@ -103,7 +104,7 @@ def run_prepare(words: Sequence[str]) -> int:
     names, options = split_words(words, ("source", "root", "download"))
     known = [*OFFICIAL, *PREPARED_BY_COMMAND]
     if len(names) != 1:
-        raise ConfigError(f"name one dataset: python -m ltexp.data prepare {' | '.join(known)}")
+        raise ConfigError(f"name one dataset: ltexp data prepare {' | '.join(known)}")
     if names[0] not in known:
         raise ConfigError(unknown_name("dataset", names[0], known))
     source = as_path(options["source"]) if "source" in options else None
@@ -182,7 +183,7 @@ def _configured(verb: str, words: Sequence[str], own: Sequence[str]) -> tuple[di
     """(the config of the one dataset that is named, with its keys set; the verb's own keys as text)."""
     names = [word for word in words if "=" not in word]
     if len(names) != 1:
-        raise ConfigError(f"name one dataset: python -m ltexp.data {verb} {' | '.join(datasets())}")
+        raise ConfigError(f"name one dataset: ltexp data {verb} {' | '.join(datasets())}")
     return _with_keys(dataset_config(names[0]), words, own)
 
 
@@ -248,7 +249,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m ltexp.data", description="Prepare, check and show datasets.", allow_abbrev=False)
+    parser = _Parser(prog="ltexp data", description="Prepare, check and show datasets.", allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (_, text, summary) in VERBS.items():
         text = text.replace("{datasets}", ", ".join(datasets()))
@@ -260,9 +261,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; the exit status: 0; 1 for data that is missing or wrong; 2 for a wrong command line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
 
     def action() -> int:
+        words = take_config_dirs(typed)
         if words and not words[0].startswith("-") and words[0] not in VERBS:
             raise ConfigError(unknown_name("verb", words[0], VERBS))
         parsed = _parser().parse_args(words)

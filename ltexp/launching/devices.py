@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
 from ltexp.errors import ConfigError
@@ -76,6 +78,14 @@ def _release(held: dict[str, FileLock]) -> None:
         lock.release()
 
 
+def device_count(trainer: TrainerConfig | Mapping[str, Any] | DictConfig) -> int:
+    """The devices of a node that a config's `trainer` asks for; `auto`: all GPUs of this machine, or its CPU."""
+    node = vars(trainer) if isinstance(trainer, TrainerConfig) else trainer
+    if node["devices"] != "auto":
+        return int(node["devices"])
+    return 1 if node["accelerator"] == "cpu" else max(1, len(visible_gpus() or []))
+
+
 def check_devices(trainer: TrainerConfig) -> None:
     """Refuses devices that this machine does not have.
 
@@ -87,7 +97,12 @@ def check_devices(trainer: TrainerConfig) -> None:
         return
     if not gpus and trainer.accelerator == "gpu":
         raise ConfigError("trainer.accelerator=gpu, but there is no GPU here: set trainer.accelerator=cpu")
-    if gpus and asked > len(gpus):
+    if not gpus:
+        raise ConfigError(
+            f"trainer.devices={asked}, but there is no GPU here: set trainer.devices=1, or trainer.accelerator=cpu for "
+            f"{asked} processes that share its cores"
+        )
+    if asked > len(gpus):
         among = "" if "CUDA_VISIBLE_DEVICES" not in os.environ else " in CUDA_VISIBLE_DEVICES"
         raise ConfigError(
             f"trainer.devices={asked}, but there {'is 1 GPU' if len(gpus) == 1 else f'are {len(gpus)} GPUs'}{among}: "

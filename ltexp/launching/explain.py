@@ -2,10 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -13,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import compose
+from ltexp.config.path import split_config_dirs
+from ltexp.config.reading import dotted_keys
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.names import unknown_name
+from ltexp.names import alias_of, unknown_name
 
 OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined before '([^']+)'")
 
@@ -76,7 +76,7 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     if not found:
         return _first_line(error)
     key = found.group(1)
-    config, groups = _known(arguments)
+    config, groups = known_keys(arguments)
     if "@" in key or "/" in key:
         return unknown_name("choice", key, groups)
     if (none := _null_parent(config, key)) is not None:
@@ -84,16 +84,22 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and "not in" not in str(cause):
         return f"{key}: {_first_line(cause)}"
-    known = [*_keys(OmegaConf.to_container(config)), *groups]
+    known = [*dotted_keys(OmegaConf.to_container(config)), *groups]
     if key in known:
         return f"'{key}' cannot be set together with the rest of this command line"
+    if (meant := alias_of(key, known)) is not None:
+        return f"unknown key '{key}': did you mean '{meant}'?"
     siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
     return unknown_name("key", key, siblings if "." in key and siblings else known)
 
 
-def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
-    """The config that the readable choices among `arguments` compose to, and the names of its groups."""
-    further = config_dirs(arguments)
+def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
+    """The config that the readable choices among `arguments` compose to, and the names of its groups.
+
+    Args:
+        arguments: those of `ltexp train`; what of them cannot be read or composed is left out.
+    """
+    _, further = split_config_dirs(arguments)
     plain = compose([], further)
     groups = [str(key) for key in plain.hydra.runtime.choices if "hydra/" not in str(key)]
     readable = [text for text in arguments if "=" in text and not text.startswith("-")]
@@ -106,34 +112,6 @@ def _known(arguments: list[str]) -> tuple[DictConfig, list[str]]:
         return compose(chosen, further), groups
     except (LtexpError, HydraException, OmegaConfBaseException):
         return plain, groups
-
-
-def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """The folders that `--config-dir` names among the arguments of a command line."""
-    return split_config_dirs(arguments)[1]
-
-
-def split_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """(the other arguments, the folders that `--config-dir`, or `-cd`, names)."""
-    others: list[str] = []
-    folders: list[Path] = []
-    waiting = False  # for the folder of a flag
-    for text in arguments:
-        if waiting or text.startswith("--config-dir="):
-            folders.append(Path(text if waiting else text.partition("=")[2]))
-            waiting = False
-        elif text in ("--config-dir", "-cd"):
-            waiting = True
-        else:
-            others.append(text)
-    return others, folders
-
-
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key, child in node.items():
-            yield f"{prefix}{key}"
-            yield from _keys(child, f"{prefix}{key}.")
 
 
 def _null_parent(config: DictConfig, key: str) -> str | None:

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, names_stage, to_config
 from ltexp.config.composer import NOT_OF_A_RUN
 from ltexp.errors import ConfigError
+from ltexp.launching.devices import device_count
 
 
 def freeze(composed: DictConfig) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     assert isinstance(container, dict)
     plain = {str(key): value for key, value in container.items()}
+    if plain["trainer"].get("devices") == "auto":
+        plain["trainer"]["devices"] = device_count(plain["trainer"])
     plain["overrides"] = list(composed.hydra.overrides.task)
     to_config(plain)
     _make_absolute(plain)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,10 @@ class ValidateAndFreeze(Callback):
         with _ending_at_errors():
             if (folder := _typed_folder(config, "hydra.sweep.dir")) is not None:
                 require_own_sweep(folder)
-            check = getattr(get_class(config.hydra.launcher._target_), "check", None)
+            target = config.hydra.launcher._target_
+            if target.endswith("submitit_launcher.SlurmLauncher") and shutil.which("sbatch") is None:
+                raise ConfigError("hydra/launcher=submitit_slurm: there is no sbatch here; see also launcher=slurm")
+            check = getattr(get_class(target), "check", None)
             if check is not None:
                 check()
             if DRY_RUN_VARIABLE not in os.environ:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ltexp.config.path import take_config_dirs
 from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError
 from ltexp.names import unknown_name
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     def action() -> int:
-        folders, options = parse(words)
+        folders, options = parse(take_config_dirs(words))
         runs, notes = find_runs(folders)
         for note in notes:
             print(f"ltexp report: {note}", file=sys.stderr)

@@ -1,15 +1,15 @@
 """Published tables and figures, addressed, run and compared.
 
-    python -m ltexp.reproduce list                              papers and tables, how many cells ltexp can run
-    python -m ltexp.reproduce show table=mislas/3               the table as printed
-    python -m ltexp.reproduce show cells=mislas/3/mislas/cifar100_lt/100
-    python -m ltexp.reproduce plan table=mislas/3 seeds=0,1,2   commands, shared stages, what is there, the time
-    python -m ltexp.reproduce run table=mislas/3 seeds=0,1,2    trains what is missing; again: continues
-    python -m ltexp.reproduce compare table=mislas/3            published and measured side by side
-    python -m ltexp.reproduce table=mislas/3                    run, then compare
-    python -m ltexp.reproduce compare out=results.html          every published cell, as one page that works offline
-    python -m ltexp.reproduce figure=kps/3.5                    trains what a figure is of, and draws it
-    python -m ltexp.reproduce show figure=kps/3.5               what it shows; plan figure= as for tables
+    ltexp reproduce list                              papers and tables, how many cells ltexp can run
+    ltexp reproduce show table=mislas/3               the table as printed
+    ltexp reproduce show cells=mislas/3/mislas/cifar100_lt/100
+    ltexp reproduce plan table=mislas/3 seeds=0,1,2   commands, shared stages, what is there, the time
+    ltexp reproduce run table=mislas/3 seeds=0,1,2    trains what is missing; again: continues
+    ltexp reproduce compare table=mislas/3            published and measured side by side
+    ltexp reproduce table=mislas/3                    run, then compare
+    ltexp reproduce compare out=results.html          every published cell, as one page that works offline
+    ltexp reproduce figure=kps/3.5                    trains what a figure is of, and draws it
+    ltexp reproduce show figure=kps/3.5               what it shows; plan figure= as for tables
 
 Which cells (all of them must fit; commas list alternatives):
   table=PAPER/NUMBER  paper=PAPER  cells=NAME    a cell, the beginning of its name, or a glob
@@ -42,6 +42,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from ltexp.config.path import take_config_dirs
 from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
@@ -198,8 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    of_figures = any(word.startswith("figure=") for word in words)
-    return status_of("ltexp reproduce", lambda: figures(words) if of_figures else execute(*parse(words)))
+
+    def action() -> int:
+        others = take_config_dirs(words)
+        of_figures = any(word.startswith("figure=") for word in others)
+        return figures(others) if of_figures else execute(*parse(others))
+
+    return status_of("ltexp reproduce", action)
 
 
 if __name__ == "__main__":

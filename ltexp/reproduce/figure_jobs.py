@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ltexp.config.path import conf_dir
+from ltexp.config.path import group_files
 from ltexp.papers import Cell, all_cells
 from ltexp.papers.figures import Drawing
 from ltexp.reproduce.jobs import Job, job_of
@@ -66,7 +66,7 @@ def _job(run: Mapping[str, Any], settings: Sequence[str] = ()) -> Job:
 
 def _of_sweep(node: Mapping[str, Any]) -> list[Job]:
     """The jobs of a file in conf/sweep/, on the data that `node` names."""
-    content = yaml.safe_load((conf_dir() / "sweep" / f"{node['name']}.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(group_files("sweep")[node["name"]].read_text(encoding="utf-8"))
     (method,) = [entry["override /method"] for entry in content["defaults"] if "override /method" in entry]
     sweeper = content["hydra"]["sweeper"]
     # plain lists of values, so that `list` needs no Hydra to count them

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ltexp.config import names_stage
-from ltexp.config.path import conf_dir
+from ltexp.config.path import group_files
 from ltexp.papers import Cell, find_paper, find_table, published_only
 
 FILE = "=FILE"  # ending of a setting that stands for a file of the user's
@@ -153,4 +153,4 @@ def _stage_choices(settings: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 @cache
 def _choices(group: str) -> frozenset[str]:
-    return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    return frozenset(group_files(group))

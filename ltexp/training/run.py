@@ -28,8 +28,9 @@ from ltexp.training import checkpoint
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
 from ltexp.training.fingerprint import files_started_from
-from ltexp.training.loggers import close_loggers, make_loggers
+from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.mixing import Mixing, blends
+from ltexp.training.notices import settings_without_effect
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.small_batches import check_batch_norm
@@ -51,8 +52,11 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     data = build(config.dataset, root=config.paths.data, path="dataset")
     session = Session(config, folder, data, device)
     check_against_data(session)
+    if rank() == 0:
+        for line in settings_without_effect(session):
+            print(f"note: {line}", flush=True)
     identifier = records.run_id(folder)
-    session.loggers = loggers = make_loggers(config, folder, identifier)
+    session.loggers = loggers = make_loggers(session, identifier)
     base = describe(session, started) | {"run_id": identifier}
     check_same_things(folder, base)
     if rank() == 0:
@@ -281,6 +285,8 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) 
     figures = draw_run_figures(folder) if session.config.evaluation.figures else []
     # last: of a run that is killed while it draws, resume=true draws the figures
     records.write_record(folder, record | {"status": "finished"})
+    by_class = zip(base["class_names"], base["class_counts"], metrics["per_class"], strict=True)
+    log_media(session.loggers, figures, ["class", "training images", "accuracy (%)"], [list(row) for row in by_class])
     console = Console()
     console.print(run_table(record))
     console.print(networks_text(record), soft_wrap=True, markup=False)

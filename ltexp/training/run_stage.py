@@ -22,6 +22,7 @@ from ltexp.training.cache import StageCache
 from ltexp.training.datamodule import StageData
 from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
+from ltexp.training.loggers import log_epoch
 from ltexp.training.norms import weight_norms
 from ltexp.training.predict import Predictions, batches_of, predict
 from ltexp.training.session import Session
@@ -62,6 +63,9 @@ def run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping[
     model = session.place(start_model(session, name, stage))
     make_trainable(model, stage)
     cached = _obtain(session, name, stage, model, fingerprint)
+    if cached and stage.checkpoint is None:
+        for row in read_metrics(folder / METRICS):
+            log_epoch(session.loggers, name, row)
     loader = session.evaluation_loader(session.data.test)
     limit = batches_of(loader, test_limit(session.config.trainer))
     predictions = predict(model, loader, session.config.trainer.precision, limit, session.examined)

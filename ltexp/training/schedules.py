@@ -129,6 +129,10 @@ class MultiStep(Schedule):
         """`decay` to the power of the number of milestones reached."""
         return self.decay ** sum(unit >= self._start(milestone) for milestone in self.milestones)
 
+    def never_reached(self) -> list[float]:
+        """The milestones that round to the stage's end, so that no drop comes of them."""
+        return [milestone for milestone in self.milestones if self._start(milestone) >= self.length]
+
     def _start(self, milestone: float) -> int:
         return int(milestone) * self.units if milestone >= 1 else first_epoch(milestone, self.length)
 

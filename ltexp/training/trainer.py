@@ -18,6 +18,8 @@ from ltexp.config.build import build
 from ltexp.config.lightning import OWN_CALLBACKS
 from ltexp.distributed import world_size
 from ltexp.errors import ConfigError
+from ltexp.launching.trials import read_trial
+from ltexp.training.callbacks.prune import Prune
 from ltexp.training.session import Session
 
 PROFILERS = {
@@ -85,7 +87,12 @@ def make_callbacks(config: Config, name: str, folder: Path) -> list[Callback]:
     nodes = {key: dict(node) for key, node in config.callbacks.items() if node is not None}
     ours = [key for key in OWN_CALLBACKS if key in nodes and key != "resume"]
     order = [*ours, *(key for key in nodes if key not in OWN_CALLBACKS), *(["resume"] if "resume" in nodes else [])]
-    return [_callback(key, nodes[key], {"folder": folder, "stage": name}) for key in order]
+    made = [_callback(key, nodes[key], {"folder": folder, "stage": name}) for key in order]
+    if (trial := read_trial(folder.parent)) is not None:
+        stages = list(config.stages)
+        before = sum(config.stages[stage].epochs for stage in stages[: stages.index(name)])
+        made.append(Prune(trial, name, before))
+    return made
 
 
 def _callback(key: str, node: dict[str, Any], facts: dict[str, Any]) -> Callback:

@@ -5,14 +5,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ltexp.config.path import conf_dir
+from ltexp.config.path import group_files
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
 
 def datasets() -> list[str]:
-    """The names of all files in conf/dataset/."""
-    return sorted(path.stem for path in (conf_dir() / "dataset").glob("*.yaml"))
+    """The names of all files in conf/dataset/ and the same folder of the user's config folders."""
+    return list(group_files("dataset"))
 
 
 def dataset_config(name: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def dataset_config(name: str) -> dict[str, Any]:
     """
     if name not in datasets():
         raise ConfigError(unknown_name("dataset", name, datasets()))
-    own = OmegaConf.load(conf_dir() / "dataset" / f"{name}.yaml")
+    own = OmegaConf.load(group_files("dataset")[name])
     assert isinstance(own, DictConfig)
     extended = [entry for entry in own.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
     merged = OmegaConf.to_container(OmegaConf.merge(*map(dataset_config, extended), own))

@@ -1,4 +1,4 @@
-"""`python -m ltexp.data check`: what is missing or wrong with a dataset's files, all of it at once."""
+"""`ltexp data check`: what is missing or wrong with a dataset's files, all of it at once."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def require_present(data: LongTailedData) -> None:
         sizes = {name: len(split) for name, split in data.splits.items()}
         lines = describe_unreadable(absent, sizes, data.train.unit)
         raise DataError(
-            f"{data.name}: {'; '.join(lines)}; `python -m ltexp.data check {data.name} unreadable=FILE` with the same "
+            f"{data.name}: {'; '.join(lines)}; `ltexp data check {data.name} unreadable=FILE` with the same "
             "dataset keys lists them, and dataset.leave_out=FILE goes on without them"
         )
 

@@ -1,4 +1,4 @@
-"""`python -m ltexp.data prepare`: official archives, or arrays prepared elsewhere, become `<root>/<dataset>/`."""
+"""`ltexp data prepare`: official archives, or arrays prepared elsewhere, become `<root>/<dataset>/`."""
 
 import os
 import shutil

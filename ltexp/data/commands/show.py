@@ -1,4 +1,4 @@
-"""`python -m ltexp.data show`: the long tail of a dataset, in numbers and as a figure."""
+"""`ltexp data show`: the long tail of a dataset, in numbers and as a figure."""
 
 from pathlib import Path
 

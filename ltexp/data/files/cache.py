@@ -31,7 +31,7 @@ QUALITY = 95  # of JPEG, with Pillow's chroma subsampling
 SHARD = 512  # images
 INDEX, LOCK = "index.npz", "making.lock"
 OTHERWISE = "make another cache, or set dataset.cache=null"
-AGAIN = "delete the folder and run `python -m ltexp.data cache` again"
+AGAIN = "delete the folder and run `ltexp data cache` again"
 COMPARED = 100  # originals whose size is looked at when a cache is opened
 FACTS = 3  # of each image, int64: bytes of its copy, their CRC-32, bytes of the original
 
@@ -51,7 +51,7 @@ class ImageCache:
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file():
             state = "is not finished" if any(self.folder.glob("*.shard")) else "holds no cache"
-            raise DataError(f"{folder} {state}: run `python -m ltexp.data cache NAME out={folder}`")
+            raise DataError(f"{folder} {state}: run `ltexp data cache NAME out={folder}`")
         try:
             with np.load(self.folder / INDEX) as arrays:
                 settings = json.loads(str(arrays["settings"]))

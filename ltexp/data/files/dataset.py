@@ -54,7 +54,7 @@ def long_tailed_files(
         image_size: side of the images that a network reads. Default 224.
         resize: the length of the short side before the middle is cut out for a test. Default 256.
         workers: processes that decode images, for each training process; None: by the number of cores.
-        cache: a folder of images made small by `python -m ltexp.data cache`; None: none.
+        cache: a folder of images made small by `ltexp data cache`; None: none.
         imbalance: `given` (default): the training images as they are; or see `class_sizes`.
         imbalance_ratio, max_per_class: those of a tail that is cut, see `class_sizes`. None: all that there are.
         num_classes, subset: see `long_tailed`.
@@ -62,7 +62,7 @@ def long_tailed_files(
         test: `fraction` (default 0) of each class's training images is held out as a test set where there is none, at
             most `max_per_class` (default null); always the same images, chosen before the tail is cut.
         leave_out: a file of paths, one a line as in the lists, of images that are not to be used, such as
-            `python -m ltexp.data check NAME decode=true unreadable=FILE` writes; None (default): all are used.
+            `ltexp data check NAME decode=true unreadable=FILE` writes; None (default): all are used.
 
     Raises:
         ConfigError: for a setting out of range, unknown, or that leaves a class without images.

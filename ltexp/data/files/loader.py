@@ -97,7 +97,7 @@ class FileLoader(Loader[FileSplit]):
         image_size: side of the images that the network reads.
         resize: the length of the short side without augmentation.
         workers: the workers of each process; 0: this process decodes itself; None: one for each core, at most 8.
-        cache: the folder of `python -m ltexp.data cache`, read in place of the files; None: the files.
+        cache: the folder of `ltexp data cache`, read in place of the files; None: the files.
         settings: those of `Loader`.
 
     Raises:

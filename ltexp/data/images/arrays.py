@@ -54,9 +54,9 @@ class PreparedArrays(Source):
     def remedy(self, root: Path) -> str:
         """What to do."""
         if self.folder not in PREPARED_BY_COMMAND:
-            return "it must hold the prepared form (see `python -m ltexp.data check --help`)"
+            return "it must hold the prepared form (see `ltexp data check --help`)"
         where = "" if root == default_root() else f" root={root}"
-        return f"run `python -m ltexp.data prepare {self.folder}{where}`"
+        return f"run `ltexp data prepare {self.folder}{where}`"
 
 
 def inspect_folder(folder: Path) -> tuple[SourceArrays | None, list[str]]:

@@ -76,9 +76,9 @@ class CsvArticles(Source):
     def remedy(self, root: Path) -> str:
         """What to do."""
         if self.folder not in PREPARED_BY_COMMAND:
-            return f"it must hold {' and '.join(FILES)} (see `python -m ltexp.data check --help`)"
+            return f"it must hold {' and '.join(FILES)} (see `ltexp data check --help`)"
         where = "" if root == default_root() else f" root={root}"
-        return f"run `python -m ltexp.data prepare {self.folder} source=PATH{where}`"
+        return f"run `ltexp data prepare {self.folder} source=PATH{where}`"
 
     def read(self, folder: Path) -> tuple[SourceTexts | None, list[str]]:
         """The articles in `folder` and what is wrong with them; articles only if nothing is."""

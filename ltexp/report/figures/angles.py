@@ -81,7 +81,7 @@ def read(run: Run) -> dict[str, npt.NDArray[Any]]:
         DataError: if it is missing, damaged, or of a time before the classifier's weight was kept.
     """
     names = [f"{split}_{what}" for split in ("train", "test") for what in ("features", "labels")]
-    advice = f"make it with python -m ltexp.evaluate {run.folder} features=true"
+    advice = f"make it with ltexp evaluate {run.folder} features=true"
     return load_arrays(run.folder / FEATURES, [*names, "classifier_weight"], advice)
 
 

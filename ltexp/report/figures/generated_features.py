@@ -60,7 +60,7 @@ def read(run: Run) -> dict[str, npt.NDArray[Any]]:
         DataError: if it is missing, damaged, or of a run that generates none.
     """
     names = [f"{split}_{what}" for split in ("train", "test", "generated") for what in ("features", "labels")]
-    advice = f"of a run with generated features, python -m ltexp.evaluate {run.folder} features=true makes it"
+    advice = f"of a run with generated features, ltexp evaluate {run.folder} features=true makes it"
     return load_arrays(run.folder / FEATURES, names, advice)
 
 

@@ -65,7 +65,5 @@ def read(run: Run) -> npt.NDArray[np.float64]:
             return np.asarray(values)
         if rows:
             file = run.folder / stage["name"] / GRADIENTS
-            raise DataError(
-                f"{file} is damaged: measure anew with python -m ltexp.evaluate {run.folder} gradients=true"
-            )
-    raise DataError(f"{run.folder}: no gradients measured: python -m ltexp.evaluate {run.folder} gradients=true")
+            raise DataError(f"{file} is damaged: measure anew with ltexp evaluate {run.folder} gradients=true")
+    raise DataError(f"{run.folder}: no gradients measured: ltexp evaluate {run.folder} gradients=true")

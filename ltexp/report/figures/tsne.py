@@ -101,9 +101,7 @@ def read(run: Run) -> dict[str, npt.NDArray[Any]]:
         DataError: if it is missing or damaged.
     """
     names = [f"{split}_{what}" for split in SPLITS for what in ("features", "labels")]
-    return load_arrays(
-        run.folder / FEATURES, names, f"make it with python -m ltexp.evaluate {run.folder} features=true"
-    )
+    return load_arrays(run.folder / FEATURES, names, f"make it with ltexp evaluate {run.folder} features=true")
 
 
 def choose(labels: Ints, classes: Sequence[int], samples: int) -> Ints:

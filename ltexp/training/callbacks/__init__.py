@@ -4,6 +4,7 @@ from ltexp.training.callbacks.batch_norm import AgreeOnStatistics
 from ltexp.training.callbacks.monitor import Monitor
 from ltexp.training.callbacks.norms import FeatureNorms
 from ltexp.training.callbacks.progress import Progress
+from ltexp.training.callbacks.prune import Prune
 from ltexp.training.callbacks.resume import ResumeCheckpoint
 
-__all__ = ["AgreeOnStatistics", "FeatureNorms", "Monitor", "Progress", "ResumeCheckpoint"]
+__all__ = ["AgreeOnStatistics", "FeatureNorms", "Monitor", "Progress", "Prune", "ResumeCheckpoint"]

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ltexp.errors import TrainingError
 from ltexp.run_folder import METRICS, read_metrics, write_metrics
+from ltexp.training.loggers import log_epoch
 from ltexp.training.stage import Stage
 
 
@@ -53,6 +54,7 @@ class Monitor(Callback):
         assert isinstance(pl_module, Stage)
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
             "lr": max(float(group["lr"]) for group in trainer.optimizers[0].param_groups),
             "train_loss": pl_module.epoch_loss(),
             "seconds": seconds,
@@ -62,9 +64,7 @@ class Monitor(Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             write_metrics(self.path, self.rows)
-        for logger in trainer.loggers:
-            numbers = {f"{self.stage}/{key}": value for key, value in row.items() if value is not None}
-            logger.log_metrics(numbers, step=trainer.global_step)
+        log_epoch(trainer.loggers, self.stage, row)
 
     def _end_training(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
         """Seconds of the epoch's steps."""

@@ -1,0 +1,92 @@
+"""Settings that have no effect on a run, each said in a line before it begins."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ltexp.config import StageConfig
+from ltexp.data.types import LongTailedData
+from ltexp.losses.base import Loss
+from ltexp.losses.context import WHOLE_BATCH
+from ltexp.losses.cross_entropy import CrossEntropy
+from ltexp.outputs import ModelOutput
+from ltexp.training.objective import Objective
+from ltexp.training.schedules import MultiStep, Schedule, build_schedule
+from ltexp.training.session import Session
+
+_MANY_STEPS = 1000  # of an epoch, where a schedule steps with each: enough to reach every fraction of it
+_ROWS, _FEATURES = 64, 8  # of the made-up batch that a loss is tried on
+
+
+def settings_without_effect(session: Session) -> list[str]:
+    """A line for each setting of the run that changes nothing about it, with its key and why."""
+    config = session.config
+    typed = [text.lstrip("+~").partition("=")[0] for text in config.overrides]
+    lines = list(_of_data(session.data, typed))
+    for name, stage in config.stages.items():
+        lines += [f"{name}.{line}" for line in _of_terms(name, stage, typed)]
+        if stage.epochs > 0 and stage.checkpoint is None:
+            counts = session.for_stage(stage).class_counts
+            lines += [f"{name}.{line}" for line in (*_of_schedule(stage), *_of_objective(stage, counts))]
+    if "trainer.compile_backend" in typed and not config.trainer.compile:
+        lines.append("trainer.compile_backend has no effect without trainer.compile=true")
+    return lines
+
+
+def _of_data(data: LongTailedData, typed: list[str]) -> Iterator[str]:
+    if data.imbalance == "balanced" and "dataset.imbalance_ratio" in typed:
+        yield "dataset.imbalance_ratio has no effect with dataset.imbalance=balanced"
+
+
+def _of_terms(name: str, stage: StageConfig, typed: list[str]) -> Iterator[str]:
+    for term, settings in stage.terms.items():
+        place = f"{name}.terms.{term}."
+        keys = [key for key in typed if key.rpartition("@")[2].startswith(place) and key != f"{place}weight"]
+        if settings.weight == 0 and keys:
+            yield f"terms.{term} has weight 0: {', '.join(keys)} has no effect"
+
+
+def _of_schedule(stage: StageConfig) -> Iterator[str]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, _, _ = build_schedule(stage.schedule, optimizer, stage.epochs, _MANY_STEPS)
+    if not isinstance(schedule, Schedule):
+        return
+    if schedule.warmup > schedule.length:
+        epochs = schedule.warmup // schedule.units
+        yield f"schedule.warmup_epochs={epochs} is longer than its {stage.epochs} epochs: the rate is never full"
+    if isinstance(schedule, MultiStep) and (never := schedule.never_reached()):
+        yield f"schedule.milestones: there is no drop at {', '.join(map(str, never))} of its {stage.epochs} epochs"
+
+
+def _of_objective(stage: StageConfig, counts: Tensor) -> Iterator[str]:
+    objective = Objective(stage, counts)
+    weights = objective.reweighting.class_weights
+    if weights is not None and torch.allclose(weights, torch.ones_like(weights)):
+        yield "reweighting has no effect: all classes have the same weight"
+    if not isinstance(objective.loss, CrossEntropy) and _is_cross_entropy(objective.loss, stage.epochs):
+        spread = f"{int(counts.max())} to {int(counts.min())} images of a class"
+        yield f"loss: {type(objective.loss).__name__} is the same as cross-entropy here ({spread})"
+
+
+def _is_cross_entropy(loss: Loss, epochs: int) -> bool:
+    """Whether a loss of logits has the values of cross-entropy, at the beginning, middle and end of the stage."""
+    learns = type(loss).end_epoch is not Loss.end_epoch
+    if loss.needs or loss.streams or learns or loss.classifier != "any":
+        return False
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(_ROWS, loss.num_classes, generator=generator)
+    features = torch.randn(_ROWS, _FEATURES, generator=generator)
+    target = torch.randint(loss.num_classes, (_ROWS,), generator=generator)
+    plain = F.cross_entropy(loss.logit_scale * logits, target)
+    for epoch in {0, epochs // 2, epochs - 1}:
+        context = replace(WHOLE_BATCH, epoch=epoch, max_epochs=epochs)
+        try:
+            value = loss(ModelOutput(logits, features), target, context)
+        except Exception:  # a loss that cannot be tried on made-up logits is not judged
+            return False
+        if not torch.allclose(value, plain, rtol=1e-5):
+            return False
+    return True

@@ -1,0 +1,59 @@
+"""Config groups of a user's own, beside ltexp's: read by every command, and told where they are not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ltexp.config.composer import compose
+from ltexp.config.path import VARIABLE, group_files, take_config_dirs
+from ltexp.data.__main__ import main as data
+from ltexp.errors import ConfigError
+from ltexp.reproduce.__main__ import main as reproduce
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a dataset and a method; what names it is forgotten after the test."""
+    monkeypatch.setenv(VARIABLE, "")
+    files = {
+        "dataset/birds.yaml": "# My birds.\ndefaults: [image_folder]\nname: birds\n",
+        "method/mine.yaml": "# @package _global_\n# Mine.\ndefaults: [ce, _self_]\nstage1: {epochs: 7}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True)
+        (tmp_path / "own" / name).write_text(text)
+    return tmp_path / "own"
+
+
+def test_data_looks_at_a_dataset_of_the_users(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data(["check", "birds"]) == 2
+    assert "unknown dataset 'birds'" in capsys.readouterr().err
+    assert data(["check", "birds", "--config-dir", str(own)]) == 1
+    assert "birds: no folder is given: set dataset.source.folder" in capsys.readouterr().out
+
+
+def test_the_variable_names_folders_as_path_does(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other" / "loss").mkdir(parents=True)
+    (tmp_path / "other" / "loss" / "zebra.yaml").write_text("# Mine.\n_target_: zebra.Loss\n")
+    monkeypatch.setenv(VARIABLE, os.pathsep.join([str(own), str(tmp_path / "other")]))
+    assert compose(["method=mine", "dataset=digits_lt"]).stage1.epochs == 7
+    assert group_files("loss")["zebra"] == tmp_path / "other" / "loss" / "zebra.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert take_config_dirs(["-cd", "own", "seed=1"]) == ["seed=1"]
+    assert os.environ[VARIABLE].split(os.pathsep)[0] == str(own)
+
+
+def test_a_folder_that_is_not_there_is_refused_by_every_command(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(["list", "--config-dir", str(own / "nowhere")]) == 2
+    assert f"the config folder {own}/nowhere is not there" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--config-dir names no folder"):
+        take_config_dirs(["seed=1", "--config-dir"])
+
+
+def test_a_file_that_ltexps_own_hides_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "loss").mkdir()
+    (own / "loss" / "ldam.yaml").write_text("# Mine.\n_target_: mine.Loss\n")
+    take_config_dirs(["--config-dir", str(own)])
+    assert capsys.readouterr().err.startswith(f"note: {own}/loss/ldam.yaml is not read: ltexp has a file of that name")
+    assert "mine" not in group_files("loss")["ldam"].read_text()
