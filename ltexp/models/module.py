@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
 
+# Of a batch of several views: what the network makes of all of them, and the images themselves. Where the former are not
+# read, the network sees the first view alone.
+OF_VIEWS = frozenset({"view_features", "view_logits"})
+VIEWS = OF_VIEWS | {"view_inputs"}
 # What the model itself has for modules and losses; `inputs` and `labels` are of the batch.
-OF_THE_MODEL = frozenset({"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features"})
+OF_THE_MODEL = VIEWS | {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "classifier_weight"}
 
 
 class StageModule(nn.Module):
@@ -26,8 +30,9 @@ class StageModule(nn.Module):
     `forward` gets what `reads` names, in that order, and returns what `gives` names: one value, or a tuple of them.
 
     Attributes:
-        reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone), or
-            what an earlier module gives.
+        reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone),
+            `classifier_weight` (C, D), of several views `view_features` (V, B, D), `view_logits` (V, B, C) and
+            `view_inputs` (V, B, ...), or what an earlier module gives.
         gives: names; a field of `ModelOutput` where there is one, else an entry of its `extra`.
     """
 

@@ -46,6 +46,8 @@ class TorchvisionResNet(Backbone):
             as torch's layers do by themselves (uniform, deviation 1 / sqrt(3 fan-in)), not as torchvision starts a
             whole network (normal, deviation sqrt(2 / fan-out)). Default false.
         experts: E, or None for an ordinary network.
+        small_images: whether the network begins with a 3x3 convolution of stride 1 and no pooling, as the codes for
+            CIFAR have it. Default false.
 
     Raises:
         ConfigError: for an unknown architecture, fewer than one expert, or pretrained weights or a frozen trunk for
@@ -60,6 +62,7 @@ class TorchvisionResNet(Backbone):
         frozen_trunk: bool = False,
         fresh_last_block: bool = False,
         experts: int | None = None,
+        small_images: bool = False,
     ) -> None:
         super().__init__()
         require_choice("architecture", architecture, tuple(ARCHITECTURES))
@@ -77,6 +80,10 @@ class TorchvisionResNet(Backbone):
         self.feature_dim = int(network.fc.in_features)
         self.conv1, self.bn1, self.maxpool = network.conv1, network.bn1, network.maxpool
         self.layer1, self.layer2 = network.layer1, network.layer2
+        if small_images:
+            self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.maxpool = nn.Identity()
         self.relu = network.relu
         shared = self.feature_dim // 4
         self.branches: nn.ModuleList | None = None

@@ -87,7 +87,8 @@ class Stage(pl.LightningModule):
         self.step: Step = build(config.step, path="step")
         self.teacher = teacher
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
-        self.after_step = [hook for m in model.attached.values() if (hook := getattr(m, "after_step", None))]
+        parts = (model.classifier, *model.attached.values())
+        self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
         self.feeds_classifier = loader is not None and loader.feeds_classifier
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
@@ -204,7 +205,8 @@ class Stage(pl.LightningModule):
     def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor) -> ModelOutput:
         """The model's output, in float32, of some rows of a batch whose inputs may be mixed."""
         views = 1 if batch.views is None else len(batch.views)
-        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows, views)
+        shown = views if self.model.sees_all_views(self.needs[stream]) else 1
+        self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows, shown)
         given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
         return in_float32(self.output_of(given, batch.labels[rows], views, stream))
 
