@@ -13,8 +13,8 @@ EXPANDED_FROM = 63.0
 def log_bessel_over_power(order: float, argument: Tensor) -> Tensor:
     """L(k) = log I_p(k) - p log k, of the order p >= 0, elementwise; the gradient is I_{p+1}(k) / I_p(k).
 
-    By the uniform expansion of Debye with three terms (Abramowitz and Stegun, 9.7.7) for large orders, and from there by
-    the recurrence I_{p-1} = I_{p+1} + (2 p / k) I_p, which is stable downwards.
+    By the uniform expansion of Debye with three terms (Abramowitz and Stegun, 9.7.7) for large orders, and from there
+    by the recurrence I_{p-1} = I_{p+1} + (2 p / k) I_p, which is stable downwards.
 
     Args:
         order: p.

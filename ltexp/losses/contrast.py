@@ -44,7 +44,7 @@ class Contrast(NamedTuple):
         return self.anchors @ rows.T / temperature
 
     def without_itself(self, values: Tensor, fill: float = float("-inf")) -> Tensor:
-        """`values` (A, N or more), whose first N columns are of the others, with `fill` where an anchor meets itself."""
+        """`values` (A, N or more), N columns of the others first, with `fill` where an anchor meets itself."""
         return values.scatter(1, self.place[:, None], fill)
 
     def same_class(self, labels: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ class ProbabilisticContrastive(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"projections"})
     takes_class_weights: ClassVar[bool] = False
     log_prior: Tensor
+    epoch: Tensor
 
     def __init__(self, class_counts: Tensor, temperature: float = 0.1, width: int = 128, first_view: int = 1) -> None:
         super().__init__(class_counts)

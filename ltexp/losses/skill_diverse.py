@@ -16,7 +16,7 @@ PRIOR_FLOOR = 1e-9  # added to a class's share before its logarithm (the authors
 
 
 def inverse_prior(class_counts: Tensor) -> Tensor:
-    """(C,) float64: the classes' shares in reversed order of rank, so that the rarest has the largest; ties by index."""
+    """(C,) float64: the classes' shares in reversed order of rank: the rarest has the largest; ties by index."""
     prior = class_counts.double() / class_counts.sum()
     order = torch.argsort(prior, stable=True)
     inverse = torch.empty_like(prior)
@@ -25,7 +25,7 @@ def inverse_prior(class_counts: Tensor) -> Tensor:
 
 
 class SkillDiverse(Loss):
-    """CE(z_1, y) + CE(z_2 + log π, y) + CE(z_3 + log π - τ log π', y): experts for long-tailed, balanced and inverse tests.
+    """CE(z_1, y) + CE(z_2 + log π, y) + CE(z_3 + log π - τ log π', y): for long-tailed, balanced and inverse tests.
 
     π are the classes' shares, π' the same in reversed order of rank. The network's prediction is the experts' mean.
 

@@ -87,10 +87,9 @@ class Model(nn.Module):
             output.extra["view_logits"] = logits.view(views, rows, *logits.shape[1:])
         if "classifier_weight" in read:
             output.extra["classifier_weight"] = self.classifier.weight
-        batch = {"inputs": whole[:rows] if views > 1 else whole, "labels": labels}
         if "view_inputs" in read:
-            batch["view_inputs"] = whole.view(views, rows, *whole.shape[1:])
-        self._attach(output, running, batch)
+            output.extra["view_inputs"] = whole.view(views, rows, *whole.shape[1:])
+        self._attach(output, running, {"inputs": whole[:rows] if views > 1 else whole, "labels": labels})
         return output
 
     def sees_all_views(self, needs: Collection[str]) -> bool:

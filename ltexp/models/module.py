@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
 
-# Of a batch of several views: what the network makes of all of them, and the images themselves. Where the former are not
-# read, the network sees the first view alone.
+# Of a batch of several views: what the network makes of all of them, and the images themselves. Where the former are
+# not read, the network sees the first view alone.
 OF_VIEWS = frozenset({"view_features", "view_logits"})
 VIEWS = OF_VIEWS | {"view_inputs"}
 # What the model itself has for modules and losses; `inputs` and `labels` are of the batch.

@@ -141,8 +141,8 @@ class MomentumContrast(StageModule):
         """The copy follows; in its first step, wherever the network started from, it becomes the network."""
         if not self._started:
             self._started = bool(self.started)  # read once: reading it makes the host wait for the device
-        copies = [*self.key_backbone.parameters(), *self.key_head.parameters()]
-        trained = [*cast(Model, model).backbone.parameters(), *self.head.parameters()]
+        copies: list[Tensor] = [*self.key_backbone.parameters(), *self.key_head.parameters()]
+        trained: list[Tensor] = [*cast(Model, model).backbone.parameters(), *self.head.parameters()]
         torch._foreach_lerp_(copies, trained, 1 - self.momentum if self._started else 1.0)
         self.started.fill_(True)
         self._started = True

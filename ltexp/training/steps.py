@@ -132,8 +132,8 @@ class SharpnessAware(Step):
 class ImbalancedSharpnessAware(SharpnessAware):
     """ImbSAM (Zhou et al., ICCV 2023): sharpness-aware for the tail classes alone.
 
-    With the head's gradient g_h at w, and the tail's g_t at w + rho g_t(w) / ||g_t(w)||, the step is by g_h + g_t. Three
-    passes. The labels are those of the batch's own images.
+    With the head's gradient g_h at w, and the tail's g_t at w + rho g_t(w) / ||g_t(w)||, the step is by g_h + g_t.
+    Three passes. The labels are those of the batch's own images.
 
     Args:
         rho: the length of the look-ahead. Default 0.05 (the authors).

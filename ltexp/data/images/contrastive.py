@@ -51,8 +51,8 @@ class ContrastiveViews(Augmentation):
         self.jitter, self.hue, self.jittered, self.grey, self.blurred = jitter, hue, jittered, grey, blurred
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`box` (count, 4), the crop's centre and half sides as shares of the image, x before y; `flip` (count,) of 1 or
-        -1; `factor` and `order` (count, 3) of the jitter, 1 where there is none; `turn` (count,) of the hue; `grey`
+        """`box` (count, 4), the crop's centre and half sides as shares of the image, x before y; `flip` (count,) of 1
+        or -1; `factor` and `order` (count, 3) of the jitter, 1 where there is none; `turn` (count,) of the hue; `grey`
         (count,) of bool; `sigma` (count,), 0 where there is no blur."""
         area = torch.empty(count, ATTEMPTS).uniform_(*self.scale, generator=generator)
         shape = torch.empty(count, ATTEMPTS).uniform_(*map(math.log, self.ratio), generator=generator).exp_()
@@ -117,7 +117,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Images (B, H, W, 3) blurred by a Gaussian of (B,) deviations in pixels, mirrored at the border; 0: as they are."""
+    """Images (B, H, W, 3) blurred by a Gaussian of (B,) deviations in pixels, mirrored at the border; 0: not."""
     batch, height, width, channels = images.shape
     radius = min(BLUR_RADIUS, height - 1, width - 1)
     away = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
