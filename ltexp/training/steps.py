@@ -155,7 +155,8 @@ class ImbalancedSharpnessAware(SharpnessAware):
         optimizer.zero_grad()
         loss = closure(sample_weights=1 - tail)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        of_head = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        # copies, since several processes keep their gradients in buffers of the exchange
+        of_head = [(parameter, parameter.grad.clone()) for parameter in parameters if parameter.grad is not None]
         optimizer.zero_grad(set_to_none=True)
         with statistics_at_rest(stage.model):
             loss = loss + closure(sample_weights=self.tail_weight * tail, again=True)
