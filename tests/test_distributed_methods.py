@@ -43,11 +43,13 @@ def run_and_note(
 
     Stage.training_step = noting  # type: ignore[method-assign]
     point_wise, project_by = auxiliary.pointwise, projection.projection
+    contrast = projection.MomentumContrast.forward
     # batch norms of modules have no frozen mode
     projection.projection = lambda width_in, hidden, width, _: project_by(width_in, hidden, width, False)
     auxiliary.pointwise = lambda *sizes: nn.Sequential(
         *(part for part in point_wise(*sizes) if not isinstance(part, nn.BatchNorm2d))
     )
+    projection.MomentumContrast.forward = lambda self, *read: contrast(self.eval(), *read)  # type: ignore[method-assign]
     try:
         if dist.is_initialized():
             run_on_rank(folder, overrides, project)
@@ -56,6 +58,7 @@ def run_and_note(
     finally:
         Stage.training_step = step  # type: ignore[method-assign]
         auxiliary.pointwise, projection.projection = point_wise, project_by
+        projection.MomentumContrast.forward = contrast  # type: ignore[method-assign]
     return shown
 
 
