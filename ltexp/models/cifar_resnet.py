@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltexp.config.require import require
+from ltexp.config.require import is_whole, require
 from ltexp.models.backbone import Backbone
 from ltexp.models.branches import last_blocks, require_branches, run_last_blocks
 from ltexp.models.experts import expert_branches, run_branches
@@ -60,35 +60,47 @@ class CifarResNet(Backbone):
         depth: 8, 20, 32, 44, 56, or another 6n + 2.
         experts: E, or None for an ordinary network.
         branches: K. Default 1, an ordinary network.
+        width: channels of the first stage; the others have twice and four times as many. Default 16. With 64 it is the
+            wide network of GLMC's code (Du et al., CVPR 2023), of 16 times the parameters.
+        shared_blocks: 1: experts share stage 1, as RIDE's. 0: they are whole networks of the full width that share
+            nothing (NCL; Li et al., CVPR 2022); features are (B, E, 64).
 
     Raises:
-        ConfigError: if `depth` is not 6n + 2 for a positive n, for fewer than one expert or branch, or branches of
-            experts.
+        ConfigError: if `depth` is not 6n + 2 for a positive n, for fewer than one expert or branch, branches of
+            experts, or another width or number of shared blocks.
     """
 
-    def __init__(self, depth: int, experts: int | None = None, branches: int = 1) -> None:
+    def __init__(
+        self, depth: int, experts: int | None = None, branches: int = 1, width: int = 16, shared_blocks: int = 1
+    ) -> None:
         super().__init__()
         require_branches(branches, experts)
         require(depth >= 8 and depth % 6 == 2, "depth", depth, "6n + 2 layers of a CIFAR ResNet: 8, 20, 32, 44, ...")
-        blocks = (depth - 2) // 6
-        widths = (32, 64) if experts is None else (24, 48)
+        require(is_whole(width, 1), "width", width, "a whole number of 1 or more: channels of the first stage")
+        require(shared_blocks in (0, 1), "shared_blocks", shared_blocks, "1, or 0 for experts that share nothing")
+        blocks, self.apart = (depth - 2) // 6, experts is not None and shared_blocks == 0
+        widths = (2 * width, 4 * width) if experts is None or self.apart else (width * 3 // 2, width * 3)
         self.feature_dim = widths[1]
-        self.map_channels = [16, *(width * (experts or 1) for width in widths)]
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
+        self.map_channels = [each * (experts or 1) for each in (width, *widths)]
         self.branches: nn.ModuleList | None = None
         self.last_blocks: nn.ModuleList | None = None
-        if experts is None:
-            self.layer2, self.layer3 = _last_stages(widths, blocks)
+        if self.apart:
+            self.branches = expert_branches(experts or 1, lambda: _whole_network(width, widths, blocks))
         else:
-            self.branches = expert_branches(experts, lambda: _last_stages(widths, blocks))
+            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.layer1 = _stage(width, width, blocks, stride=1)
+            if experts is None:
+                self.layer2, self.layer3 = _last_stages(width, widths, blocks)
+            else:
+                self.map_channels[0] = width
+                self.branches = expert_branches(experts, lambda: _last_stages(width, widths, blocks))
         if branches > 1:
             self.layer3 = nn.Sequential(*list(self.layer3.children())[:-1])
-            last = (64, 64, 1) if blocks > 1 else (32, 64, 2)
+            last = (widths[1], widths[1], 1) if blocks > 1 else (*widths, 2)
             self.last_blocks = last_blocks(branches, lambda: BasicBlock(*last))
-            self.num_branches, self.feature_dim = branches, 64 * branches
-            self.map_channels[-1] = 64 * branches
+            self.num_branches, self.feature_dim = branches, widths[1] * branches
+            self.map_channels[-1] = widths[1] * branches
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -106,6 +118,8 @@ class CifarResNet(Backbone):
         return self._features(images, maps=False, branch=branch)
 
     def _features(self, images: Tensor, maps: bool, branch: int | None = None) -> tuple[Tensor, list[Tensor]]:
+        if self.apart:
+            return run_branches(images, cast(nn.ModuleList, self.branches), maps)
         x = self.layer1(F.relu(self.bn1(self.conv1(images)), inplace=True))
         found = [x]
         if self.branches is not None:
@@ -120,8 +134,14 @@ class CifarResNet(Backbone):
         return features, found
 
 
-def _last_stages(widths: tuple[int, int], blocks: int) -> list[nn.Module]:
-    return [_stage(16, widths[0], blocks, stride=2), _stage(widths[0], widths[1], blocks, stride=2)]
+def _last_stages(width: int, widths: tuple[int, int], blocks: int) -> list[nn.Module]:
+    return [_stage(width, widths[0], blocks, stride=2), _stage(widths[0], widths[1], blocks, stride=2)]
+
+
+def _whole_network(width: int, widths: tuple[int, int], blocks: int) -> list[nn.Module]:
+    """The three stages, the first of them after the first convolution."""
+    stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return [nn.Sequential(*stem, _stage(width, width, blocks, stride=1)), *_last_stages(width, widths, blocks)]
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ltexp.config.require import require
 from ltexp.errors import SettingError
-from ltexp.models.classifier import Classifier
+from ltexp.models.classifier import Classifier, fresh_linear
 from ltexp.outputs import ModelOutput
 
 
@@ -83,3 +83,61 @@ class ExpertCosine(Classifier):
         """Continues the heads of the same number of experts; see `Classifier.start_from`."""
         self._check_source(source, ["cosine"])
         self.weight.copy_(cast(ExpertCosine, source).weight)
+
+
+class ExpertLinear(Classifier):
+    """A linear head for each expert; the network's logits are the mean of the experts' (NCL; Li et al., CVPR 2022).
+
+    Args:
+        feature_dim: D, of each expert.
+        num_classes: C.
+        experts: E, as the backbone's.
+        bias: whether each head has one.
+        init: the way the weights are drawn, see `fresh_linear`.
+
+    Raises:
+        ConfigError: without a number of experts.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        feature_dim: int,
+        num_classes: int,
+        experts: int | None = None,
+        bias: bool = True,
+        init: str = "kaiming",
+    ) -> None:
+        super().__init__(feature_dim, num_classes)
+        if experts is None or experts < 1:
+            raise SettingError("experts", experts, "1 or more: expert_linear is for experts, so set backbone.experts")
+        self.experts = experts
+        heads = [fresh_linear(feature_dim, num_classes, bias, init) for _ in range(experts)]
+        self.weight = nn.Parameter(torch.stack([weight for weight, _ in heads]))
+        biases = [own for _, own in heads if own is not None]
+        self.register_parameter("bias", nn.Parameter(torch.stack(biases)) if biases else None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The mean (B, C) of the experts' logits of features (B, E, D)."""
+        return self.expert_logits(features).mean(0)
+
+    def output(self, features: Tensor) -> ModelOutput:
+        """The experts' logits beside their mean, of features (B, E, D)."""
+        experts = self.expert_logits(features.float())
+        return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
+
+    def expert_logits(self, features: Tensor) -> Tensor:
+        """Logits (E, B, C) of features (B, E, D)."""
+        logits = features.transpose(0, 1) @ self.weight.transpose(1, 2)
+        return logits if self.bias is None else logits + self.bias[:, None]
+
+    @torch.no_grad()
+    def start_from(self, source: Classifier) -> None:
+        """Continues the heads of the same number of experts; see `Classifier.start_from`."""
+        self._check_source(source, ["linear"])
+        other = cast(ExpertLinear, source)
+        self.weight.copy_(other.weight)
+        if self.bias is not None and other.bias is not None:
+            self.bias.copy_(other.bias)

@@ -13,7 +13,7 @@ from ltexp.config.require import within
 from ltexp.errors import ConfigError
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
-from ltexp.models.module import Wiring, detach
+from ltexp.models.module import OF_VIEWS, Wiring, detach
 from ltexp.names import unknown_name
 from ltexp.outputs import ModelOutput
 
@@ -75,6 +75,9 @@ class Model(nn.Module):
             branch: the one of the backbone's branches that the inputs take; None: all.
         """
         running, read = self.plan(needs)
+        whole, rows = inputs, inputs.shape[0] // views  # not len(): an export leaves the number of samples open
+        if views > 1 and not self.sees_all_views(needs):
+            inputs = inputs[:rows]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
             if branch is not None:
                 features, maps = self.backbone.forward_branch(inputs, branch)
@@ -83,15 +86,23 @@ class Model(nn.Module):
                 features, feature_maps = self.backbone.forward_maps(inputs)
             else:
                 features, feature_maps = cast(Tensor, self.backbone(inputs)), None
-        # not len(): an export leaves the number of samples open
-        features, rows = self.transform(features), inputs.shape[0] // views
+        features = self.transform(features)
         output = self._classified(features[:rows] if views > 1 else features, read)
         if feature_maps is not None:
             output.feature_maps = [m[:rows] for m in feature_maps] if views > 1 else feature_maps
         if "view_features" in read:
             output.extra["view_features"] = features.view(views, rows, *features.shape[1:])
-        self._attach(output, running, {"inputs": inputs[:rows] if views > 1 else inputs, "labels": labels})
+        if "view_logits" in read:
+            logits = self._classified(features, ()).logits
+            output.extra["view_logits"] = logits.view(views, rows, *logits.shape[1:])
+        if "view_inputs" in read:
+            output.extra["view_inputs"] = whole.view(views, rows, *whole.shape[1:])
+        self._attach(output, running, {"inputs": whole[:rows] if views > 1 else whole, "labels": labels})
         return output
+
+    def sees_all_views(self, needs: Collection[str]) -> bool:
+        """Whether the backbone runs on every view of a batch, or on the first alone."""
+        return not OF_VIEWS.isdisjoint(self.plan(needs)[1])
 
     def classify(self, features: Tensor, needs: Collection[str] = (), labels: Tensor | None = None) -> ModelOutput:
         """The output of features (B, D), transformed already, or of (B, E, D) of E experts; see `forward`."""

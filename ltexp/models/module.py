@@ -16,9 +16,14 @@ from torch import Tensor, nn
 from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
 
+# Of a batch of several views: what the network makes of all of them, and the images themselves. Where the former are
+# not read, the network sees the first view alone.
+OF_VIEWS = frozenset({"view_features", "view_logits"})
+VIEWS = OF_VIEWS | {"view_inputs"}
 # What the model itself has for modules and losses; `inputs` and `labels` are of the batch.
-OF_THE_MODEL = frozenset(
-    {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits", "view_features"}
+OF_THE_MODEL = (
+    VIEWS
+    | {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits"}
     | {"class_vectors", "class_biases"}  # of a linear classifier, with their gradient
 )
 
@@ -29,8 +34,9 @@ class StageModule(nn.Module):
     `forward` gets what `reads` names, in that order, and returns what `gives` names: one value, or a tuple of them.
 
     Attributes:
-        reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone), or
-            what an earlier module gives.
+        reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone),
+            `class_vectors` (C, D) and `class_biases` (C,) of a linear classifier, of several views `view_features`
+            (V, B, D), `view_logits` (V, B, C) and `view_inputs` (V, B, ...), or what an earlier module gives.
         sees: whether it is shown the training set before training, for a start from class means and the like.
         gives: names; a field of `ModelOutput` where there is one, else an entry of its `extra`.
     """

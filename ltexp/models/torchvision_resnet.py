@@ -52,6 +52,8 @@ class TorchvisionResNet(Backbone):
             whole network (normal, deviation sqrt(2 / fan-out)). Default false.
         experts: E, or None for an ordinary network.
         branches: K. Default 1, an ordinary network.
+        small_images: whether the network begins with a 3x3 convolution of stride 1 and no pooling, as the codes for
+            CIFAR have it. Default false.
 
     Raises:
         ConfigError: for an unknown architecture, fewer than one expert or branch, branches of experts, or pretrained
@@ -67,6 +69,7 @@ class TorchvisionResNet(Backbone):
         fresh_last_block: bool = False,
         experts: int | None = None,
         branches: int = 1,
+        small_images: bool = False,
     ) -> None:
         super().__init__()
         require_branches(branches, experts)
@@ -85,6 +88,10 @@ class TorchvisionResNet(Backbone):
         self.feature_dim = int(network.fc.in_features)
         self.conv1, self.bn1, self.maxpool = network.conv1, network.bn1, network.maxpool
         self.layer1, self.layer2 = network.layer1, network.layer2
+        if small_images:
+            self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.maxpool = nn.Identity()
         self.relu = network.relu
         shared = self.feature_dim // 4
         self.branches: nn.ModuleList | None = None

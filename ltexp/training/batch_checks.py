@@ -6,13 +6,11 @@ from ltexp.config.require import within
 from ltexp.data.augmentation import Augmentation
 from ltexp.data.loader import IndexSampler
 from ltexp.errors import ConfigError
-from ltexp.models.module import Wiring, present
+from ltexp.models.module import VIEWS, Wiring, present
 from ltexp.names import unknown_name
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
 from ltexp.training.steps import build_step
-
-VIEWS = "view_features"
 
 
 def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: TrainerConfig) -> None:
@@ -64,7 +62,7 @@ def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mi
         return
     key = f"augmentation@{name}.augmentation"
     read = objective.needs.union(*(Wiring.of(node).reads for node in present(stage.modules).values()))
-    if VIEWS not in read:
+    if VIEWS.isdisjoint(read):
         raise ConfigError(f"{name}: nothing reads the further views of its images: choose another {key}")
     if (mixing.blends or mixing.num_classes is not None) and len(built[0].views) > 1:
         raise ConfigError(f"{name}: its mixing mixes one view of each image: set mixing@{name}.mixing=none")

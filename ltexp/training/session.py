@@ -165,6 +165,7 @@ class Session:
         """The stage's modules, fresh, and how they are wired."""
         nodes = present(stage.modules)
         facts = {
+            "backbone": backbone,
             "feature_dim": backbone.feature_dim,
             "map_channels": getattr(backbone, "map_channels", []),
             "num_classes": self.num_classes,

@@ -164,6 +164,49 @@ class SharpnessAware(Step):
         return moved
 
 
+class ImbalancedSharpnessAware(SharpnessAware):
+    """ImbSAM (Zhou et al., ICCV 2023): sharpness-aware for the tail classes alone.
+
+    With the head's gradient g_h at w, and the tail's g_t at w + rho g_t(w) / ||g_t(w)||, the step is by g_h + g_t.
+    Three passes. The labels are those of the batch's own images.
+
+    Args:
+        rho: the length of the look-ahead. Default 0.05 (the authors).
+        tail_below: classes with fewer training images are the tail. Default 20 (the authors' CIFAR-100).
+        tail_weight: what a tail image's loss counts for. Default 2 (the authors' code).
+
+    Raises:
+        ConfigError: a setting out of range.
+    """
+
+    def __init__(self, rho: float = 0.05, tail_below: int = 20, tail_weight: float = 2.0) -> None:
+        super().__init__(rho)
+        require(tail_below > 0, "tail_below", tail_below, "a number of images above 0")
+        require(tail_weight > 0, "tail_weight", tail_weight, "a number above 0")
+        self.tail_below, self.tail_weight = tail_below, tail_weight
+
+    def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
+        tail = (stage.objective.loss.class_counts < self.tail_below)[batch.labels].float()
+        optimizer.zero_grad()
+        loss = closure(sample_weights=1 - tail)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # copies, since several processes keep their gradients in buffers of the exchange
+        of_head = [(parameter, parameter.grad.clone()) for parameter in parameters if parameter.grad is not None]
+        optimizer.zero_grad(set_to_none=True)
+        with statistics_at_rest(stage.model):
+            loss = loss + closure(sample_weights=self.tail_weight * tail, again=True)
+            moved = self.perturb(stage, optimizer)
+            optimizer.zero_grad(set_to_none=True)
+            closure(sample_weights=self.tail_weight * tail, again=True)
+        with torch.no_grad():
+            for parameter, before in moved:
+                parameter.copy_(before)
+            for parameter, gradient in of_head:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        optimizer.step()
+        return loss
+
+
 @contextmanager
 def statistics_at_rest(model: nn.Module) -> Iterator[None]:
     """Within the block batch norms in training normalise by the batch, and their running statistics stay."""

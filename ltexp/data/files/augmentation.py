@@ -67,8 +67,8 @@ class RandomResizedCrop(FileAugmentation):
         flip: bool = True,
         jitter: float = 0.4,
     ) -> None:
-        self.scale = _bounds("scale", scale, most=1.0)
-        self.ratio = _bounds("ratio", ratio)
+        self.scale = bounds("scale", scale, most=1.0)
+        self.ratio = bounds("ratio", ratio)
         require(is_number(jitter, 0, 1), "jitter", jitter, "a number from 0 to 1")
         self.flip, self.jitter = flip, float(jitter)
 
@@ -169,7 +169,7 @@ class CentreCrop:
         return Crop((left * across, top * down, (left + self.size) * across, (top + self.size) * down))
 
 
-def _bounds(key: str, values: Sequence[float], most: float = math.inf) -> tuple[float, float]:
+def bounds(key: str, values: Sequence[float], most: float = math.inf) -> tuple[float, float]:
     expected = "two numbers above 0, the smaller first" + (f", at most {most:g}" if most < math.inf else "")
     require(len(values) == 2 and 0 < values[0] <= values[1] <= most, key, list(values), expected)
     return float(values[0]), float(values[1])

@@ -1,0 +1,44 @@
+"""The second stage's loss of weight balancing (Alshammari et al., CVPR 2022)."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ltexp.config.require import require
+from ltexp.losses.base import Loss
+from ltexp.losses.context import BatchContext
+from ltexp.losses.reweighting import effective_number_weights
+from ltexp.outputs import ModelOutput
+
+
+class ClassBalancedBce(Loss):
+    """Binary cross-entropy of the softmax's probabilities, the mean over classes, weighted by 1 over effective numbers.
+
+    The authors' "class-balanced softmax". Of C classes it is about 1 / C of a cross-entropy, which is what makes a
+    weight decay of 0.1 beside it strong. The sum over a batch is divided by its size, not by its weights.
+
+    Args:
+        class_counts: (C,) int64.
+        beta: β of the effective numbers, in [0, 1). Default 0.9999 (the authors). 0: unweighted.
+        scale: see `Loss`.
+
+    Raises:
+        ConfigError: β out of range.
+    """
+
+    takes_class_weights: ClassVar[bool] = False
+    weights: Tensor
+
+    def __init__(self, class_counts: Tensor, beta: float = 0.9999, scale: float = 1.0) -> None:
+        super().__init__(class_counts, scale)
+        require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
+        self.register_buffer("weights", effective_number_weights(class_counts, beta), persistent=False)
+
+    def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
+        """(B,) losses, weighted."""
+        log_p = self.logits(output).log_softmax(1)
+        # log(1 - p), without the cancellation of a p near 1
+        log_rest = torch.log(-torch.expm1(log_p.clamp_max(-1e-7)))
+        per_class = log_rest.scatter(1, target[:, None], log_p.gather(1, target[:, None]))
+        return -self.weights[target] * per_class.mean(1)

@@ -1,0 +1,306 @@
+"""Losses, steps, mixings and classifiers since 2021: against numbers that the authors' codes give for fixed inputs.
+
+All inputs are built from I_ij = 3 i + 5 j, class counts (40, 5, 100, 10) and the labels (0, 2, 1, 2).
+"""
+
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltexp.data.loader import Batch
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss
+from ltexp.losses.bessel import log_bessel_over_power
+from ltexp.losses.class_balanced_bce import ClassBalancedBce
+from ltexp.losses.cross_entropy import CrossEntropy
+from ltexp.losses.label_smoothing import LabelSmoothing
+from ltexp.losses.nested_collaborative import NestedCollaborative
+from ltexp.losses.parametric_contrastive import GeneralParametricContrastive, ParametricContrastive
+from ltexp.losses.probabilistic_contrastive import ProbabilisticContrastive
+from ltexp.losses.skill_diverse import SkillDiverse, inverse_prior
+from ltexp.losses.supervised_contrastive import BalancedContrastive, SupervisedContrastive
+from ltexp.models.classifier import Linear
+from ltexp.models.max_norm import MaxNorm
+from ltexp.outputs import ModelOutput
+from ltexp.training.cutmix import Box, ContextRichMinorityOversampling, CutMix, box_around
+from ltexp.training.steps import ImbalancedSharpnessAware, SharpnessAware
+
+COUNTS, LABELS = torch.tensor([40, 5, 100, 10]), torch.tensor([0, 2, 1, 2])
+
+
+def grid(rows: int, columns: int) -> Tensor:
+    return (3 * torch.arange(rows)[:, None] + 5 * torch.arange(columns)).double()
+
+
+def unit(angles: Tensor) -> Tensor:
+    return F.normalize(angles, dim=1).float().requires_grad_()
+
+
+def logits(shift: float, rows: int = 4) -> Tensor:
+    return (2 * torch.sin(torch.arange(rows)[:, None] + 2.0 * torch.arange(4) + shift)).requires_grad_()
+
+
+def queries() -> tuple[Tensor, Tensor]:
+    return unit(grid(4, 3).sin()), unit((grid(4, 3) + 1).sin())
+
+
+def with_queue(loss: ParametricContrastive) -> ParametricContrastive:
+    loss.queue = F.normalize((grid(6, 3) + 2).sin(), dim=1).float()
+    loss.queue_labels = torch.tensor([0, 1, 2, 3, 0, 2])
+    return loss
+
+
+def close(found: Tensor, expected: Any, tolerance: float = 2e-6) -> None:
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=tolerance, atol=2e-6)
+
+
+def test_paco() -> None:
+    (q, k), z = queries(), logits(0)
+    loss = with_queue(ParametricContrastive(COUNTS, alpha=0.05, temperature=0.2, queue=6, width=3))
+    value = loss(ModelOutput(logits=z, extra={"projections": q[None], "keys": k}), LABELS)
+    close(value, 6.513312)
+    by_q, by_z = torch.autograd.grad(value, [q, z])
+    close(by_q[0], [-0.345606, -1.813034, -0.682972])
+    close(by_z[0], [-0.217017, 0.000289, 0.000206, 0.000054])
+    sharper = with_queue(ParametricContrastive(COUNTS, alpha=0.01, temperature=0.05, queue=6, width=3))
+    close(sharper(ModelOutput(logits=z, extra={"projections": q[None], "keys": k}), LABELS), 20.392801)
+
+
+def test_pacos_queue_is_a_ring_of_the_last_keys() -> None:
+    loss, (q, k) = ParametricContrastive(COUNTS, queue=6, width=3), queries()
+    output = ModelOutput(logits=logits(0), extra={"projections": q[None], "keys": k})
+    empty = loss(output, LABELS)  # the part that is not filled does not count
+    assert empty.isfinite()
+    assert loss.queue_labels.tolist() == [0, 2, 1, 2, -1, -1]
+    loss(output, LABELS)
+    assert loss.queue_labels.tolist() == [1, 2, 1, 2, 0, 2]
+    assert torch.equal(loss.queue[4:], k[:2].detach())
+    none = ParametricContrastive(COUNTS, queue=0, width=3)
+    torch.testing.assert_close(none(output, LABELS), empty)
+
+
+def test_paco_without_contrast_is_balanced_softmax() -> None:
+    q, k = queries()
+    loss = ParametricContrastive(COUNTS, alpha=0.0, gamma=0.0, queue=0, width=3)
+    z = logits(0)
+    expected = F.cross_entropy(z + (COUNTS / COUNTS.sum()).log(), LABELS)
+    torch.testing.assert_close(loss(ModelOutput(logits=z, extra={"projections": q[None], "keys": k}), LABELS), expected)
+
+
+@pytest.mark.parametrize(("smoothing", "expected"), [(0.0, 6.653357), (0.1, 6.670309)])
+def test_gpaco(smoothing: float, expected: float) -> None:
+    (q, k), z = queries(), logits(0, rows=8)
+    loss = with_queue(GeneralParametricContrastive(COUNTS, temperature=0.2, queue=6, width=3, smoothing=smoothing))
+    extra = {"projections": torch.stack([q, k]), "view_logits": z.view(2, 4, 4)}
+    value = loss(ModelOutput(logits=z[:4], extra=extra), LABELS)
+    close(value, expected)
+    if not smoothing:
+        close(torch.autograd.grad(value, k)[0][0], [0.481212, -0.185200, -0.586280])
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.1, 5.642471), (0.07, 8.268821)])
+def test_bcl(temperature: float, expected: float) -> None:
+    (q, k), prototypes = queries(), unit(grid(4, 3).cos())
+    loss = BalancedContrastive(COUNTS, temperature, first_view=0)
+    extra = {"projections": torch.stack([q, k]), "prototypes": prototypes}
+    value = loss(ModelOutput(logits=logits(0), extra=extra), LABELS)
+    close(value, expected)
+    if temperature == 0.1:
+        by_q, by_prototypes = torch.autograd.grad(value, [q, prototypes])
+        close(by_q[0], [-1.712980, -2.114775, 0.513216])
+        close(by_prototypes[3], [-0.831617, 0.665875, 1.209384])
+
+
+def test_supervised_contrastive_by_its_equation() -> None:
+    q, k = queries()
+    rows, labels, total = torch.cat([q, k]).detach(), LABELS.repeat(2), torch.zeros(())
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        denominator = sum((rows[i] @ rows[j] / 0.1).exp() for j in others)
+        positive = [j for j in others if labels[j] == labels[i]]
+        total += -sum(((rows[i] @ rows[j] / 0.1).exp() / denominator).log() for j in positive) / len(positive) / 8
+    extra = {"projections": torch.stack([q, k])}
+    close(SupervisedContrastive(COUNTS)(ModelOutput(logits=logits(0), extra=extra), LABELS), total, 1e-5)
+
+
+def test_the_bessel_function_where_it_has_a_closed_form() -> None:
+    """I_{1/2}(k) = sqrt(2 / (pi k)) sinh k, and I_{3/2} / I_{1/2} = coth k - 1 / k."""
+    k = torch.logspace(-1, 2.5, 40, dtype=torch.float64, requires_grad=True)
+    found = log_bessel_over_power(0.5, k)
+    expected = 0.5 * math.log(2 / math.pi) + k.sinh().log() - k.log()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=3e-9)
+    (slope,) = torch.autograd.grad(found.sum(), k)
+    torch.testing.assert_close(slope, 1 / k.tanh() - 1 / k, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [15.0, 63.0, 511.0])
+def test_bessel_functions_of_neighbouring_orders_obey_their_recurrence(order: float) -> None:
+    k = torch.logspace(0, 5, 40, dtype=torch.float64)
+    at = [log_bessel_over_power(p, k) + p * k.log() for p in (order - 1, order, order + 1)]
+    shift = at[0]
+    torch.testing.assert_close(
+        (at[0] - shift).exp() - (at[2] - shift).exp(), 2 * order / k * (at[1] - shift).exp(), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_proco_estimates_concentrations_and_contrasts_with_expectations() -> None:
+    loss = ProbabilisticContrastive(COUNTS, 0.1, width=4, first_view=0)
+    loss.used.mean, loss.used.amount = F.normalize(grid(4, 4).cos(), dim=1) / 2, torch.tensor([3.0, 0, 5, 2]).double()
+    rows = F.normalize(grid(4, 4).sin(), dim=1)
+    loss(ModelOutput(logits=logits(0), extra={"projections": rows[None]}), LABELS)
+    close(loss.used.concentration()[0], [2.016863, 1e5, 2.688675, 2.666667], 1e-6)
+    # in three dimensions: log E exp(f . x / T) over samples x of the class's distribution
+    three = ProbabilisticContrastive(COUNTS, 0.5, width=3)
+    three.used.mean = torch.tensor([[0.0, 0.0, 0.6]]).double().repeat(4, 1)
+    kappa = float(three.used.concentration()[0][0])
+    cosine = torch.linspace(-1, 1, 20001, dtype=torch.float64)
+    density = (kappa * cosine).exp()
+    feature = torch.tensor([[0.0, 0.0, 1.0]])
+    expected = ((density * (cosine / 0.5).exp()).mean() / density.mean()).log()
+    torch.testing.assert_close(three.contrasts(feature)[0, 0], expected, rtol=1e-4, atol=0)
+
+
+def test_procos_estimate_of_an_epoch_is_used_in_the_next() -> None:
+    loss, (q, k) = ProbabilisticContrastive(COUNTS, width=3), queries()
+    loss(ModelOutput(logits=logits(0), extra={"projections": torch.stack([q, k])}), LABELS)
+    seen = loss.fresh.mean[:3]
+    close(seen[2], ((k[1] + k[3]) / 2).detach().double(), 1e-6)
+    loss.end_epoch()
+    assert torch.equal(loss.used.mean[:3], seen)
+    assert not loss.fresh.amount.any()
+    close(torch.linalg.vector_norm(loss.fresh.mean, dim=1), [0.9] * 4)
+
+
+def experts() -> Tensor:
+    return torch.stack([logits(0), logits(1), logits(2)]).detach().requires_grad_()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(2, 12.052387), (3, 12.979821), (4, 15.014618)])
+def test_ncl(number: int, expected: float) -> None:
+    z = experts()
+    value = NestedCollaborative(COUNTS, hardest=number / 4)(ModelOutput(logits=z.mean(0), expert_logits=z), LABELS)
+    close(value, expected)
+    if number == 2:
+        close(torch.autograd.grad(value, z)[0][0, 0], [-0.620118, 0.560657, 0.069378, -0.019351])
+
+
+def test_ncl_over_all_classes_is_the_same_whatever_becomes_of_the_others() -> None:
+    z = experts()
+    both = [NestedCollaborative(COUNTS, hardest=1.0, others=others) for others in ("zero", "exclude")]
+    one, other = (loss(ModelOutput(logits=z.mean(0), expert_logits=z), LABELS) for loss in both)
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("tau", "third"), [(1.0, 2.264948), (2.0, 3.059112)])
+def test_sade(tau: float, third: float) -> None:
+    z = experts()
+    value = SkillDiverse(COUNTS, tau, scale=1.0)(ModelOutput(logits=z.mean(0), expert_logits=z), LABELS)
+    close(value, 2.803427 + 2.140526 + third)
+    close(inverse_prior(COUNTS), [0.064516, 0.645161, 0.032258, 0.258065], 1e-5)
+
+
+def test_sade_is_for_three_experts() -> None:
+    z = experts()[:2]
+    with pytest.raises(ConfigError, match="skill_diverse is for 3 experts, and the network has 2"):
+        SkillDiverse(COUNTS)(ModelOutput(logits=z.mean(0), expert_logits=z), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(LabelSmoothing(COUNTS, 0.98), 2.080380), (ClassBalancedBce(COUNTS), 0.938830)]
+)
+def test_over_smoothing_and_weight_balancings_loss(loss: Loss, expected: float) -> None:
+    close(loss(ModelOutput(logits=logits(0)), LABELS), expected)
+
+
+def test_rows_that_are_longer_than_the_radius_are_scaled_to_it() -> None:
+    first, second = Linear(3, 4), MaxNorm(3, 4)
+    with torch.no_grad():
+        first.weight.copy_(grid(4, 3).sin())
+    second.start_from(first)
+    close(second.radius, 1.079973)
+    with torch.no_grad():
+        second.weight.copy_(grid(4, 3).cos())
+    second.after_step(nn.Identity())
+    close(second.weight[0].detach(), [0.808451, 0.229327, -0.678348])
+
+
+class Regression(nn.Module):
+    """Softmax regression of x = cos(I) with W = 0.1 sin(I), as a stage's model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter((0.1 * grid(4, 3).sin()).float())
+
+
+def stepped(step: SharpnessAware, lr: float, weight_decay: float) -> Tensor:
+    """The first row of W after one step."""
+    model, inputs = Regression(), grid(4, 3).cos().float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, weight_decay=weight_decay)
+    batch = cast(Batch, SimpleNamespace(labels=LABELS))
+
+    def closure(*, sample_weights: Tensor | None = None, again: bool = False) -> Tensor:
+        losses = F.cross_entropy(inputs @ model.weight.T, LABELS, reduction="none")
+        loss = (losses if sample_weights is None else losses * sample_weights).mean()
+        loss.backward()
+        return loss.detach()
+
+    stage = SimpleNamespace(model=model, objective=SimpleNamespace(loss=CrossEntropy(COUNTS)))
+    step(cast(Any, stage), cast(Any, optimizer), batch, closure)
+    return model.weight[0].detach()
+
+
+def test_sharpness_aware_steps() -> None:
+    close(stepped(SharpnessAware(0.8), 0.1, 2e-4), [0.033303, -0.089704, -0.084194], 1e-4)
+    close(stepped(ImbalancedSharpnessAware(0.05, 20), 0.01, 1e-3), [0.001744, -0.095358, -0.055844], 1e-3)
+
+
+def test_boxes_are_cut_off_at_the_border() -> None:
+    """Those of the authors' code for λ = 0.449125 and 0.868409; the label's share is the area's."""
+    box = box_around(19, 16, 32, 32, math.sqrt(1 - 0.449125))
+    assert box == Box(8, 30, 5, 27)
+    assert 1 - box.share(32, 32) == pytest.approx(0.527344, abs=1e-6)
+    corner = box_around(0, 1, 32, 32, math.sqrt(1 - 0.868409))
+    assert 1 - corner.share(32, 32) == pytest.approx(0.970703, abs=1e-6)
+
+
+def small_batch(size: int = 8, **streams: Batch) -> Batch:
+    images = torch.arange(size * 3 * 4 * 6).float().view(size, 3, 4, 6)
+    labels = torch.arange(size)
+    return Batch(images, labels, labels, 1.0, size, 5, 0, None, streams)
+
+
+def test_cutmix_takes_a_box_of_the_partner_and_its_share_of_the_label() -> None:
+    batch, mixing = small_batch(), CutMix(COUNTS, probability=1.0)
+    shares = set()
+    for seed in range(40):
+        mixed = mixing(batch, seed)
+        from_partner = (mixed.inputs == batch.inputs.roll(-4, 0)) & (mixed.inputs != batch.inputs)
+        assert bool((from_partner | (mixed.inputs == batch.inputs)).all())
+        share = from_partner[0, 0].double().mean().item()
+        assert mixed.targets.weight == pytest.approx(1 - share)
+        assert torch.equal(mixed.targets.partner_labels, batch.labels.roll(-4))
+        shares.add(round(share, 4))
+    assert len(shares) > 5
+    plain = [CutMix(COUNTS, probability=0.5)(batch, seed).targets.weight == 1.0 for seed in range(200)]
+    assert 60 < sum(plain) < 140  # a box may be empty, too
+
+
+def test_cmos_patches_are_of_the_stream_and_not_in_the_first_and_last_epochs() -> None:
+    minority = small_batch()._replace(inputs=torch.full((8, 3, 4, 6), -1.0), labels=torch.full((8,), 3))
+    mixing = ContextRichMinorityOversampling(COUNTS, probability=1.0, plain_first=4, plain_last=3, epochs=10)
+    batch, mixes = small_batch(minority=minority), []
+    for epoch in range(10):
+        weights = []
+        for seed in range(10):
+            mixed = mixing(batch._replace(epoch=epoch), seed)
+            share = (mixed.inputs[0, 0] == -1).double().mean().item()
+            assert mixed.targets.weight == pytest.approx(1 - share)
+            weights.append(share > 0)
+            assert not share or set(mixed.targets.partner_labels.tolist()) == {3}
+        mixes.append(any(weights))
+    assert mixes == [False] * 4 + [True] * 3 + [False] * 3
