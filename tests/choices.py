@@ -70,5 +70,8 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
             "projections": normalize(normal(2, rows, width), dim=-1),
             "direct_features": features,
             "centroids": normal(classes, width),
+            "keys": normalize(normal(rows, width), dim=-1),
+            "prototypes": normalize(normal(classes, width), dim=-1),
+            "view_logits": logits + normal(2, rows, classes),
         },
     )

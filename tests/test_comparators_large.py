@@ -13,7 +13,8 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.losses.centroid_distance import CentroidDistance
 from ltexp.losses.context import BatchContext, StreamBatch
-from ltexp.losses.hybrid_contrastive import HybridContrastive, supervised_contrastive
+from ltexp.losses.hybrid_contrastive import HybridContrastive
+from ltexp.losses.supervised_contrastive import SupervisedContrastive
 from ltexp.models.memory import CentroidMemory, ModulatedAttention
 from ltexp.outputs import ModelOutput
 
@@ -101,7 +102,9 @@ def test_the_contrastive_loss_is_its_sum_written_out() -> None:
             -sum((((everything[i] @ everything[j]) / 0.1).exp() / total).log() for j in positive) / len(positive)
         )
     expected = torch.stack(losses).view(2, 4).mean(0)
-    torch.testing.assert_close(supervised_contrastive(projections, labels, 0.1, 4), expected, rtol=1e-4, atol=1e-5)
+    output = ModelOutput(torch.zeros(4, 3), extra={"projections": projections})
+    found = SupervisedContrastive(COUNTS, 0.1).per_sample_in_context(output, labels, BatchContext(size=4))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_hybrid_is_contrastive_at_first_and_cross_entropy_at_last() -> None:
@@ -109,7 +112,7 @@ def test_hybrid_is_contrastive_at_first_and_cross_entropy_at_last() -> None:
     projections, logits = F.normalize(torch.randn(2, 3, 5), dim=-1), torch.randn(3, 3)
     output = ModelOutput(torch.zeros(3, 3), extra={"projections": projections})
     streams = {"balanced": StreamBatch(ModelOutput(logits), LABELS)}
-    compared = supervised_contrastive(projections, LABELS, 0.1, 3).mean()
+    compared = SupervisedContrastive(COUNTS, 0.1)(output, LABELS)
     classified = F.cross_entropy(logits, LABELS)
     for epoch in (0, 100, 200):
         context = BatchContext(epoch=epoch, max_epochs=200, streams=streams)

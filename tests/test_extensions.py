@@ -51,7 +51,7 @@ class Extension:
 
 
 EXTENSIONS = {
-    "cutmix": Extension("cutmix", "mixing@stage1.mixing=mixup"),
+    "cutmix": Extension("my_cutmix", "mixing@stage1.mixing=mixup"),
     "contrastive": Extension("contrastive", "stage1.terms.contrastive.weight=0"),
     "two_branches": Extension("two_branches", "sampler@stage1.streams.reversed.sampler=instance_balanced", epochs=2),
     "adaptive_sam": Extension("asam", "step@stage1.step=sam"),

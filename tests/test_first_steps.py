@@ -24,6 +24,18 @@ MODULE = "+module@{stage}.modules.auxiliary=two_way"
 READER = "+loss@{stage}.terms.aux.loss=auxiliary_cross_entropy"
 SMALL_META = "+stream@{stage}.streams.meta=held_out"
 FEATURES = ("{stage}.trainable.backbone=false", "{stage}.batch_norm=frozen")
+SEVERAL = ("strong_and_contrastive", "strong_and_two_contrastive")  # versions; see test_every_method.py
+TWO_VIEWS = "augmentation@{stage}.augmentation=two_views"
+CONTRASTIVE = {  # by loss
+    "supervised_contrastive": (TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
+    "balanced_contrastive": (
+        *(TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
+        "+module@{stage}.modules.prototypes=class_prototypes",
+    ),
+    "parametric_contrastive": (TWO_VIEWS, "+module@{stage}.modules.contrast=momentum_contrast"),
+    "general_parametric_contrastive": (TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
+    "probabilistic_contrastive": (TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
+}
 # what a choice asks for beside it, as the line that refuses it alone says
 COMPANIONS: dict[str, tuple[str, ...]] = {
     **{f"loss {name}": (COSINE,) for name in ("arcface", "cosface", "gaussian_clouded", "key_point", "ldam")},
@@ -53,6 +65,12 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
         ),
         "{stage}.trainable.backbone=true",
     ),
+    **{f"loss {name}": words for name, words in CONTRASTIVE.items()},
+    "loss skill_diverse": ("method=ride_3",),
+    "loss nested_collaborative": EXPERTS,
+    "mixing cmo": ("+stream@{stage}.streams.minority=class_balanced",),
+    "classifier max_norm": ("{stage}.init.classifier=stage1",),
+    "classifier expert_linear": (*EXPERTS, "loss@{stage}.loss=nested_collaborative"),
     **{f"step {name}": (SMALL_META,) for name in ("meta_sample_weights", "meta_weight_net")},
     "step meta_covariance": (
         *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "loss@{stage}.loss=implicit_augmentation"),
@@ -72,12 +90,16 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "features extracted": FEATURES,
     "features generated": (*FEATURES, "{stage}.features.tail_at_most=3"),
 }
-FIRST = {"loss ride", "classifier expert_cosine"}  # of a method of one stage
+FIRST = {
+    *("loss ride", "loss skill_diverse", "loss nested_collaborative", "classifier expert_cosine"),
+    *("classifier expert_linear", *(f"loss {name}" for name in CONTRASTIVE)),
+}  # of a method of one stage
 BOTH = ("stage1", "stage2")
 # What follows another stage has its first step in stage 2.
 SECOND = {
     *(choice for choice, words in COMPANIONS.items() if "{stage}.teacher=stage1" in words),
     *(f"classifier {name}" for name in ("distribution_alignment", "learnable_weight_scaling", "logit_adjusted")),
+    "classifier max_norm",
     "classifier nearest_class_mean",
     *("classifier tau_normalized", "classifier weight_shift", "features extracted", "features generated"),
 }
@@ -90,7 +112,12 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation random_resized_crop": (("files",), "is for image files"),
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
+    **{f"augmentation {name}": ((), "nothing reads the further views of its images") for name in SEVERAL},
+    "augmentation contrastive": (("digits", "arrays"), "is for images in memory"),
+    **{f"loss {name}": (("digits", "arrays"), "is for images in memory") for name in CONTRASTIVE},
     "mixing mixup": (IMAGES, "is for images"),
+    "mixing cutmix": (IMAGES, "is for images"),
+    "mixing cmo": (IMAGES, "is for images"),
     "mixing remix": (IMAGES, "is for images"),
     "loss cumulative": (IMAGES, "unknown key 'backbone.branches'"),
     "mixing rotation": ((), "the last stage learns the dataset's labels"),  # see test_pretext.py
