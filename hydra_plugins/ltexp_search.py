@@ -191,7 +191,7 @@ class Search(Sweeper):
             value = part.value()
             if isinstance(value, IntervalSweep):
                 whole = isinstance(value.start, int) and isinstance(value.end, int)
-                kind = IntDistribution if whole else FloatDistribution
+                kind: Any = IntDistribution if whole else FloatDistribution
                 space[key] = kind(value.start, value.end, log="log" in value.tags)
             else:
                 space[key] = CategoricalDistribution(list(part.sweep_string_iterator()))

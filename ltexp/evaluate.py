@@ -50,6 +50,7 @@ from ltexp.run_folder import CHECKPOINT, CONFIG
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
+MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
 LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
 KEYS = ("classifier", "stage", "temperature", *KEPT, "accelerator", "precision", "data", "dataset")
@@ -125,7 +126,7 @@ def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, An
     """
     moved = copy.deepcopy(dataset)
     for key in OF_A_DATASET:
-        if key not in options or "dataset" in options:
+        if key not in options or not _has_moved(options):
             continue
         *sections, last = key.split(".")[1:]
         node = moved
@@ -193,9 +194,14 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     return 0
 
 
+def _has_moved(options: dict[str, str]) -> bool:
+    """Whether the places typed are those of the run's own dataset: its training set is among them."""
+    return "dataset" not in options and any(f"dataset.{key}" in options for key in MOVED)
+
+
 def _of_dataset(options: dict[str, str]) -> list[str]:
     """What was typed of another dataset, or of another test list, as the words that it was typed in."""
-    places = () if "dataset" in options else OF_A_DATASET
+    places = OF_A_DATASET if _has_moved(options) else ()
     own = [key for key in options if key == "dataset" or (key.startswith("dataset.") and key not in places)]
     return [f"{key}={options[key]}" for key in own]
 

@@ -91,7 +91,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def alias_of(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that another word, `lr` or `stage2.max_epochs`, stands for in the field; None: none."""
     place, _, word = name.rpartition(".")
-    stage = place.partition(".")[0] if place.startswith("stage") else "stage1"
+    stage = place.partition(".")[0] if place.startswith(("stage", "pretext")) else "stage1"
     meant = [alias.replace("stage1", stage) for alias in ALIASES.get(plain(word), ())]
     return next((alias for alias in meant if alias in set(known)), None)
 

@@ -17,6 +17,7 @@ from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.outputs import ModelOutput
 
+PROJECTED = 128  # width of a projection, as the configs have it
 CONF = Path(__file__).parents[1] / "conf"
 
 
@@ -55,7 +56,7 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draws)
 
-    shifts, features = normal(2, rows, classes), normal(rows, width)
+    shifts, features = normal(3, rows, classes), normal(rows, width)
     return ModelOutput(
         logits=logits,
         features=features,
@@ -67,11 +68,11 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
         auxiliary_maps=[normal(rows, 4, side, side).square() for side in (4, 2)],
         extra={
             "logit_spread": normal(rows, classes).square(),
-            "projections": normalize(normal(2, rows, width), dim=-1),
+            "projections": normalize(normal(2, rows, PROJECTED), dim=-1),
             "direct_features": features,
             "centroids": normal(classes, width),
-            "keys": normalize(normal(rows, width), dim=-1),
-            "prototypes": normalize(normal(classes, width), dim=-1),
+            "keys": normalize(normal(rows, PROJECTED), dim=-1),
+            "prototypes": normalize(normal(classes, PROJECTED), dim=-1),
             "view_logits": logits + normal(2, rows, classes),
         },
     )

@@ -197,7 +197,7 @@ def test_evaluate_proves_that_the_auxiliary_network_is_dropped(
     finally:
         torch.save(content, path)
     kept = json.loads((dasl / "evaluations" / "stage2.json").read_text())
-    assert kept["metrics"] == record(dasl)["metrics"]
+    assert record(dasl)["metrics"].items() <= kept["metrics"].items()
     assert set(kept["networks"]) == {"backbone", "classifier"}
     assert "auxiliary" not in capsys.readouterr().out
 

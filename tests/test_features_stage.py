@@ -81,9 +81,9 @@ def test_the_power_is_part_of_the_model_wherever_it_is_evaluated(glag: Path) -> 
     config = to_config(composed(*GLAG, "stage1.epochs=4"))
     restored = restore(config, glag, "stage2", None)
     assert restored.model.feature_power == 0.9
-    assert restored.measure() == record(glag)["metrics"]
+    assert record(glag)["metrics"].items() <= restored.measure().items()
     restored.model.feature_power = 1.0
-    assert restored.measure() != record(glag)["metrics"]
+    assert not record(glag)["metrics"].items() <= restored.measure().items()
 
 
 def test_some_generated_features_are_kept_for_figures(glag: Path, tmp_path: Path) -> None:

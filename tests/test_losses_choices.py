@@ -66,6 +66,7 @@ def test_loss_takes_one_step(name: str) -> None:
     loss.set_progress(0, 10, step=3)
     output, labels = full_output(torch.randn(8, 3)), torch.arange(8) % 3
     leaves = [output.logits, output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps]
+    leaves += [output.extra["projections"]]
     for leaf in leaves:
         leaf.requires_grad_()
     value = loss(output, labels, context_of(loss, output, labels))

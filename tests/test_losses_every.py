@@ -86,6 +86,7 @@ def value_and_gradient(name: str, settings: dict[str, Any], epoch: int) -> tuple
     output, y = full_output(torch.rand(12, 5) * 2 - 1), torch.arange(12) % 5
     leaf = output.logits.requires_grad_()
     others = [output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps]
+    others.append(output.extra["projections"])
     for other in others:
         other.requires_grad_()
     loss = build("loss", name, class_counts=EQUAL, **settings)
@@ -116,7 +117,8 @@ def test_many_classes_under_bf16_autocast_do_not_overflow(name: str, epoch: int)
     size = 1.0 if loss.classifier == "cosine" else 60.0
     output = full_output((size * (2 * torch.rand(4, 8142, generator=draws) - 1)).bfloat16())
     leaf = output.logits.requires_grad_()
-    for other in (output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps):
+    leaves = (output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps)
+    for other in (*leaves, output.extra["projections"]):
         other.requires_grad_()
     labels = torch.tensor([0, 8141, 17, 4000])
     with torch.autocast("cpu", dtype=torch.bfloat16):

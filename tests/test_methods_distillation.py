@@ -167,7 +167,7 @@ def test_a_teacher_that_is_no_stage_or_not_there_is_refused(tmp_path: Path) -> N
     (tmp_path / "notes.pt").write_text("not a checkpoint")
     torch.save({"model": {}}, tmp_path / "other.pt")
     for name, message in (
-        ("notes.pt", "damaged"),
+        ("notes.pt", "is a text file, no checkpoint"),
         ("other.pt", "not a stage checkpoint"),
         ("none.pt", "no checkpoint at"),
     ):

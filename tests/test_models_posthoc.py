@@ -153,7 +153,7 @@ def test_a_stage_that_trains_nothing_keeps_the_scale_of_its_source(
     assert read["logit_scale"] == scale
     one, two = json.loads((tmp_path / "run" / "record.json").read_text())["stages"]
     kept = restore(config, tmp_path / "run", "stage2", None).measure()
-    assert kept == two["metrics"]
+    assert two["metrics"].items() <= kept.items()
     if classifier == "tau_normalized":
         node = {"_target_": "ltexp.models.posthoc.TauNormalized", "tau": 1.0}
         again = restore(config, tmp_path / "run", "stage2", node).measure()

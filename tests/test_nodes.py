@@ -116,7 +116,7 @@ def test_the_first_failure_alone_is_kept(tmp_path: Path) -> None:
         ([], ("trainer.accelerator=gpu",), "there is no GPU here: set trainer.accelerator=cpu"),
         (["0"], ("trainer.accelerator=auto", "trainer.devices=4"), "trainer.devices=4, but there is 1 GPU"),
         (["0", "1"], ("trainer.accelerator=gpu", "trainer.devices=4"), "but there are 2 GPUs"),
-        ([], ("trainer.accelerator=auto", "trainer.devices=4"), None),  # four processes on the CPU
+        ([], ("trainer.accelerator=auto", "trainer.devices=4"), "trainer.devices=4, but there is no GPU here"),
         (["0"], ("trainer.accelerator=cpu", "trainer.devices=4"), None),
         (["0", "1"], ("trainer.accelerator=gpu", "trainer.devices=2"), None),
         (None, ("trainer.accelerator=gpu",), None),  # unknown: torch will tell

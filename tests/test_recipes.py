@@ -103,6 +103,7 @@ def test_a_student_follows_its_teachers_schedule_unless_one_is_typed() -> None:
     assert of(*large)["stage2"]["schedule"] == {
         "_target_": "ltexp.training.schedules.Cosine",
         "warmup_epochs": 0,
+        "warmup_start": 0.0,
         "interval": "epoch",
     }
     assert of(*large, "stage1.schedule.warmup_epochs=3")["stage1"]["schedule"]["warmup_epochs"] == 3

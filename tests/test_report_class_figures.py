@@ -120,9 +120,9 @@ def test_tsne_takes_classes_evenly_and_keeps_clusters_apart() -> None:
 
 
 MISSING = [
-    ("tsne", {}, r"features\.npz .*make it with python -m ltexp\.evaluate .*run features=true"),
+    ("tsne", {}, r"features\.npz .*make it with ltexp evaluate .*run features=true"),
     ("feature_norms", {}, r"needs .*feature_norms\.csv, written while training: train with evaluation\.every"),
-    ("negative_gradients", {}, r"no gradients measured: python -m ltexp\.evaluate .*run gradients=true"),
+    ("negative_gradients", {}, r"no gradients measured: ltexp evaluate .*run gradients=true"),
     ("tsne", {"split": "tset"}, "did you mean 'test'"),
     ("tsne", {"samples": "0"}, "invalid samples=0"),
     ("tsne", {"classes": "9"}, "unknown class '9'"),

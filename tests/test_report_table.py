@@ -90,7 +90,7 @@ def test_what_is_no_finished_run_is_left_out_with_one_line(tmp_path: Path) -> No
     assert [run.folder.name for run in runs] == ["good"]
     assert len(notes) == 2
     assert "bad/record.json is damaged" in notes[0]
-    assert "2 runs not finished (1 failed, 1 running)" in notes[1]
+    assert "2 runs not finished (1 failed, 1 killed)" in notes[1]
     with pytest.raises(DataError, match="no such folder"):
         find_runs([tmp_path / "nowhere"])
 

@@ -63,9 +63,13 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     return plain
 
 
+# keys that came after the first records, with the value that changes nothing
+_LATER_OF_A_BACKBONE = {"branches": 1, "width": 16, "shared_blocks": 1, "small_images": False}
+
+
 def backbone_identity(backbone: dict[str, Any]) -> dict[str, Any]:
     """A backbone's config for a hash, likewise."""
-    return {key: value for key, value in backbone.items() if (key, value) != ("branches", 1)}
+    return {key: value for key, value in backbone.items() if _LATER_OF_A_BACKBONE.get(key, ...) != value}
 
 
 def material(config: Config) -> dict[str, Any]:

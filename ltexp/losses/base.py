@@ -16,7 +16,7 @@ from ltexp.counts import checked_class_counts
 from ltexp.distributed import active, sum_over_ranks
 from ltexp.errors import ConfigError
 from ltexp.losses.context import BatchContext
-from ltexp.outputs import ModelOutput
+from ltexp.outputs import FIELDS, ModelOutput
 
 
 class Loss(nn.Module):
@@ -120,11 +120,17 @@ class Loss(nn.Module):
             ConfigError: logits alone, where the loss reads more.
         """
         if isinstance(output, Tensor):
-            if self.needs:
-                fields = ", ".join(f"{name}=..." for name in sorted(self.needs))
+            if self.streams:
                 raise ConfigError(
-                    f"{type(self).__name__} reads more than logits: give it ltexp.ModelOutput(logits, {fields})"
+                    f"{type(self).__name__} reads more than logits: the streams {', '.join(sorted(self.streams))}, "
+                    "which a stage of ltexp makes"
                 )
+            if self.needs:
+                fields = [f"{name}=..." for name in sorted(self.needs & FIELDS)]
+                extra = ", ".join(f"'{name}': ..." for name in sorted(self.needs - FIELDS))
+                fields += [f"extra={{{extra}}}"] if extra else []
+                own = f"{type(self).__name__} reads more than logits"
+                raise ConfigError(f"{own}: give it ltexp.ModelOutput(logits, {', '.join(fields)})")
             output = ModelOutput(output)
         loss: Tensor = super().__call__(output, target, context)
         return loss

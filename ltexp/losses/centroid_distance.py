@@ -37,7 +37,7 @@ class CentroidDistance(Loss):
         self.repulsion, self.margin = repulsion, margin
 
     def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
-        """The scalar loss of a batch; samples weigh in the first part alone."""
+        """The scalar loss of a batch; the second counts for the mean of the samples' weights."""
         context = self.known(context)
         features, centroids = output.extra["direct_features"].float(), output.extra["centroids"].float()
         own = centroids[target]
@@ -51,5 +51,5 @@ class CentroidDistance(Loss):
         away = (away.sum(1) - away.gather(1, target[:, None]).squeeze(1)).mean() / self.num_classes
         share = 1.0 if context.share is None else context.share
         near = (sum_over_ranks(away.detach() * share) / world_size() < self.margin).float()
-        loss: Tensor = attract + self.repulsion * near * (self.margin - away)
+        loss: Tensor = attract + self.repulsion * near * (self.margin - away) * context.mean_sample_weight
         return loss

@@ -40,8 +40,9 @@ class Contrast(NamedTuple):
         return cls(projections.flatten(0, 1), target.repeat(views), everything, labels, place.flatten(), views)
 
     def similarities(self, rows: Tensor, temperature: float) -> Tensor:
-        """(A, len(rows)): products of the anchors with unit rows, over the temperature."""
-        return self.anchors @ rows.T / temperature
+        """(A, len(rows)): products of the anchors with unit rows, over the temperature, in float32."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return self.anchors @ rows.T / temperature
 
     def without_itself(self, values: Tensor, fill: float = float("-inf")) -> Tensor:
         """`values` (A, N or more), N columns of the others first, with `fill` where an anchor meets itself."""
