@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +23,7 @@ from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
 from ltexp.run_folder import RECORD, TRIAL, read_metrics, read_status
 
-METRICS = {"all": "maximize", "many": "maximize", "medium": "maximize", "few": "maximize", "ece": "minimize"}
+METRICS: dict[str, Literal["minimize", "maximize"]] = {"all": "maximize", "many": "maximize", "medium": "maximize", "few": "maximize", "ece": "minimize"}
 
 
 class SearchError(HydraException):
