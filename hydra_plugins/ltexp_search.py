@@ -23,7 +23,13 @@ from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
 from ltexp.run_folder import RECORD, TRIAL, read_metrics, read_status
 
-METRICS: dict[str, Literal["minimize", "maximize"]] = {"all": "maximize", "many": "maximize", "medium": "maximize", "few": "maximize", "ece": "minimize"}
+METRICS: dict[str, Literal["minimize", "maximize"]] = {
+    "all": "maximize",
+    "many": "maximize",
+    "medium": "maximize",
+    "few": "maximize",
+    "ece": "minimize",
+}
 
 
 class SearchError(HydraException):

@@ -163,7 +163,7 @@ def test_evaluate_repeats_the_record_and_tries_classifiers_without_training(tmp_
     assert train(tmp_path / "run", "method=crt", "stage1.epochs=3", "stage2.epochs=1").returncode == 0
     assert ltexp("evaluate", str(tmp_path / "run")).returncode == 0
     again = json.loads((tmp_path / "run" / "evaluations" / "stage2.json").read_text())["metrics"]
-    assert again == record(tmp_path / "run")["metrics"]
+    assert record(tmp_path / "run")["metrics"].items() <= again.items()  # type: ignore[attr-defined]
     # tau = 0 with the bias kept is the classifier itself
     assert ltexp("evaluate", str(tmp_path / "run"), "classifier=tau_normalized", "tau=0", "bias=true").returncode == 0
     kept = json.loads(next((tmp_path / "run" / "evaluations").glob("stage1_tau*.json")).read_text())["metrics"]

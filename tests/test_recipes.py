@@ -147,7 +147,7 @@ def test_another_classifier_leaves_the_backbones_rate_alone() -> None:
 def test_every_method_composes_on_every_large_set(dataset: str) -> None:
     for method in names("method"):
         overrides = [f"method={method}", f"dataset={dataset}"]
-        if method.startswith("ride") and dataset == "places_lt":
+        if method.startswith(("ride", "sade")) and dataset == "places_lt":
             with pytest.raises(ConfigError, match="fine_tuning=none"):
                 of(*overrides)
             overrides += ["fine_tuning=none", "backbone=resnet50"]

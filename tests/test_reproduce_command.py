@@ -139,7 +139,7 @@ def test_compare_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixtu
         finished(tmp_path / "runs" / str(seed), seed=seed, all=accuracy)
     for name, part in (
         ("t.md", "| mislas | yes | 47.0 | 47.00 ± 1.41 | 2 | +0.00 |"),
-        ("t.tex", r"47.0 & $47.00 \pm 1.41$ & 2 & +0.00 &"),
+        ("t.tex", r"47.0 & $47.00 \pm 1.41$ & 2 & +0.00"),
         ("t.html", '"47.0'),
         ("t.txt", "47.00 ± 1.41"),
     ):

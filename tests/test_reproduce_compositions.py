@@ -193,7 +193,7 @@ def check(jobs: Iterable[Job]) -> None:
             assert plain["dataset"]["imbalance_ratio"] == job.ratio
             assert plain["dataset"]["imbalance"] == job.imbalance
         stages = read_stages(job.overrides)
-        assert set(stages) == {name for name in ("stage1", "stage2") if plain[name] is not None}, job
+        assert set(stages) == {name for name in ("pretext", "stage1", "stage2") if plain.get(name) is not None}, job
         data = (job.dataset, job.imbalance, job.ratio, job.backbone)
         assert by_signature.setdefault((*data, stages["stage1"].signature), plain["stage1"]) == plain["stage1"], job
 
