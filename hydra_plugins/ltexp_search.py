@@ -24,9 +24,6 @@ from ltexp.run_folder import METRICS as RUN_METRICS
 from ltexp.run_folder import RECORD, TRIAL, read_metrics, read_status
 
 METRICS: dict[str, Literal["minimize", "maximize"]] = {
-    **dict.fromkeys(("all", "many", "medium", "few"), "maximize"),
-    "ece": "minimize",
-}
     "all": "maximize",
     "many": "maximize",
     "medium": "maximize",
