@@ -105,6 +105,11 @@ class Loss(nn.Module):
         scale = output.logit_scale if self.takes_scale_of_output else self.scale
         return logits if scale == 1.0 else scale * logits
 
+    def expert_logits(self, output: ModelOutput) -> Tensor:
+        """(E, B, C) float32 logits of the experts of `output`, scaled; of a loss that names them in its `needs`."""
+        assert output.expert_logits is not None, "a network of experts"
+        return self.scale * output.expert_logits.float()
+
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) float32 loss of each sample, without weights; `target` is (B,) int64."""
         raise NotImplementedError

@@ -59,8 +59,7 @@ class NestedCollaborative(Loss):
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
-        assert output.expert_logits is not None
-        experts = self.scale * output.expert_logits.float()
+        experts = self.expert_logits(output)
         hard = self.hard_classes(experts[0], target)
         adjusted = experts + self.log_counts
         nested = adjusted.masked_fill(~hard, 0.0 if self.others == "zero" else EXCLUDED)

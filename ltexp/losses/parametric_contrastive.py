@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import is_whole, require
+from ltexp.counts import class_shares
 from ltexp.distributed import gather_batch
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
@@ -72,8 +73,7 @@ class ParametricContrastive(Loss):
         require(0 <= smoothing < 1, "smoothing", smoothing, "a number of 0 or more and below 1")
         self.alpha, self.beta, self.gamma, self.temperature = alpha, beta, gamma, temperature
         self.smoothing = smoothing
-        prior = self.class_counts.double() / self.class_counts.sum()
-        self.register_buffer("log_prior", (prior + PRIOR_FLOOR).log().float(), persistent=False)
+        self.register_buffer("log_prior", (class_shares(class_counts) + PRIOR_FLOOR).log().float(), persistent=False)
         self.register_buffer("queue", torch.zeros(queue, width))
         self.register_buffer("queue_labels", torch.full((queue,), -1))  # -1: not filled yet
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.config.require import is_whole, require
+from ltexp.counts import class_shares
 from ltexp.distributed import gather_batch
 from ltexp.losses.base import Loss
 from ltexp.losses.bessel import log_bessel_over_power
@@ -89,8 +90,7 @@ class ProbabilisticContrastive(Loss):
         require(is_whole(width, 2), "width", width, "a whole number of 2 or more: that of the projections")
         require(is_whole(first_view, 0), "first_view", first_view, "a whole number of 0 or more")
         self.temperature, self.first_view, self.order = temperature, first_view, width / 2 - 1
-        prior = self.class_counts.double() / self.class_counts.sum()
-        self.register_buffer("log_prior", prior.log(), persistent=False)
+        self.register_buffer("log_prior", class_shares(class_counts).log(), persistent=False)
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.used, self.fresh = (ClassDirections(self.num_classes, width) for _ in range(2))
         for number, estimate in enumerate((self.used, self.fresh)):

@@ -79,7 +79,7 @@ class Ride(LDAM):
 
     def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The scalar loss of a batch; weights of classes are LDAM's alone."""
-        context, experts = self.known(context), self._experts(output)
+        context, experts = self.known(context), self.expert_logits(output)
         total = self.reduce(self._classification(experts, target), target, context)
         if not self.diversity:
             return total
@@ -87,14 +87,9 @@ class Ride(LDAM):
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
-        experts = self._experts(output)
+        experts = self.expert_logits(output)
         losses = self._classification(experts, target)
         return losses - self.diversity * self._divergences(experts, context) if self.diversity else losses
-
-    def _experts(self, output: ModelOutput) -> Tensor:
-        """(E, B, C) scaled logits."""
-        assert output.expert_logits is not None, "ride needs a network of experts"
-        return self.scale * output.expert_logits.float()
 
     def _classification(self, experts: Tensor, target: Tensor) -> Tensor:
         """(B,) the sum over experts of cross-entropy with the margin at the target."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.config.require import require
+from ltexp.counts import class_shares
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
@@ -17,7 +18,7 @@ PRIOR_FLOOR = 1e-9  # added to a class's share before its logarithm (the authors
 
 def inverse_prior(class_counts: Tensor) -> Tensor:
     """(C,) float64: the classes' shares in reversed order of rank: the rarest has the largest; ties by index."""
-    prior = class_counts.double() / class_counts.sum()
+    prior = class_shares(class_counts)
     order = torch.argsort(prior, stable=True)
     inverse = torch.empty_like(prior)
     inverse[order] = prior[order.flip(0)]
@@ -44,16 +45,14 @@ class SkillDiverse(Loss):
     def __init__(self, class_counts: Tensor, tau: float = 2.0, scale: float = 30.0) -> None:
         super().__init__(class_counts, scale)
         require(tau >= 0, "tau", tau, "a number of 0 or more")
-        prior = self.class_counts.double() / self.class_counts.sum()
-        log_prior = (prior + PRIOR_FLOOR).log()
+        log_prior = (class_shares(class_counts) + PRIOR_FLOOR).log()
         log_inverse = (inverse_prior(self.class_counts) + PRIOR_FLOOR).log()
         adjustments = torch.stack([torch.zeros_like(log_prior), log_prior, log_prior - tau * log_inverse])
         self.register_buffer("adjustments", adjustments.float(), persistent=False)
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) the sum over the experts."""
-        assert output.expert_logits is not None
-        experts = self.scale * output.expert_logits.float()
+        experts = self.expert_logits(output)
         if len(experts) != len(self.adjustments):
             raise ConfigError(
                 f"loss skill_diverse is for 3 experts, and the network has {len(experts)}: set recipe.experts=3"

@@ -1,7 +1,7 @@
 """RIDE's networks of experts: shared first blocks, then blocks and a head for each expert (Wang et al., ICLR 2021)."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,45 @@ def run_branches(shared: Tensor, branches: nn.ModuleList, maps: bool) -> tuple[T
     return torch.stack(features, dim=1), joined
 
 
-class ExpertCosine(Classifier):
+class ExpertHeads(Classifier):
+    """Base of the classifiers with a head for each expert; the network's logits are the mean of the heads'.
+
+    Args:
+        feature_dim: D, of each expert.
+        num_classes: C.
+        experts: E, as the backbone's.
+
+    Attributes:
+        choice: its name in conf/classifier/.
+
+    Raises:
+        ConfigError: without a number of experts.
+    """
+
+    choice: ClassVar[str]
+    experts: int
+
+    def __init__(self, feature_dim: int, num_classes: int, experts: int | None) -> None:
+        super().__init__(feature_dim, num_classes)
+        if experts is None or experts < 1:
+            raise SettingError("experts", experts, f"1 or more: {self.choice} is for experts, so set backbone.experts")
+        self.experts = experts
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The mean (B, C) of the experts' logits of features (B, E, D)."""
+        return self.expert_logits(features).mean(0)
+
+    def output(self, features: Tensor) -> ModelOutput:
+        """The experts' logits beside their mean, of features (B, E, D)."""
+        experts = self.expert_logits(features.float())
+        return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
+
+    def expert_logits(self, features: Tensor) -> Tensor:
+        """Logits (E, B, C) of features (B, E, D)."""
+        raise NotImplementedError
+
+
+class ExpertCosine(ExpertHeads):
     """A cosine head for each expert; the network's logits are the mean of the experts' cosines.
 
     Args:
@@ -54,23 +92,14 @@ class ExpertCosine(Classifier):
     """
 
     kind = "cosine"
+    choice = "expert_cosine"
     weight: nn.Parameter
 
     def __init__(self, feature_dim: int, num_classes: int, experts: int | None = None) -> None:
-        super().__init__(feature_dim, num_classes)
-        if experts is None or experts < 1:
-            raise SettingError("experts", experts, "1 or more: expert_cosine is for experts, so set backbone.experts")
-        self.experts = experts
-        self.weight = nn.Parameter(F.normalize(torch.empty(experts, num_classes, feature_dim).uniform_(-1, 1), dim=2))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The mean (B, C) of the experts' cosines, float32, of features (B, E, D)."""
-        return self.expert_logits(features).mean(0)
-
-    def output(self, features: Tensor) -> ModelOutput:
-        """The experts' logits beside their mean, of features (B, E, D)."""
-        experts = self.expert_logits(features.float())
-        return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
+        super().__init__(feature_dim, num_classes, experts)
+        self.weight = nn.Parameter(
+            F.normalize(torch.empty(self.experts, num_classes, feature_dim).uniform_(-1, 1), dim=2)
+        )
 
     def expert_logits(self, features: Tensor) -> Tensor:
         """Cosines (E, B, C) in [-1, 1], float32, of features (B, E, D)."""
@@ -85,7 +114,7 @@ class ExpertCosine(Classifier):
         self.weight.copy_(cast(ExpertCosine, source).weight)
 
 
-class ExpertLinear(Classifier):
+class ExpertLinear(ExpertHeads):
     """A linear head for each expert; the network's logits are the mean of the experts' (NCL; Li et al., CVPR 2022).
 
     Args:
@@ -99,6 +128,7 @@ class ExpertLinear(Classifier):
         ConfigError: without a number of experts.
     """
 
+    choice = "expert_linear"
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -110,23 +140,11 @@ class ExpertLinear(Classifier):
         bias: bool = True,
         init: str = "kaiming",
     ) -> None:
-        super().__init__(feature_dim, num_classes)
-        if experts is None or experts < 1:
-            raise SettingError("experts", experts, "1 or more: expert_linear is for experts, so set backbone.experts")
-        self.experts = experts
-        heads = [fresh_linear(feature_dim, num_classes, bias, init) for _ in range(experts)]
+        super().__init__(feature_dim, num_classes, experts)
+        heads = [fresh_linear(feature_dim, num_classes, bias, init) for _ in range(self.experts)]
         self.weight = nn.Parameter(torch.stack([weight for weight, _ in heads]))
         biases = [own for _, own in heads if own is not None]
         self.register_parameter("bias", nn.Parameter(torch.stack(biases)) if biases else None)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The mean (B, C) of the experts' logits of features (B, E, D)."""
-        return self.expert_logits(features).mean(0)
-
-    def output(self, features: Tensor) -> ModelOutput:
-        """The experts' logits beside their mean, of features (B, E, D)."""
-        experts = self.expert_logits(features.float())
-        return ModelOutput(logits=experts.mean(0), features=features, expert_logits=experts)
 
     def expert_logits(self, features: Tensor) -> Tensor:
         """Logits (E, B, C) of features (B, E, D)."""
