@@ -39,7 +39,7 @@ from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
 from ltexp.config.path import group_files, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
-from ltexp.config.words import parse_value, read_flag, split_words, status_of
+from ltexp.config.words import parse_value, read_flag, run_command, split_words
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.files import write_text
@@ -140,15 +140,7 @@ def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, An
 
 def main() -> int:
     """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
-    words = sys.argv[1:]
-
-    def action() -> int:
-        return evaluate(*parse(take_config_dirs(words)))
-
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    return status_of("ltexp evaluate", action)
+    return run_command("ltexp evaluate", __doc__, lambda words: evaluate(*parse(take_config_dirs(words))), None)
 
 
 def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:

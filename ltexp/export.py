@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltexp.config.words import parse_value, split_words, status_of
+from ltexp.config.words import parse_value, run_command, split_words
 from ltexp.errors import ConfigError, LtexpError
 
 KEYS = ("out", "size", "stage")
@@ -54,11 +54,7 @@ def run(words: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m ltexp.export`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    return status_of("ltexp export", lambda: run(words))
+    return run_command("ltexp export", __doc__, run, arguments)
 
 
 if __name__ == "__main__":

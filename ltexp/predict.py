@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltexp.config.words import read_flag, split_words, status_of
+from ltexp.config.words import read_flag, run_command, split_words
 from ltexp.errors import ConfigError
 from ltexp.files import write_text
 
@@ -53,11 +53,7 @@ def run(words: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m ltexp.predict`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    return status_of("ltexp predict", lambda: run(words))
+    return run_command("ltexp predict", __doc__, run, arguments)
 
 
 if __name__ == "__main__":

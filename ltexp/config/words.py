@@ -77,6 +77,22 @@ def read_flag(options: Mapping[str, str], key: str) -> bool | None:
     return None if text is None else text == "true"
 
 
+def run_command(name: str, usage: str, action: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+    """The exit status of a command: its usage without words or with --help, else what `action` answers to them.
+
+    Args:
+        name: of the command, for messages.
+        usage: what --help prints.
+        action: gets the words; see `status_of`.
+        arguments: the words; None: those of the command line.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(usage)
+        return 0
+    return status_of(name, lambda: action(words))
+
+
 def status_of(command: str, action: Callable[[], int]) -> int:
     """What `action` answers; a user's mistake is printed in one line and ends with 2 or 1."""
     print_anywhere()

@@ -43,7 +43,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from ltexp.config.path import take_config_dirs
-from ltexp.config.words import read_choice, read_flag, split_words, status_of
+from ltexp.config.words import read_choice, read_flag, run_command, split_words
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 from ltexp.papers import Cell, find_paper, find_table, load_papers
@@ -195,17 +195,13 @@ def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
 
-    def action() -> int:
+    def action(words: list[str]) -> int:
         others = take_config_dirs(words)
         of_figures = any(word.startswith("figure=") for word in others)
         return figures(others) if of_figures else execute(*parse(others))
 
-    return status_of("ltexp reproduce", action)
+    return run_command("ltexp reproduce", __doc__ or "", action, arguments)
 
 
 if __name__ == "__main__":

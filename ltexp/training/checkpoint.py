@@ -113,7 +113,15 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: if it is missing, damaged, or not a stage's checkpoint.
     """
-    content = read_tensors(path)
+    return of_content(read_tensors(path), path)
+
+
+def of_content(content: Any, path: Path) -> Checkpoint:
+    """The stage checkpoint that the file `path` holds, given what was read from it.
+
+    Raises:
+        CheckpointError: if it is none.
+    """
     if not isinstance(content, dict) or content.get("schema") not in (SCHEMA, *OLDER):
         raise CheckpointError(
             f"{path} is not a stage checkpoint of this version of ltexp (schema {SCHEMA}): give the folder of a "

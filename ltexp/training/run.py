@@ -19,6 +19,7 @@ from ltexp.distributed import rank, world_size
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation import record as records
 from ltexp.models.backbone import Backbone
+from ltexp.models.foreign import read_tensors
 from ltexp.models.module import present
 from ltexp.models.self_supervised import is_foreign
 from ltexp.report.figures import draw_run_figures
@@ -150,8 +151,9 @@ def _check_files(session: Session) -> None:
             if where is None or where == "fresh" or names_stage(where):
                 continue
             path = checkpoint.locate(where, of)
-            if not is_foreign(path):  # what is left of such a one is for who takes it to see
-                checkpoint.read(path)
+            content = read_tensors(path)
+            if not is_foreign(content):  # what is left of such a one is for who takes it to see
+                checkpoint.of_content(content, path)
 
 
 def _check_modules(session: Session, name: str, stage: StageConfig) -> None:

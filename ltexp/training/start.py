@@ -8,6 +8,7 @@ import torch
 from ltexp.config import StageConfig, names_stage
 from ltexp.errors import CheckpointError
 from ltexp.models.checkpoint import load_part
+from ltexp.models.foreign import read_tensors
 from ltexp.models.model import Model
 from ltexp.models.module import StageModule
 from ltexp.models.self_supervised import is_foreign, read_backbone
@@ -31,11 +32,12 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
         if where == "fresh" or part not in model.parts():
             continue
         path = _located(session, where)
-        if part == "backbone" and not names_stage(where) and is_foreign(path):
+        content = read_tensors(path)
+        if part == "backbone" and not names_stage(where) and is_foreign(content):
             state = read_backbone(path, model.backbone.state_dict().keys(), f"{name}.init.backbone")
             load_part(model.backbone, state, f"the backbone that {name} starts from")
             continue
-        source = checkpoint.read(path)
+        source = checkpoint.of_content(content, path)
         if part == "backbone":
             load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
         elif part == "classifier":
