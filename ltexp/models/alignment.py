@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltexp.config.require import require_choice
-from ltexp.models.classifier import Classifier, Kind
+from ltexp.models.classifier import Classifier, Kind, copy_map
 
 FORMS = ("classification", "segmentation")
 
@@ -57,6 +57,4 @@ class DistributionAlignment(Classifier):
     def start_from(self, source: Classifier) -> None:
         """Takes W and b of a linear `source`; see `Classifier.start_from`."""
         weight, bias = self._linear_source(source, bias=self.bias is not None)
-        self.weight.copy_(weight)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
+        copy_map(self.weight, self.bias, weight, bias)

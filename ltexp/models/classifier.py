@@ -145,6 +145,13 @@ def fresh_linear(feature_dim: int, num_classes: int, bias: bool, init: str) -> t
     return weight, torch.empty(num_classes).uniform_(-bound, bound) if bias else None
 
 
+def copy_map(weight: Tensor, bias: Tensor | None, new_weight: Tensor, new_bias: Tensor | None) -> None:
+    """Fills a weight with another of its shape, and the bias where both have one."""
+    weight.copy_(new_weight)
+    if bias is not None and new_bias is not None:
+        bias.copy_(new_bias)
+
+
 class Affine(Classifier):
     """Base of the classifiers that keep a map W f + b.
 
@@ -169,9 +176,7 @@ class Affine(Classifier):
     def start_from(self, source: Classifier) -> None:
         """Continues the map of a linear `source`; see `Classifier.start_from`."""
         weight, bias = self._linear_source(source, bias=self.bias is not None)
-        self.weight.copy_(weight)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
+        copy_map(self.weight, self.bias, weight, bias)
 
 
 class ContinuedMap(Affine):
@@ -212,9 +217,7 @@ class ContinuedMap(Affine):
 
     def _take(self, weight: Tensor, bias: Tensor | None, source: Classifier) -> None:
         self.kind = source.kind
-        self.weight.copy_(weight)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
+        copy_map(self.weight, self.bias, weight, bias)
 
     def get_extra_state(self) -> Tensor:
         """Whether the source was a cosine classifier: a checkpoint has to know."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ltexp.config.require import require
 from ltexp.errors import SettingError
-from ltexp.models.classifier import Classifier, fresh_linear
+from ltexp.models.classifier import Classifier, copy_map, fresh_linear
 from ltexp.outputs import ModelOutput
 
 
@@ -156,6 +156,4 @@ class ExpertLinear(ExpertHeads):
         """Continues the heads of the same number of experts; see `Classifier.start_from`."""
         self._check_source(source, ["linear"])
         other = cast(ExpertLinear, source)
-        self.weight.copy_(other.weight)
-        if self.bias is not None and other.bias is not None:
-            self.bias.copy_(other.bias)
+        copy_map(self.weight, self.bias, other.weight, other.bias)
