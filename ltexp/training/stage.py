@@ -207,7 +207,7 @@ class Stage(pl.LightningModule):
     def _forward(self, batch: Batch, rows: slice, stream: str | None, inputs: Tensor, labels: Tensor) -> ModelOutput:
         """The model's output, in float32, of some rows of a batch whose inputs and labels may not be its own."""
         views = 1 if batch.views is None else len(batch.views)
-        shown = views if self.model.sees_all_views(self.needs[stream]) else 1
+        shown = 1 if views > 1 and not self.model.sees_all_views(self.needs[stream]) else views
         self._key_dropouts(self.seed if stream is None else self.stream_seeds[stream], batch, rows, shown)
         given = inputs[rows] if batch.views is None else batch.views[:, rows].flatten(0, 1)
         return in_float32(self.output_of(given, labels[rows], views, stream))
