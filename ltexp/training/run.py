@@ -53,9 +53,9 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     data = build(config.dataset, root=config.paths.data, path="dataset")
     session = Session(config, folder, data, device)
     check_against_data(session)
-    if rank() == 0:
-        for line in settings_without_effect(session):
-            print(f"note: {line}", flush=True)
+    notes = settings_without_effect(session)  # on every process, since losses that it tries may exchange
+    for line in notes if rank() == 0 else ():
+        print(f"note: {line}", flush=True)
     identifier = records.run_id(folder)
     session.loggers = loggers = make_loggers(session, identifier)
     base = describe(session, started) | {"run_id": identifier}
