@@ -13,7 +13,7 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.temperature import fit_temperature
 from ltexp.files import atomic_write
-from ltexp.models.checkpoint import load_part
+from ltexp.models.checkpoint import load_backbone, load_part
 from ltexp.models.cost import Cost, cost_of
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, present
@@ -89,7 +89,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
     model = session.fresh_model(stage, replace(settings, modules=kept_modules(settings)), loads=True)
-    load_part(model.backbone, source.backbone, f"the backbone in {folder / stage}")
+    load_backbone(model.backbone, source.backbone, f"the backbone in {folder / stage}")
     for name in model.attached:
         load_module(model, name, source, str(folder / stage))
     if classifier is None:

@@ -71,6 +71,10 @@ def _check_backbone(config: Config) -> None:
     if backbone.get("experts") is not None and (backbone.get("weights") or backbone.get("frozen_trunk")):
         raise ConfigError("no pretrained weights fit a network of experts: add fine_tuning=none, for a random start")
     random = backbone.get("weights") is None and stage.init.backbone == "fresh" and stage.checkpoint is None
+    if backbone.get("tuning") and not backbone.get("weights"):
+        raise ConfigError(
+            "backbone.tuning would freeze random weights: set backbone.weights=FILE, or choose fine_tuning=none"
+        )
     if backbone.get("frozen_trunk") and random:
         raise ConfigError(
             "backbone.frozen_trunk=true would freeze random weights: set backbone.weights, or choose fine_tuning=none"

@@ -1,8 +1,9 @@
 """What every backbone offers: features for the classifier, and on request the maps of its blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import FILES_OF_A_BACKBONE
@@ -17,9 +18,14 @@ class Backbone(nn.Module):
         map_channels: the number of channels of each block's map, in the order of `forward_maps`.
         num_branches: how many last blocks the network has side by side; features and last maps are those of all, one
             after the other. Default 1.
+        builds_without_data: whether its config node alone is enough to build it, so that it is tried before data is
+            read, on torch's meta device.
+        notes: what a run says of it before it uses it, one line each.
     """
 
     reads: ClassVar[str] = "images"
+    builds_without_data: ClassVar[bool] = False
+    notes: Sequence[str] = ()
     feature_dim: int
     map_channels: list[int]
     num_branches: int = 1
@@ -52,10 +58,25 @@ class Backbone(nn.Module):
         """
 
     def frozen_parts(self) -> list[nn.Module]:
-        """Parts that never learn: no stage gives their parameters a gradient or takes them out of eval mode."""
+        """Parts that never learn as a whole: no stage takes them out of eval mode."""
         return []
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """What no stage lets learn. Default: all of the frozen parts."""
+        return [parameter for part in self.frozen_parts() for parameter in part.parameters()]
+
+    def in_file(self) -> set[str]:
+        """Names of its state that a checkpoint leaves out: the file that it starts from holds them. Default: none."""
+        return set()
+
+    @classmethod
+    def reads_file_again(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a backbone of this config node needs its files even where its state is loaded; see `in_file`."""
+        return False
 
 
 def without_files(config: Mapping[str, Any]) -> dict[str, Any]:
     """A backbone's config node without the files that it starts from, for one whose state is loaded anyway."""
+    if (again := getattr(get_class(config["_target_"]), "reads_file_again", None)) and again(config):
+        return dict(config)
     return {key: None if key in FILES_OF_A_BACKBONE else value for key, value in config.items()}

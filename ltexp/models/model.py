@@ -198,8 +198,8 @@ class Model(nn.Module):
                 module.requires_grad_(False)
         for norm in self._batch_norms():
             norm.requires_grad_(batch_norm == "train")
-        for part in self.backbone.frozen_parts():
-            part.requires_grad_(False)
+        for parameter in self.backbone.frozen_parameters():
+            parameter.requires_grad_(False)
         self._backbone_trains = backbone
         self._backbone_learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
         self._batch_norm = batch_norm

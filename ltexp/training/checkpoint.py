@@ -1,7 +1,7 @@
 """A trained stage on disk: the states of its parts, the configs that build them, and what it was trained on."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ltexp.config import StageConfig
 from ltexp.config.build import build
 from ltexp.errors import CheckpointError
 from ltexp.files import atomic_write
-from ltexp.models.checkpoint import load_part
+from ltexp.models.checkpoint import kept_state, load_part
 from ltexp.models.classifier import Classifier
 from ltexp.models.foreign import read_tensors
 from ltexp.models.model import Model
@@ -28,7 +28,7 @@ class Checkpoint:
     """What a stage's checkpoint file holds: plain containers and tensors only.
 
     Attributes:
-        backbone, classifier: states by parameter name.
+        backbone, classifier: states by parameter name; a backbone may leave out what its file holds.
         backbone_config, classifier_config: the config nodes that build the two.
         num_classes: C.
         feature_dim: D, the width of what the classifier reads.
@@ -87,8 +87,8 @@ def save(
     """
     content = {
         "schema": SCHEMA,
-        "backbone": _on_cpu(model.backbone),
-        "classifier": _on_cpu(model.classifier),
+        "backbone": _on_cpu(kept_state(model.backbone)),
+        "classifier": _on_cpu(model.classifier.state_dict()),
         "backbone_config": backbone_config,
         "classifier_config": stage.classifier,
         "num_classes": model.classifier.num_classes,
@@ -97,7 +97,7 @@ def save(
         "logit_scale": model.logit_scale,
         "feature_power": model.feature_power,
         "modules": {
-            name: {"state": _on_cpu(module), "config": stage.modules[name]} for name, module in model.attached.items()
+            name: {"state": _on_cpu(module.state_dict()), "config": stage.modules[name]} for name, module in model.attached.items()
         },
     }
     # torch reports a full disk in words of its own; a plain write says what happened
@@ -150,5 +150,5 @@ def locate(where: str, stage: str = "stage1") -> Path:
     raise CheckpointError(f"no checkpoint at {path}: give a checkpoint file, or the folder of a run that has {stage}/")
 
 
-def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}

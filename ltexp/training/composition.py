@@ -15,6 +15,7 @@ from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
+from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
 from ltexp.models.module import OF_THE_MODEL, Wiring, present
 from ltexp.names import unknown_name
@@ -66,6 +67,7 @@ def check_composition(config: Config) -> None:
             or a stage's classifier cannot start as `init` says.
     """
     check_pretexts(config.stages)
+    _try_backbone(config.backbone)
     earlier: dict[str, Classifier] = {}
     for name, stage in config.stages.items():
         classifier = _toy_classifier(stage.classifier, name)
@@ -89,6 +91,16 @@ def check_composition(config: Config) -> None:
                     f"add classifier@{name}.classifier={needed}"
                 )
         earlier[name] = classifier
+
+
+def _try_backbone(node: Mapping[str, Any]) -> None:
+    """Builds a backbone that needs nothing of the data, without memory: names and files that do not fit raise here."""
+    if not getattr(get_class(node["_target_"]), "builds_without_data", False):
+        return
+    with torch.device("meta"), default_generator("check"):
+        backbone: Backbone = build(node, path="backbone")
+    for line in backbone.notes if rank() == 0 else ():
+        print(f"note: {line}", flush=True)
 
 
 def _continue(stage: StageConfig, classifier: Classifier, earlier: Mapping[str, Classifier]) -> None:

@@ -290,9 +290,20 @@ class Stage(pl.LightningModule):
         known = {key: value for key, value in self.measured.items() if value is not None}
         self.log_dict(known, logger=False, sync_dist=True)  # equal on all processes
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what the backbone's file holds."""
+        for name in self._in_file():
+            del checkpoint["state_dict"][name]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts in what was left out, of the model as it started."""
         if not checkpoint.get("lr_schedulers"):
             raise CheckpointError("resume.ckpt was written by an earlier version: delete it to train from the start")
+        own = self.state_dict()
+        checkpoint["state_dict"] |= {name: own[name] for name in self._in_file()}
+
+    def _in_file(self) -> list[str]:
+        return [f"model.backbone.{name}" for name in self.model.backbone.in_file()]
 
 
 def rows_of(rows: int, number: int, parts: int) -> slice:

@@ -7,7 +7,7 @@ import torch
 
 from ltexp.config import StageConfig, names_stage
 from ltexp.errors import CheckpointError
-from ltexp.models.checkpoint import load_part
+from ltexp.models.checkpoint import load_backbone, load_part
 from ltexp.models.foreign import read_tensors
 from ltexp.models.model import Model
 from ltexp.models.module import StageModule
@@ -39,7 +39,7 @@ def start_model(session: Session, name: str, stage: StageConfig) -> Model:
             continue
         source = checkpoint.of_content(content, path)
         if part == "backbone":
-            load_part(model.backbone, source.backbone, f"the backbone that {name} starts from")
+            load_backbone(model.backbone, source.backbone, f"the backbone that {name} starts from")
         elif part == "classifier":
             model.classifier.start_from(source.build_classifier())
             if stage.epochs == 0:
@@ -102,7 +102,7 @@ def load_model(model: Model, path: Path) -> None:
         CheckpointError: if it is missing, damaged or from a different model.
     """
     source = checkpoint.read(path)
-    load_part(model.backbone, source.backbone, f"the backbone in {path}")
+    load_backbone(model.backbone, source.backbone, f"the backbone in {path}")
     load_part(model.classifier, source.classifier, f"the classifier in {path}")
     for name in model.attached:
         load_module(model, name, source, str(path))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ltexp.config.build import build
 from ltexp.errors import CheckpointError
 from ltexp.models.backbone import Backbone, without_files
-from ltexp.models.checkpoint import load_part
+from ltexp.models.checkpoint import load_backbone
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
@@ -66,7 +66,7 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
 def model_of(source: checkpoint.Checkpoint, path: Path, backbone_settings: dict[str, Any]) -> Model:
     """The model of a stage checkpoint, read from `path`, without its modules; see `read_teacher`."""
     backbone: Backbone = build(without_files(source.backbone_config), path="backbone", **backbone_settings)
-    load_part(backbone, source.backbone, f"the backbone in {path}")
+    load_backbone(backbone, source.backbone, f"the backbone in {path}")
     model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
     model.logit_scale = 1.0 if source.logit_scale is None else source.logit_scale
     return model
