@@ -42,7 +42,7 @@ class Adapter(Bottleneck):
         block.mlp.register_forward_hook(self._add)
 
     def _add(self, _: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output + self(output)
+        return output + cast(Tensor, self(output))
 
 
 class ParallelAdapter(Bottleneck):
@@ -67,7 +67,7 @@ class ParallelAdapter(Bottleneck):
     def _add(self, _: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         read, self._read = self._read, None
         assert read is not None
-        return output + self.scale * self(read)
+        return output + self.scale * cast(Tensor, self(read))
 
 
 class LowRank(nn.Module):

@@ -92,7 +92,7 @@ class TimmNetwork(Backbone):
 
     def _fit_positions(self, state: dict[str, Any]) -> None:
         """Interpolates the position embedding of a vision transformer in `state` to the network's own grid."""
-        from timm.layers import resample_abs_pos_embed
+        from timm.layers.pos_embed import resample_abs_pos_embed
 
         network, given = cast(Any, self.trunk), state.get("pos_embed")
         own = getattr(network, "pos_embed", None)
@@ -215,7 +215,9 @@ def _network(name: str, image_size: int | None, options: dict[str, Any]) -> tupl
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
         raise ConfigError(unknown_name("backbone.name", name, timm.list_models()))
-    require(image_size is None or is_whole(image_size, 1), "image_size", image_size, "a whole number of 1 or more, or null")
+    require(
+        image_size is None or is_whole(image_size, 1), "image_size", image_size, "a whole number of 1 or more, or null"
+    )
     try:
         usual = timm.get_pretrained_cfg(name)
     except RuntimeError as error:

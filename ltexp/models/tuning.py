@@ -1,7 +1,7 @@
 """Ways of fine-tuning a frozen network by little: what is added to it, and which of its own parameters learn.
 
 The choices of conf/fine_tuning/ name the classes here. Each gives modules that act through hooks, so that the network
-keeps its names and every file of weights fits it. At their start all but prompts leave the network's answers as they are.
+keeps its names and every file of weights fits it. At its start each but the prompts changes nothing.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,9 @@ class NormTuning(Tuning):
         """Those of every `nn.LayerNorm`."""
         norms = {name: module for name, module in trunk.named_modules() if isinstance(module, nn.LayerNorm)}
         if not norms:
-            raise ConfigError("backbone.tuning: norm-tuning needs a network with layer norms: choose another fine_tuning")
+            raise ConfigError(
+                "backbone.tuning: norm-tuning needs a network with layer norms: choose another fine_tuning"
+            )
         return {f"{name}.{own}" for name, module in norms.items() for own, _ in module.named_parameters()}
 
 
@@ -69,7 +71,7 @@ class LastBlocks(Tuning):
     def learning(self, trunk: nn.Module) -> set[str]:
         """Those of the blocks and of the norms after all blocks."""
         depth = len(blocks_of(trunk))
-        require(self.blocks <= depth, "backbone.tuning.blocks", self.blocks, f"at most {depth}, the network's blocks")
+        require(self.blocks <= depth, "tuning.blocks", self.blocks, f"at most {depth}, the network's blocks")
         own = ("norm.", "fc_norm.", *(f"blocks.{number}." for number in range(depth - self.blocks, depth)))
         return {name for name, _ in trunk.named_parameters() if name.startswith(own)}
 
@@ -78,8 +80,9 @@ class OfBlocks(Tuning):
     """Base of those that add a module to each block of a vision transformer.
 
     Args:
-        width: of the module's narrow layer, or the rank of its matrices. Default 4. LIFT has 2 ** floor(log2(C / (2 L)))
-            for C classes and L blocks, at least 1: of ViT-B/16 4 for 100 classes, 8 for 365, 32 for 1000, 256 for 8142.
+        width: of the module's narrow layer, or the rank of its matrices. Default 4. LIFT's code has
+            2 ** floor(log2(C / (2 L))) for C classes and L blocks, at least 1: of ViT-B/16 4 for 100 classes, 8 for
+            365, 32 for 1000, 256 for 8142.
 
     Raises:
         ConfigError: for a width below 1.
@@ -135,9 +138,7 @@ class PromptTuning(Tuning):
         spans = [(block, block) for block in blocks] if self.deep else [(blocks[0], blocks[-1])]
         network = cast(Any, trunk)
         area, first = network.patch_embed.patch_size[0] * network.patch_embed.patch_size[1], network.num_prefix_tokens
-        return nn.ModuleList(
-            Prompts(start, end, self.prompts, network.embed_dim, area, first) for start, end in spans
-        )
+        return nn.ModuleList(Prompts(start, end, self.prompts, network.embed_dim, area, first) for start, end in spans)
 
 
 def blocks_of(trunk: nn.Module) -> list[nn.Module]:
@@ -151,7 +152,7 @@ def blocks_of(trunk: nn.Module) -> list[nn.Module]:
     blocks = list(cast(Any, trunk).blocks) if isinstance(trunk, VisionTransformer) else []
     if not blocks or not all(isinstance(block, Block) and hasattr(block.attn, "qkv") for block in blocks):
         raise ConfigError(
-            f"backbone.tuning: this fine_tuning is for vision transformers such as vit_base_patch16_224, and the network "
-            f"is a {type(trunk).__name__}: choose fine_tuning=frozen, bias or whole, or another backbone.name"
+            "backbone.tuning: this fine_tuning is for vision transformers such as vit_base_patch16_224, and the "
+            f"network is a {type(trunk).__name__}: choose fine_tuning=frozen, bias or whole, or another backbone.name"
         )
     return blocks

@@ -97,7 +97,8 @@ def save(
         "logit_scale": model.logit_scale,
         "feature_power": model.feature_power,
         "modules": {
-            name: {"state": _on_cpu(module.state_dict()), "config": stage.modules[name]} for name, module in model.attached.items()
+            name: {"state": _on_cpu(module.state_dict()), "config": stage.modules[name]}
+            for name, module in model.attached.items()
         },
     }
     # torch reports a full disk in words of its own; a plain write says what happened
