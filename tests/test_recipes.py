@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from choices import names
+from choices import CONF, names
 from runs import composed
 from torch.optim import SGD
 
@@ -115,7 +115,19 @@ def test_a_student_follows_its_teachers_schedule_unless_one_is_typed() -> None:
     assert steps["stage2"]["schedule"] == steps["stage1"]["schedule"]
 
 
-@pytest.mark.parametrize("choice", names("fine_tuning"))
+TUNINGS = sorted(path.stem for path in (CONF / "fine_tuning").glob("*.yaml") if "tuning:" in path.read_text())
+
+
+def test_a_tuning_is_for_a_network_of_timm_on_any_dataset() -> None:
+    assert len(TUNINGS) == 9
+    for choice in TUNINGS:
+        chosen = ("method=gcl", "backbone=timm", "backbone.weights=vit.pth", f"fine_tuning={choice}")
+        for dataset in ("places_lt", "cifar10_lt", "image_folder"):
+            tuning = of(*chosen, f"dataset={dataset}")["backbone"]["tuning"]
+            assert tuning["_target_"].startswith("ltexp.models.tuning."), choice
+
+
+@pytest.mark.parametrize("choice", sorted({*names("fine_tuning")} - {*TUNINGS}))
 def test_each_way_of_fine_tuning_is_a_choice_on_any_dataset(choice: str) -> None:
     expected = {
         "none": (None, False, False),
