@@ -334,6 +334,59 @@ def test_two_processes_train_what_one_trains(choice: str, file: Path, tmp_path: 
     compare(tmp_path, 2, words(file, choice), run_on_ranks)
 
 
+@torch.no_grad()
+def test_a_head_from_class_means_starts_as_their_nearest_in_angle() -> None:
+    from ltexp.models.class_mean import ClassMeanCosine
+
+    features = torch.randn(9, 4, generator=generator("features"))
+    labels = torch.tensor([0, 0, 2, 2, 2, 0, 2, 0, 2])
+    with default_generator("head"):
+        head = ClassMeanCosine(4, 3)
+    random = head.weight[1].clone()
+    head.fit(features, labels)
+    for label in (0, 2):
+        mean = features[labels == label].mean(0)
+        torch.testing.assert_close(head.weight[label], mean / mean.norm())
+    assert torch.equal(head.weight[1], random)  # a class without images
+
+
+def test_lift_starts_its_head_from_the_frozen_networks_class_means(file: Path, tmp_path: Path) -> None:
+    """At a rate of almost nothing the head stays where it started."""
+    run_here(tmp_path / "run", "method=lift", *words(file, "adaptformer", epochs=1)[1:], "stage1.optimizer.lr=1e-12")
+    predictor = ltexp.load(tmp_path / "run")
+    assert predictor.model.logit_scale == 25
+    digits = composed(*words(file, "frozen"))
+    from ltexp.config.build import build
+
+    data = build(digits["dataset"], root=digits["paths"]["data"], path="dataset")
+    pictures = predictor.transform.batch(list(data.train.images))
+    with torch.no_grad():
+        found = built(file)(pictures)
+    means = torch.stack([found[torch.as_tensor(data.train.labels) == label].mean(0) for label in range(4)])
+    torch.testing.assert_close(predictor.model.classifier.weight.detach(), F.normalize(means), atol=1e-5, rtol=1e-4)
+
+
+PROBE = ("features@stage1.features=extracted", "stage1.trainable.backbone=false", "stage1.batch_norm=frozen")
+
+
+def test_features_without_augmentation_are_extracted_once_and_train_as_images_do(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltexp.features import loader
+
+    calls: list[int] = []
+    real = loader.extract
+    monkeypatch.setattr(loader, "extract", lambda *given: calls.append(1) or real(*given))
+    plain = (*words(file, "frozen", epochs=3), "augmentation@stage1.augmentation=none")
+    run_here(tmp_path / "images", *plain)
+    assert not calls
+    run_here(tmp_path / "features", *plain, *PROBE)
+    assert len(calls) == 1
+    run_here(tmp_path / "augmented", *words(file, "frozen", epochs=3), *PROBE)
+    assert len(calls) == 4
+    assert_equal_weights(weights(tmp_path / "images", "stage1"), weights(tmp_path / "features", "stage1"), 1e-5)
+
+
 # --- refusals, before any data is read
 
 

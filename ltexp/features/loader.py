@@ -39,6 +39,7 @@ class FeatureLoader(Loader[Split]):
         stage1: gives the model that the backbone was trained in, with its own classifier; asked where the source
             compares its score with that model's.
         precision: as in `trainer.precision`.
+        fixed: whether the images are the same in every epoch, so that once is enough.
         class_names: for messages.
         settings: see `Loader`.
     """
@@ -55,15 +56,17 @@ class FeatureLoader(Loader[Split]):
         source: ExtractedFeatures,
         stage1: Callable[[], Model],
         precision: str,
+        fixed: bool,
         class_names: Sequence[str],
         **settings: Any,
     ) -> None:
         super().__init__(split, **settings)
         self._images, self._scored = images, scored
-        self._model, self._stage1, self._precision = model, stage1, precision
+        self._model, self._stage1, self._precision, self._fixed = model, stage1, precision, fixed
         self.source, self._class_names = source, class_names
         self._steps = max(1, CHUNK // (model.backbone.feature_dim * self.batch_size))
         self._bank: FeatureBank
+        self._extracted = False
         self._generation: Generation | None = None
         self._chunk: tuple[int, Tensor, Tensor] | None = None
 
@@ -73,8 +76,10 @@ class FeatureLoader(Loader[Split]):
 
     def _prepare(self, epoch: int) -> None:
         self._chunk = self._generation = None  # the last epoch's are gone before this one's come
-        self._images.set_epoch(epoch)
-        self._bank = FeatureBank(*extract(self._model, self._images, self._precision, self._class_names))
+        if not (self._fixed and self._extracted):
+            self._images.set_epoch(epoch)
+            self._bank = FeatureBank(*extract(self._model, self._images, self._precision, self._class_names))
+            self._extracted = True
         self._generation = self.source.plan(self._bank, epoch, self._seed)
 
     def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:

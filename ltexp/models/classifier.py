@@ -29,6 +29,7 @@ class Classifier(nn.Module):
             where they are negative distances, "normalized" where they are scaled cosines of parts of the feature,
             "aligned" where a linear map is scaled and shifted by sample.
         needs_features: whether `fit` has to see the training features before the first evaluation.
+        starts_from_features: whether `fit` has to see them before a fresh one's first training step.
         experts: E where the classifier reads the features (B, E, D) of E experts, else None.
 
     Args:
@@ -38,6 +39,7 @@ class Classifier(nn.Module):
 
     kind: Kind = "linear"
     needs_features: ClassVar[bool] = False
+    starts_from_features: ClassVar[bool] = False
     experts: int | None = None
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
@@ -85,7 +87,7 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Reads the training set's features (N, D) with labels (N,) where `needs_features`; else does nothing."""
+        """Reads the training set's features (N, D) with labels (N,), if it needs or starts from them; else nothing."""
 
     def set_class_counts(self, class_counts: Tensor) -> None:
         """Reads the training set's class counts (C,) where the logits depend on them; else does nothing."""

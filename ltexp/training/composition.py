@@ -78,7 +78,7 @@ def check_composition(config: Config) -> None:
         check_batches(name, stage, objective, config.trainer)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
         _check_branches(name, config.backbone.get("branches", 1), stage, objective)
-        _check_features(name, stage, classifier, objective)
+        _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
         _check_factors(name, stage, classifier)
         _check_start(name, stage, classifier)
         _continue(stage, classifier, earlier)
@@ -208,7 +208,9 @@ def _check_branches(name: str, branches: int, stage: StageConfig, objective: Obj
             )
 
 
-def _check_features(name: str, stage: StageConfig, classifier: Classifier, objective: Objective) -> None:
+def _check_features(
+    name: str, stage: StageConfig, classifier: Classifier, objective: Objective, weights: str | None
+) -> None:
     """A stage on features trains nothing that makes them, and nothing looks into how they are made."""
     if not stage.features.get("_target_"):
         return
@@ -217,8 +219,10 @@ def _check_features(name: str, stage: StageConfig, classifier: Classifier, objec
             f"{name}: it trains on features, so its backbone cannot change: set {name}.trainable.backbone=false and "
             f"{name}.batch_norm=frozen, or features@{name}.features=none"
         )
-    if stage.init.backbone == "fresh" and stage.checkpoint is None:
-        raise ConfigError(f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone")
+    if stage.init.backbone == "fresh" and stage.checkpoint is None and weights is None:
+        raise ConfigError(
+            f"{name}: it trains on features of an untrained backbone: set {name}.init.backbone, or backbone.weights"
+        )
     if classifier.experts is not None:
         raise ConfigError(
             f"{name}: features are extracted of a network of one expert: set features@{name}.features=none"

@@ -10,6 +10,7 @@ import torch
 
 from ltexp.config import StageConfig, names_stage
 from ltexp.config.build import build
+from ltexp.data.augmentation import NoAugmentation
 from ltexp.data.loader import Loader
 from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import Split
@@ -46,6 +47,7 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
         source=source,
         stage1=partial(load_stage1, session, stage),
         precision=session.config.trainer.precision,
+        fixed=isinstance(augmentation, NoAugmentation),
         class_names=session.data.class_names,
         batch_size=stage.batch_size,
         device=session.device,

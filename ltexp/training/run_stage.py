@@ -145,6 +145,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     """
     trainer = make_trainer(session, name, stage)
     if not broadcast_object((folder / RESUME).exists()):
+        if stage.init.classifier == "fresh":
+            session.fit_classifier(model, before_training=True)
         show_training_set(session, model)
     loader = train_loader(session, name, stage, model)
     settings = session.config.trainer

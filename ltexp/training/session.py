@@ -183,9 +183,10 @@ class Session:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
 
-    def fit_classifier(self, model: Model) -> None:
-        """Shows the training features to a classifier that is fitted to them without training."""
-        if model.classifier.needs_features:
+    def fit_classifier(self, model: Model, before_training: bool = False) -> None:
+        """Shows the training features to a classifier that is fitted to them, or whose training starts from them."""
+        classifier = model.classifier
+        if classifier.starts_from_features if before_training else classifier.needs_features:
             loader = self.evaluation_loader(self.data.train)
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)
             model.classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
