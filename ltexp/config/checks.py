@@ -199,6 +199,8 @@ def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: s
     if key.startswith("_"):
         return
     with within(path):
+        if key not in accepted and (path, key) == ("backbone", "tuning"):
+            raise ConfigError("this fine_tuning is for networks of timm: add backbone=timm, or fine_tuning=none", key)
         if key not in accepted:
             raise UnknownKeyError(key, accepted)
         require(fits(value, accepted[key]), key, value, accepted[key])

@@ -16,7 +16,7 @@ from ltexp.models.backbone import Backbone
 from ltexp.models.checkpoint import load_part, require_fit
 from ltexp.models.foreign import read_tensors, state_below_prefix
 from ltexp.models.tuning import Tuning, blocks_of
-from ltexp.names import unknown_name
+from ltexp.names import nearest
 
 
 class TimmNetwork(Backbone):
@@ -214,21 +214,22 @@ def _network(name: str, image_size: int | None, options: dict[str, Any]) -> tupl
     """(timm's network without classifier, the side of its images)."""
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
-        raise ConfigError(unknown_name("backbone.name", name, timm.list_models()))
+        near = nearest(name, timm.list_models())
+        require(False, "name", name, "a network of timm" + (f"; did you mean '{near}'?" if near else ""))
     require(
         image_size is None or is_whole(image_size, 1), "image_size", image_size, "a whole number of 1 or more, or null"
     )
     try:
         usual = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ConfigError(f"backbone.name '{name}': {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"timm has no '{name}': {str(error).splitlines()[0]}", "name") from None
     side = image_size or int((usual.input_size if usual else (3, 224, 224))[-1])
     sized = {"img_size": side} if usual is not None and usual.fixed_input_size else {}
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **sized, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"backbone.options or image_size: timm cannot build {name}: {line}") from None
+        raise ConfigError(f"timm cannot build {name} with these options and image_size: {line}", "options") from None
     patches = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
     fits = not sized or side % patches[0] == 0
     require(fits, "image_size", side, f"a multiple of the network's patches of {patches[0]} pixels")
@@ -239,7 +240,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise ConfigError('backbone timm needs timm, which is not installed: pip install "ltexp[vit]"') from None
+        raise ConfigError('it needs timm, which is not installed: pip install "ltexp[vit]"') from None
     return timm
 
 

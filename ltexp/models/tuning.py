@@ -48,9 +48,7 @@ class NormTuning(Tuning):
         """Those of every `nn.LayerNorm`."""
         norms = {name: module for name, module in trunk.named_modules() if isinstance(module, nn.LayerNorm)}
         if not norms:
-            raise ConfigError(
-                "backbone.tuning: norm-tuning needs a network with layer norms: choose another fine_tuning"
-            )
+            raise ConfigError("norm-tuning needs a network with layer norms: choose another fine_tuning", "tuning")
         return {f"{name}.{own}" for name, module in norms.items() for own, _ in module.named_parameters()}
 
 
@@ -152,7 +150,8 @@ def blocks_of(trunk: nn.Module) -> list[nn.Module]:
     blocks = list(cast(Any, trunk).blocks) if isinstance(trunk, VisionTransformer) else []
     if not blocks or not all(isinstance(block, Block) and hasattr(block.attn, "qkv") for block in blocks):
         raise ConfigError(
-            "backbone.tuning: this fine_tuning is for vision transformers such as vit_base_patch16_224, and the "
-            f"network is a {type(trunk).__name__}: choose fine_tuning=frozen, bias or whole, or another backbone.name"
+            "this fine_tuning is for vision transformers such as vit_base_patch16_224, and the network is a "
+            f"{type(trunk).__name__}: choose fine_tuning=frozen, bias or whole, or another backbone.name",
+            "tuning",
         )
     return blocks
