@@ -334,6 +334,22 @@ def test_two_processes_train_what_one_trains(choice: str, file: Path, tmp_path: 
     compare(tmp_path, 2, words(file, choice), run_on_ranks)
 
 
+def test_lifts_head_and_loss_are_those_of_its_code() -> None:
+    """Made-up features sin(I) and weights cos(I), I_ij = 3i + 5j; the numbers are what the authors' code gives."""
+    from ltexp.losses.logit_adjustment import LogitAdjustment
+    from ltexp.models.class_mean import ClassMeanCosine
+    from ltexp.outputs import ModelOutput
+
+    i, j = torch.arange(4.0)[:, None], torch.arange(3.0)
+    head = ClassMeanCosine(3, 4)
+    head.weight.data.copy_((3 * i + 5 * j).cos())
+    output: ModelOutput = head.output((3 * i + 5 * j).sin())
+    expected = torch.tensor([3.131206, -5.944963, 8.640530, -11.225107])
+    torch.testing.assert_close(25 * output.logits[0], expected, atol=1e-5, rtol=0)
+    loss = LogitAdjustment(torch.tensor([40, 5, 100, 10]), tau=1.0, scale=25.0)
+    assert loss(output, torch.tensor([0, 2, 1, 2])).item() == pytest.approx(5.295550, abs=1e-5)
+
+
 @torch.no_grad()
 def test_a_head_from_class_means_starts_as_their_nearest_in_angle() -> None:
     from ltexp.models.class_mean import ClassMeanCosine
