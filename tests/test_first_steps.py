@@ -24,7 +24,10 @@ MODULE = "+module@{stage}.modules.auxiliary=two_way"
 READER = "+loss@{stage}.terms.aux.loss=auxiliary_cross_entropy"
 SMALL_META = "+stream@{stage}.streams.meta=held_out"
 FEATURES = ("{stage}.trainable.backbone=false", "{stage}.batch_norm=frozen")
-SEVERAL = ("strong_and_contrastive", "strong_and_two_contrastive")  # versions; see test_every_method.py
+SEVERAL = (  # versions; see test_every_method.py, and test_file_runs.py for those of files
+    *("strong_and_contrastive", "strong_and_two_contrastive"),
+    *("rand_and_contrastive_files", "rand_and_two_contrastive_files"),
+)
 TWO_VIEWS = "augmentation@{stage}.augmentation=two_views"
 CONTRASTIVE = {  # by loss
     "supervised_contrastive": (TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
@@ -114,6 +117,9 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
     **{f"augmentation {name}": ((), "nothing reads the further views of its images") for name in SEVERAL},
     "augmentation contrastive": (("digits", "arrays"), "is for images in memory"),
+    "augmentation contrastive_files": (("files",), "is for image files"),
+    "augmentation rand_augment": (("digits", "arrays"), "is for images in memory"),
+    "augmentation rand_augment_files": (("files",), "is for image files"),
     **{f"loss {name}": (("digits", "arrays"), "is for images in memory") for name in CONTRASTIVE},
     "mixing mixup": (IMAGES, "is for images"),
     "mixing cutmix": (IMAGES, "is for images"),
