@@ -74,5 +74,7 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
             "keys": normalize(normal(rows, PROJECTED), dim=-1),
             "prototypes": normalize(normal(classes, PROJECTED), dim=-1),
             "view_logits": logits + normal(2, rows, classes),
+            "balanced_logits": logits + normal(2, rows, classes),
+            "predictions": normal(2, rows, PROJECTED),
         },
     )

@@ -24,6 +24,7 @@ SAMPLERS = {
     "class_balanced",
     "class_aware",
     "square_root",
+    "power",
     "progressively_balanced",
     "effective_number",
     "class_based_effective_number",
