@@ -18,6 +18,7 @@ from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.outputs import ModelOutput
 
 PROJECTED = 128  # width of a projection, as the configs have it
+LEARNED = ("projections", "view_logits", "balanced_logits", "predictions")  # of `extra`, what a gradient may reach
 CONF = Path(__file__).parents[1] / "conf"
 
 

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 import torch
+from runs import composed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config import to_config
 from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
@@ -26,9 +28,14 @@ from ltexp.losses.parametric_contrastive import GeneralParametricContrastive, Pa
 from ltexp.losses.probabilistic_contrastive import ProbabilisticContrastive
 from ltexp.losses.skill_diverse import SkillDiverse, inverse_prior
 from ltexp.losses.supervised_contrastive import BalancedContrastive, SupervisedContrastive
+from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.models.classifier import Linear
 from ltexp.models.max_norm import MaxNorm
+from ltexp.models.model import Model
+from ltexp.models.module import Wiring
+from ltexp.models.projection import BalancedHead
 from ltexp.outputs import ModelOutput
+from ltexp.training.composition import check_composition
 from ltexp.training.cutmix import Box, ContextRichMinorityOversampling, CutMix, MixupAndCutMix, box_around
 from ltexp.training.mixing import Mixture
 from ltexp.training.steps import ImbalancedSharpnessAware, SharpnessAware
@@ -357,3 +364,53 @@ def test_glmcs_views_are_mixed_each_in_its_own_way() -> None:
     assert min(weights) < 0.1  # uniform over [0, 1]
     assert max(weights) > 0.9
     assert sum(weights) / 60 == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("augmentation@stage1.augmentation=crop_flip",),
+            r"takes 2 versions .* set augmentation@stage1.augmentation=two_",
+        ),
+        (
+            ("+augmentation@stage1.streams.partner.augmentation=none",),
+            r"takes 2 versions .* set augmentation@stage1.streams.partner.augmentation=two_views",
+        ),
+        (("stage1.streams.partner.batch_size=7",), r"invalid stage1.streams.partner.batch_size=7: expected null"),
+        (("mixing@stage1.mixing=mixup",), r"its mixing mixes one view of each image"),
+        (("trainer.accumulate=2",), r"set trainer.accumulate=1"),
+    ],
+)
+def test_what_glmc_cannot_work_with_is_refused(words: tuple[str, ...], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        check_composition(to_config(composed("method=glmc", *words)))
+
+
+def test_glmcs_published_settings() -> None:
+    found = {}
+    for dataset, ratio in (("cifar100_lt", 100), ("cifar100_lt", 50), ("cifar10_lt", 100), ("cifar10_lt", 10)):
+        stage = composed("method=glmc", f"dataset={dataset}", f"dataset.imbalance_ratio={ratio}", small=False)["stage1"]
+        sampler, weight = stage["streams"]["partner"]["sampler"], stage["terms"]["agreement"]["weight"]
+        found[dataset, ratio] = (stage["loss"]["exponent"], round(1 - sampler["exponent"], 9), weight)
+        assert (stage["epochs"], stage["batch_size"], stage["optimizer"]["lr"]) == (200, 64, 0.01)
+        assert (stage["optimizer"]["weight_decay"], stage["schedule"]["warmup_epochs"]) == (5e-3, 0)
+    assert found == {
+        ("cifar100_lt", 100): (1.2, 0, 4),
+        ("cifar100_lt", 50): (1.2, 0.2, 6),
+        ("cifar10_lt", 100): (1.2, 0, 1),
+        ("cifar10_lt", 10): (1, 0.2, 2),
+    }
+
+
+def test_the_balanced_head_answers_and_the_plain_one_is_read_beside_it() -> None:
+    node: dict[str, Any] = {"reads": ("view_features",), "gives": ("balanced_logits", "logits"), "keep": True}
+    head = BalancedHead(64, 4)
+    model = Model(CifarResNet(8), Linear(64, 4), {"balanced": head}, {"balanced": Wiring(**node)}).eval()
+    images = torch.randn(3, 3, 8, 8)
+    features = model.backbone(images)
+    torch.testing.assert_close(model(images).logits, head.linear(features))
+    both = model(torch.cat([images, images + 1]), {"view_logits", "balanced_logits"}, views=2)
+    torch.testing.assert_close(both.extra["balanced_logits"][1], head.linear(model.backbone(images + 1)))
+    torch.testing.assert_close(both.extra["view_logits"][0], model.classifier(features))
+    torch.testing.assert_close(both.logits, both.extra["balanced_logits"][0])

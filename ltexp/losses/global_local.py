@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,8 +14,8 @@ from ltexp.outputs import ModelOutput
 class CumulativeHeads(Loss):
     """α Σ_v CE(z_v, y) + (1 - α) w_y Σ_v CE(z'_v, y) over the views, α = 1 - (e / E)² in epoch e.
 
-    z are the classifier's logits, z' those of the module `balanced_head`, w_c = n_c^-k over its mean. As in the authors'
-    code, nothing is divided by a sum of weights.
+    z are the classifier's logits, z' those of the module `balanced_head`, w_c = n_c^-k over its mean. As with the
+    authors, nothing is divided by a sum of weights.
 
     Args:
         class_counts: int64 (C,).
@@ -63,7 +62,9 @@ class ViewAgreement(Loss):
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses, from -V (V - 1) to V (V - 1)."""
         z, p = (F.normalize(output.extra[name].float(), dim=-1) for name in ("projections", "predictions"))
-        cosines = torch.einsum("ubd,vbd->uvb", p, z.detach())
+        cosines = (p[:, None] * z.detach()).sum(
+            -1
+        )  # (V, V, B): of the prediction of a view and the projection of another
         return cosines.diagonal().sum(1) - cosines.sum((0, 1))
 
 
