@@ -130,6 +130,7 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
     **{f"augmentation {name}": ((), "nothing reads the further views of its images") for name in SEVERAL},
+    "augmentation class_curriculum": (("digits", "arrays"), "is for images in memory"),
     "augmentation contrastive": (("digits", "arrays"), "is for images in memory"),
     "augmentation contrastive_files": (("files",), "is for image files"),
     "augmentation rand_augment": (("digits", "arrays"), "is for images in memory"),

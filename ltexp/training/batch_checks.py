@@ -1,9 +1,11 @@
 """What a stage's batches hold beside one version of each sample, and whether somebody reads it."""
 
+from collections.abc import Mapping
+
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.build import build
 from ltexp.config.require import require, within
-from ltexp.data.augmentation import Augmentation
+from ltexp.data.augmentation import Augmentation, Curriculum
 from ltexp.data.loader import IndexSampler
 from ltexp.errors import ConfigError
 from ltexp.models.module import VIEWS, Wiring, present
@@ -57,6 +59,23 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
             raise ConfigError(f"{name}: it trains on features, and its stream {stream} is of images: leave one out")
 
 
+def _check_curriculum(name: str, stage: StageConfig, mixing: Mixing, built: Mapping[str, Augmentation]) -> None:
+    """Levels by class are of the stage's first view, and of labels and images that the model is trained on."""
+    own = built[f"{name}.augmentation"]
+    others = [*own.views[1:], *(view for path, other in built.items() if other is not own for view in other.views)]
+    if any(isinstance(view, Curriculum) for view in others):
+        raise ConfigError(f"{name}: a curriculum by class is for its first, classified view: choose another elsewhere")
+    if not isinstance(own.views[0], Curriculum):
+        return
+    key = f"augmentation@{name}.augmentation"
+    if stage.features.get("_target_"):
+        raise ConfigError(
+            f"{name}: it trains on features, and a curriculum by class tries images: choose another {key}"
+        )
+    if mixing.num_classes is not None:
+        raise ConfigError(f"{name}: its labels are no classes, of which a curriculum has levels: choose another {key}")
+
+
 def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mixing, accumulate: int) -> None:
     """Several views are read, mixed by a mixing that is made for them alone, and not cut into parts."""
     nodes = {f"{name}.augmentation": stage.augmentation}
@@ -64,6 +83,7 @@ def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mi
     built: dict[str, Augmentation] = {
         path: build(node, path=path) for path, node in nodes.items() if node.get("_target_")
     }
+    _check_curriculum(name, stage, mixing, built)
     own_views = len(built[f"{name}.augmentation"].views)
     key = f"augmentation@{name}.augmentation"
     if mixing.views is not None:
