@@ -59,7 +59,7 @@ class Curriculum(Augmentation):
         images: of a class that are tried at level s are so many times s + 1.
 
     Attributes:
-        levels: int64 (C,), from 0 to `highest`; of no class before training starts.
+        levels: int64 (C,), from 0 to `highest`; empty, all 0, where nothing adapts them.
 
     Raises:
         ConfigError: a setting out of range.

@@ -62,6 +62,8 @@ class ClassCurriculum(CropFlip, Curriculum):
         return super().draws(count, generator) | {"operation": operation, "backwards": backwards}
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        if not len(self.levels):  # nobody adapts them
+            return self.at(images, draws, torch.zeros_like(draws["label"]), 0)
         levels = self.levels.to(images.device)[draws["label"]] * draws["changed"]
         return self.at(images, draws, levels, int(self.levels.max()))
 
