@@ -6,11 +6,28 @@ All on ResNet-32 and batches of 128, whatever their papers have; of `los` the st
 from benchmarks.steps import compare, configured
 
 METHODS = (
-    *("ce", "bsce", "supcon", "bcl", "paco", "gpaco", "proco", "sade", "ncl", "glmc", "cutmix", "bsce_cmo"),
+    *(
+        "ce",
+        "bsce",
+        "supcon",
+        "bcl",
+        "paco",
+        "gpaco",
+        "proco",
+        "sade",
+        "ncl",
+        "glmc",
+        "cutmix",
+        "bsce_cmo",
+        "bsce_cuda",
+    ),
     *("weight_balancing", "ldam_drw_sam", "imbsam"),
 )
 OWN_NETWORK = ("ncl",)  # three networks are the method
-FURTHER = {"bsce_cmo": ("stage1.mixing.plain_first=0", "stage1.mixing.plain_last=0")}  # it mixes from the start
+FURTHER = {
+    "bsce_cmo": ("stage1.mixing.plain_first=0", "stage1.mixing.plain_last=0"),  # it mixes from the start
+    "bsce_cuda": ("stage1.augmentation.images=1",),  # its trials are of an epoch, and not of a step
+}
 
 
 def main() -> None:

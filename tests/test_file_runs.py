@@ -77,14 +77,18 @@ def test_what_does_not_fit_image_files_is_refused_before_training(tree: Path, tm
 
 @pytest.mark.parametrize(
     ("method", "views"),
-    [("bcl", "rand_and_two_contrastive_files"), ("gpaco", "rand_and_contrastive_files")],
+    [
+        ("bcl", ("augmentation=rand_and_two_contrastive_files",)),
+        ("gpaco", ("augmentation=rand_and_contrastive_files",)),
+        ("glmc", tuple(f"augmentation.augmentations.{view}=rand_augment_files" for view in ("first", "second"))),
+    ],
 )
-def test_several_versions_of_files(method: str, views: str, tree: Path, tmp_path: Path) -> None:
+def test_several_versions_of_files(method: str, views: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
     """A step of a method that reads them; its own choice, of images in memory, is refused."""
     settings = on_tree(tree, f"method={method}", "dataset.workers=0", "trainer.fast_dev_run=true")
     with pytest.raises(ConfigError, match="is for images in memory, and dataset image_folder"):
         run_here(tmp_path / "refused", *settings)
-    run_here(tmp_path / "run", *settings, f"augmentation@stage1.augmentation={views}")
+    run_here(tmp_path / "run", *settings, *(f"augmentation@stage1.{view}" for view in views))
     assert np.isfinite(record(tmp_path / "run")["stages"][0]["train_loss"])
 
 

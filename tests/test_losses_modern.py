@@ -403,6 +403,32 @@ def test_glmcs_published_settings() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("method", "dataset", "expected"),
+    [
+        ("paco", "imagenet_lt", (400, 128, 0.02, 5e-4, 10)),
+        ("paco", "inat18", (400, 128, 0.02, 1e-4, 10)),
+        ("glmc", "imagenet_lt", (135, 120, 0.1, 2e-4, 10)),
+        ("glmc", "inat18", (120, 128, 0.1, 1e-4, 10)),
+    ],
+)
+def test_published_settings_on_large_sets(method: str, dataset: str, expected: tuple[float, ...]) -> None:
+    plain = composed(f"method={method}", f"dataset={dataset}", small=False)
+    stage, kinds = plain["stage1"], []
+    optimizer = stage["optimizer"]
+    found = (stage["epochs"], stage["batch_size"], optimizer["lr"], optimizer["weight_decay"])
+    assert (*found, stage["schedule"]["warmup_epochs"]) == expected
+    for view in stage["augmentation"]["augmentations"].values():
+        kinds.append(view["_target_"].rpartition(".")[2])
+        assert view["jitter"] == 0.4
+    assert kinds == ["ResizedRandAugment", "ResizedContrastive" if method == "paco" else "ResizedRandAugment"]
+    if method == "glmc":
+        weights = stage["loss"]["exponent"], stage["streams"]["partner"]["sampler"]["exponent"]
+        assert (*weights, stage["terms"]["agreement"]["weight"]) == (1.0, 0.8, 10.0)
+    else:
+        assert (stage["loss"]["alpha"], stage["loss"]["temperature"], stage["loss"]["queue"]) == (0.05, 0.2, 8192)
+
+
 def test_the_balanced_head_answers_and_the_plain_one_is_read_beside_it() -> None:
     node: dict[str, Any] = {"reads": ("view_features",), "gives": ("balanced_logits", "logits"), "keep": True}
     head = BalancedHead(64, 4)
