@@ -2,11 +2,13 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -168,6 +170,30 @@ def test_svhn_is_what_torchvision_reads_in_its_own_order_of_labels(svhn: Path, t
     assert [int(found.class_names[label]) for label in found.train_labels] == theirs.labels.tolist()
     assert np.array_equal(found.train_images, np.stack([np.asarray(image) for image, _ in theirs]))
     assert found.test_images.shape == (20, 32, 32, 3)
+
+
+def test_svhn_is_downloaded_by_torchvision(svhn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the data root has nothing, or anew; nothing is left behind but the arrays."""
+
+    def download(self: SVHN) -> None:
+        shutil.copy(svhn / self.filename, self.root)
+
+    monkeypatch.setattr(SVHN, "download", download)
+    root = tmp_path / "root"
+    folder, origin = prepare_packed("svhn", root, None, None)
+    assert origin == f"from {PACKED['svhn'].site}"
+    assert len(arrays_in(folder).train_images) == 40
+    assert [path.name for path in root.iterdir()] == ["svhn"]
+    assert prepare_packed("svhn", root, None, None)[1] == "already prepared"
+    assert prepare_packed("svhn", root, None, True)[1] == origin
+
+    def failing(self: SVHN) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(SVHN, "download", failing)
+    with pytest.raises(DataError, match=r"^could not prepare svhn from http[^\n]*no route to host[^\n]*$"):
+        prepare_packed("svhn", root, None, True)
+    assert len(arrays_in(folder).train_images) == 40
 
 
 def test_svhn_of_another_sum_is_refused(svhn: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class ImageTables(FileSource):
 
     def notes(self, opened: SourceFiles) -> list[str]:
         hashes = [f"hash of the {split} table: {found}" for split, found in opened.hashes.items()]
-        marks = "their columns" if not isinstance(self.form.label, str) else None
+        marks = "dataset.source.label" if not isinstance(self.form.label, str) else None
         return [labels_note(opened.class_names, self.classes or marks), *hashes]
 
     def _names(self, folder: Path, train: Table | None) -> tuple[tuple[str, ...] | None, list[str]]:
