@@ -79,8 +79,12 @@ def test_what_does_not_fit_image_files_is_refused_before_training(tree: Path, tm
     ("method", "views"),
     [
         ("bcl", ("augmentation=rand_and_two_contrastive_files",)),
-        ("gpaco", ("augmentation=rand_and_contrastive_files",)),
-        ("glmc", tuple(f"augmentation.augmentations.{view}=rand_augment_files" for view in ("first", "second"))),
+        pytest.param("gpaco", ("augmentation=rand_and_contrastive_files",), marks=pytest.mark.slow),
+        pytest.param(
+            "glmc",
+            tuple(f"augmentation.augmentations.{view}=rand_augment_files" for view in ("first", "second")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_several_versions_of_files(method: str, views: tuple[str, ...], tree: Path, tmp_path: Path) -> None:

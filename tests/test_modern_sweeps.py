@@ -11,6 +11,7 @@ from ltexp.data.augmentation import Augmentation
 EPOCHS = 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["modern_epochs", "modern_images"])
 def test_what_is_equal_in_each_sweep(name: str) -> None:
     jobs = OmegaConf.load(CONF / "sweep" / f"{name}.yaml").hydra.sweeper.jobs
