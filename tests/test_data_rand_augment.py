@@ -62,7 +62,7 @@ def test_an_operation_is_torchvisions(name: str, magnitude: int, sign: int) -> N
 
 def test_operations_are_drawn_evenly_and_either_way() -> None:
     count = 60_000
-    drawn = RandomOperations(2, 9, 0.0, 128).draws(count, generator("test"))
+    drawn = RandomOperations(2, 9, 0.0, 1.0, 128).draws(count, generator("test"))
     shares = torch.bincount(drawn["operation"].flatten(), minlength=len(OPERATIONS)) / (2 * count)
     expected = torch.tensor([0.0 if name == "invert" else 1 / 14 for name in OPERATIONS])
     torch.testing.assert_close(shares, expected, atol=0.005, rtol=0)
@@ -76,19 +76,28 @@ def test_operations_are_drawn_evenly_and_either_way() -> None:
 
 
 def test_the_spread_is_the_deviation_of_the_magnitude() -> None:
-    drawn = RandomOperations(1, 10, 0.5, 128).draws(200_000, generator("test"))
+    drawn = RandomOperations(1, 10, 0.5, 1.0, 128).draws(200_000, generator("test"))
     degrees = drawn["level"][drawn["operation"] == OPERATIONS.index("rotate")].abs()  # one for each of 30
     assert float(degrees.mean()) == pytest.approx(10, abs=0.02)
     assert float(degrees.std()) == pytest.approx(0.5, abs=0.02)
-    at_the_end = RandomOperations(1, 30, 5.0, 128).draws(1000, generator("test"))
+    at_the_end = RandomOperations(1, 30, 5.0, 1.0, 128).draws(1000, generator("test"))
     assert float(at_the_end["level"][at_the_end["operation"] == OPERATIONS.index("rotate")].abs().max()) == 30
 
 
+def test_an_operation_has_its_probability() -> None:
+    """That of none is one of 14 and what is not applied; what is applied keeps its draws."""
+    always, half = (RandomOperations(2, 9, 0.0, chance, 128).draws(50_000, generator("a")) for chance in (1.0, 0.5))
+    applied = half["operation"] != OPERATIONS.index("none")
+    assert float(applied.float().mean()) == pytest.approx(0.5 * 13 / 14, abs=0.005)
+    assert all(torch.equal(half[name][applied], always[name][applied]) for name in always)
+
+
 @pytest.mark.parametrize(
-    ("setting", "value"), [("operations", 0), ("magnitude", 31), ("magnitude", -1), ("spread", -0.1), ("fill", 256)]
+    ("setting", "value"),
+    [("operations", 0), ("magnitude", 31), ("magnitude", -1), ("spread", -0.1), ("fill", 256), ("probability", 0)],
 )
 def test_settings_out_of_range(setting: str, value: float) -> None:
-    keywords = {"operations": 2, "magnitude": 9, "spread": 0.0, "fill": 128} | {setting: value}
+    keywords = {"operations": 2, "magnitude": 9, "spread": 0.0, "probability": 1.0, "fill": 128} | {setting: value}
     with pytest.raises(ConfigError, match=f"invalid {setting}="):
         RandomOperations(**keywords)  # type: ignore[arg-type]
 
