@@ -403,6 +403,26 @@ def test_features_without_augmentation_are_extracted_once_and_train_as_images_do
     assert_equal_weights(weights(tmp_path / "images", "stage1"), weights(tmp_path / "features", "stage1"), 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("callbacks=ema",),
+        ("trainer=bf16", "backbone.gradient_checkpointing=true"),
+        ("trainer.accumulate=2",),
+        ("step@stage1.step=sam",),
+        ("trainer.compile=true", "trainer.compile_backend=eager"),
+    ],
+    ids=lambda typed: typed[0],
+)
+def test_adapters_learn_under_every_way_of_training(typed: tuple[str, ...], file: Path, tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *words(file, "lora"), *typed)
+    learned, given = weights(tmp_path / "run", "stage1"), torch.load(file, weights_only=True)
+    assert learned["backbone.adapters.0.query_up"].any()
+    trunk = ltexp.load(tmp_path / "run").model.backbone.trunk.state_dict()
+    assert all(torch.equal(trunk[name], given[name]) for name in trunk)
+
+
 # --- refusals, before any data is read
 
 
