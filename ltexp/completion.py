@@ -211,7 +211,7 @@ def _of_report(typed: Sequence[str], current: str) -> list[str]:
         "figure": figures.kinds(),
         "format": ["terminal", "html", *FORMATS],
         "columns": COLUMNS,
-        "stages": ("true", "false"),
+        **dict.fromkeys(("stages", "posthoc", "test_shift"), ("true", "false")),
     }
     return _keyed(current, [*KEYS, *own], values)
 
