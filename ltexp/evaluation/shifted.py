@@ -159,7 +159,7 @@ class Predicted:
         for _ in range(ITERATIONS):
             before, ratios = found, (found / base).astype(np.float32)
             of_samples = np.maximum(probabilities @ ratios, np.finfo(np.float32).tiny)
-            found = ratios * (probabilities.T @ (weights / of_samples)).astype(np.float64)
+            found = np.multiply(ratios, probabilities.T @ (weights / of_samples), dtype=np.float64)
             found = found / np.maximum(found.sum(axis=0), np.finfo(np.float64).tiny)
             if np.abs(found - before).max() < CHANGE:
                 break

@@ -17,8 +17,8 @@ from ltexp.report.results import Table, best_cells, seeds_note, shared_title, wi
 PRIOR = "test_prior"  # the name of the column that says what a model is told of the test set
 _HEADS = [*(shift.short for shift in SHIFTS), "mean", "worst"]
 _NOTES = (
-    "expected accuracy in % on test sets whose class shares fall exponentially, by the ratio of the largest share to the "
-    "smallest: F, forward, classes frequent in training are frequent; B, backward, they are rare; U, uniform",
+    "expected accuracy in % on test sets whose class shares fall exponentially, by the ratio of the largest share to "
+    "the smallest: F, forward, classes frequent in training are frequent; B, backward, they are rare; U, uniform",
     "test prior known: the logits are corrected for these shares; estimated: for those that EM finds without labels",
 )
 

@@ -78,13 +78,40 @@ class ContrastiveViews(Augmentation):
         }
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        values = resized_crop(images, draws["box"], draws["flip"])
+        return self.colour(resized_crop(images, draws["box"], draws["flip"]), draws)
+
+    def colour(self, values: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """float32 images (B, H, W, 3) jittered, made grey and blurred as `draws` says."""
         values = jitter(values, draws["factor"], draws["order"])
         if self.hue:
             values = turn_hue(values, draws["turn"])
         grey = (values * values.new_tensor(GREY)).sum(3, keepdim=True)
         values = torch.where(draws["grey"][:, None, None, None], grey, values)
         return blur(values, draws["sigma"]) if self.blurred else values
+
+
+class WithColours(Augmentation):
+    """Another augmentation, followed by the colour jitter, grey and blur of contrastive views.
+
+    With a padded crop and a mirroring before them, and the defaults, these are the test-time views of SADE's code
+    (Zhang et al., NeurIPS 2022).
+
+    Args:
+        first: the augmentation before them, of one view.
+        blurred: probability of blur. Default 0.2 (the same).
+    """
+
+    def __init__(self, first: Augmentation, blurred: float = 0.2) -> None:
+        self.first, self.colours, self.padding = first, ContrastiveViews(blurred=blurred), first.padding
+
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those of the first, and as `colours.NAME` those of `ContrastiveViews`."""
+        found = self.first.draws(count, generator)
+        return found | {f"colours.{name}": own for name, own in self.colours.draws(count, generator).items()}
+
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        own = {name.removeprefix("colours."): value for name, value in draws.items() if name.startswith("colours.")}
+        return self.colours.colour(self.first(images, draws).float(), own)
 
 
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
