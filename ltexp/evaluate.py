@@ -20,14 +20,14 @@ Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The
 keys: shift (uniform, or forward or backward with a ratio, such as forward50; several with commas; all: eleven of them;
 see docs/shifted_tests.md), adapt (true | false: of a network of experts), ood (a file of conf/dataset/: a dataset of
 other classes) and ood.KEY (of that dataset), classifier (a file of conf/classifier/, and that file's own keys), stage
-(its name, as stage1), features (true | false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
-does to the logits of each class over the training images), batch_norm (true | false: the running statistics after each
-stage), temperature (true | false: divides the logits by the temperature that suits the run's held-out images best,
-dataset.validation.fraction; they are as long-tailed as the training images), accelerator (auto | cpu | gpu), precision
-(as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a file of conf/dataset/: its test samples in
-place of the run's own; its classes must be the run's), dataset.KEY (of that dataset, or of the run's own); and, where
-they have moved, the places of the run's own dataset of files: dataset.source.folder, .train, .validation, .test and
-.classes, dataset.cache, dataset.leave_out.
+(its name, as stage1), features (true | false: the backbone's features of the training and the test images), gradients
+(true | false: what the stage's loss does to the logits of each class over the training images), batch_norm (true |
+false: the running statistics after each stage), temperature (true | false: divides the logits by the temperature that
+suits the run's held-out images best, dataset.validation.fraction; they are as long-tailed as the training images),
+accelerator (auto | cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a
+file of conf/dataset/: its test samples in place of the run's own; its classes must be the run's), dataset.KEY (of that
+dataset, or of the run's own); and, where they have moved, the places of the run's own dataset of files:
+dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
 """
 
 import copy
@@ -229,7 +229,8 @@ def _further(restored: "LoadedStage", predictions: "Predictions", options: dict[
         found = evaluate_shifts(restored, predictions, shifts, adapts=read_flag(options, "adapt") or False)
     if "ood" in options:
         words = [f"{key}={text}" for key, text in options.items() if key == "ood" or key.startswith("ood.")]
-        found["_".join(words).replace("/", "-")] = {"ood": out_of_distribution(restored, predictions, words)}
+        ending = f"ood={options['ood']}" + (f"_{digest(words)[:8]}" if len(words) > 1 else "")
+        found[ending] = {"ood_words": words, "ood": out_of_distribution(restored, predictions, words)}
     return found
 
 
