@@ -114,6 +114,8 @@ def run(arguments: Sequence[str]) -> int:
         ConfigError: for a name that is none.
     """
     words, further = split_config_dirs(arguments)
+    if missing := [folder for folder in further if not folder.is_dir()]:
+        raise ConfigError(f"--config-dir: no such folder: {missing[0]}")
     folders = [conf_dir(), *user_config_dirs(), *further]
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]

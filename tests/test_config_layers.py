@@ -199,7 +199,10 @@ def test_a_sweep_leaves_out_what_is_set_on_a_stage_that_a_job_does_not_have(tmp_
     ]
     command = [sys.executable, "-m", "ltexp.train", *words]
     answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.stdout == "job 1 of 3 (method=ce) has no stage2: stage2.epochs=20 stage2.batch_norm=melted left out\n"
+    assert answer.stdout.splitlines() == [
+        "3 jobs, all checked before the first starts",
+        "job 1 of 3 (method=ce) has no stage2: stage2.epochs=20 stage2.batch_norm=melted left out",
+    ]
     assert "job 2 of 3 (method=crt stage2.epochs=20 stage2.batch_norm=melted)" in answer.stderr  # and so is that
 
 

@@ -65,6 +65,7 @@ def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tm
         (["losss/ldam"], "unknown group 'losss': did you mean 'loss'?"),
         (["loss/ldma"], "unknown loss 'ldma': did you mean 'ldam'?"),
         (["gcl", "kps"], "one name at a time: gcl kps"),
+        (["gcl", "--config-dir", "no/such"], "--config-dir: no such folder: no/such"),
     ],
 )
 def test_a_wrong_name_gets_one_line_and_status_2(

@@ -48,7 +48,8 @@ class Files(ConfigRepository):
             return super().load_config(config_path)
         file = Path(source.path.removeprefix("file://"), source._normalize_file_name(config_path))
         loaded = _parsed(self, config_path, file, file.stat().st_mtime_ns)
-        return replace(loaded, defaults_list=copy.deepcopy(loaded.defaults_list))  # Hydra writes into its entries
+        entries = [copy.copy(entry) for entry in loaded.defaults_list]  # Hydra writes into them
+        return replace(loaded, defaults_list=entries)
 
 
 _PARSED: dict[tuple[str, int], Any] = {}
@@ -69,6 +70,7 @@ class LayeredLoader(ConfigLoaderImpl):
         for folder in reversed(user_config_dirs()):
             config_search_path.prepend(provider="user", path=f"file://{folder}", anchor=_SCHEMA)
         self.repository = Files(config_search_path)
+        self._stages: dict[tuple[str, ...], frozenset[str]] = {}  # that a run has, by its overrides
 
     def _load_configuration_impl(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *arguments: Any, **keywords: Any
@@ -100,10 +102,17 @@ class LayeredLoader(ConfigLoaderImpl):
         if not stages:
             return overrides, []
         rest = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) is None]
-        config = self.load_configuration(PRIMARY, rest, RunMode.RUN)
-        absent = {stage for stage in stages if config.get(stage) is None}
+        absent = stages - self._stages_of(rest)
         left_out = [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in absent]
         return [text for text in overrides if text not in left_out], left_out
+
+    def _stages_of(self, overrides: list[str]) -> frozenset[str]:
+        """The stages that a run has; looked up once for all jobs of a sweep that differ in these stages alone."""
+        key = tuple(overrides)
+        if key not in self._stages:
+            config = self.load_configuration(PRIMARY, overrides, RunMode.RUN)
+            self._stages[key] = frozenset(str(name) for name in config if config.get(name) is not None)
+        return self._stages[key]
 
     def _without_further(self, overrides: list[str]) -> list[str]:
         """`overrides` without those of stages that conf/config.yaml does not have."""

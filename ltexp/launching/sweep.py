@@ -79,6 +79,8 @@ class ValidateAndFreeze(Callback):
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
         jobs = products([*swept, *config.hydra.overrides.task])
         frozen: list[dict[str, Any]] = []
+        if len(jobs) > 1:
+            say(f"{len(jobs)} jobs, all checked before the first starts")
         for number, overrides in enumerate(jobs):
             try:
                 _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)

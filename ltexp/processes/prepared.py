@@ -43,10 +43,11 @@ def main() -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the jobs themselves
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    gc.disable()  # nothing of what is loaded goes: looking for it took a fifth of the time
     for module in (*LOADED, *(OF_SWEEPS if sweep else ())):
         import_module(module)
-    gc.collect()
-    gc.freeze()  # what is loaded stays; a job's collector need not touch, and so copy, its memory
+    gc.freeze()  # a job's collector need not touch, and so copy, this memory
+    gc.enable()
     Server(socket.socket(fileno=descriptor), become).serve()
     os._exit(0)
 

@@ -14,7 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ltexp.config import StageConfig
 from ltexp.config.lightning import test_limit
-from ltexp.distributed import broadcast_object, rank, wait_for_all
+from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.evaluation.further import further_metrics
 from ltexp.files import write_text
@@ -27,6 +27,7 @@ from ltexp.training.cache import StageCache
 from ltexp.training.datamodule import StageData
 from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
+from ltexp.training.hardware import WORTH_MEASURING, half_against_single, within_memory
 from ltexp.training.loggers import log_epoch
 from ltexp.training.norms import weight_norms
 from ltexp.training.predict import Predictions, batches_of, predict
@@ -62,6 +63,11 @@ def run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping[
         session: of the stage (`Session.for_stage`).
         earlier: the fingerprints of the run's stages before it, which it may start from, by name.
     """
+    with within_memory(name, stage):
+        return _run_stage(session, name, stage, earlier)
+
+
+def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping[str, str]) -> StageResult:
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = fingerprint_of(session, name, stage, earlier)
@@ -164,6 +170,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         show_training_set(session, model)
     loader = train_loader(session, name, stage, model)
     settings = session.config.trainer
+    if settings.precision == "bf16-mixed" and session.device.type == "cpu":
+        _judge_half(session, name, stage, model, stage.epochs * len(loader))
     module = Stage(
         model,
         stage,
@@ -187,6 +195,17 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     write_history(loader, folder)
     if rank() == 0:
         (folder / RESUME).unlink(missing_ok=True)
+
+
+def _judge_half(session: Session, name: str, stage: StageConfig, model: Model, steps: int) -> None:
+    """Says whether bf16 pays on this CPU; what was asked for stays, since a precision is part of what a result is."""
+    if steps < WORTH_MEASURING or not stage.trainable.backbone:
+        return
+    rows = max(1, stage.batch_size // world_size() // session.config.trainer.accumulate)
+    ratio = half_against_single(model.backbone, session.sample_inputs(), rows)
+    if rank() == 0:
+        advice = "" if ratio < 1 else ": trainer.precision=32-true is faster here"
+        print(f"{name}  a step in bf16 takes {ratio:.2f} of the time in fp32 on this processor{advice}", flush=True)
 
 
 def _fit(trainer: pl.Trainer, module: Stage, data: StageData, folder: Path) -> None:

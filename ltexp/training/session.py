@@ -203,9 +203,16 @@ def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:
     """Refuses what the device cannot compute with.
 
     Raises:
-        ConfigError: for fp16 on a CPU, which has no scaling of its gradients in Lightning, or for torch.compile's
-            inductor without what it compiles with.
+        ConfigError: for fp16 on a CPU, which has no scaling of its gradients in Lightning, bf16 on a GPU that only
+            emulates it, or for torch.compile's inductor without what it compiles with.
     """
+    if (
+        trainer.precision == "bf16-mixed"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        card = torch.cuda.get_device_name(device)
+        raise ConfigError(f"trainer.precision=bf16-mixed: {card} has no bf16 arithmetic: use 16-mixed or 32-true")
     if trainer.precision == "16-mixed" and device.type == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs a GPU and torch sees none here: use bf16-mixed or 32-true")
     if not trainer.compile or trainer.compile_backend != "inductor":
