@@ -5,6 +5,7 @@ counts for little. Of a method of two stages the step is stage 2's.
 """
 
 import time
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 
@@ -43,9 +44,14 @@ def configured(method: str, stage: str, *further: str) -> Config:
 
 def main() -> None:
     """Prints the milliseconds of a step and their ratio to those of `ce`."""
-    quieten()
     kinds = {name: (configured(name, stage), stage) for name, stage in METHODS.items()}
     kinds["tde, two branches joined"] = configured("tde", "stage1", "backbone.branches=2"), "stage1"
+    compare(kinds)
+
+
+def compare(kinds: Mapping[str, tuple[Config, str]]) -> None:
+    """Times a step of each stage that is named beside its run, `ce` among them, and prints them."""
+    quieten()
     data = data_for(kinds["ce"][0])
     fastest = dict.fromkeys(kinds, float("inf"))
     for _ in range(ROUNDS):

@@ -33,7 +33,7 @@ dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, d
 import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,6 +185,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         from ltexp.analysis.other_test import take_test
 
         take_test(restored.session, words)
+    measure_further = _further(restored, options)
     before, found = recorded.get("test_hash"), restored.session.data.test_hash
     other = bool(before and found and before != found)  # a record of before they were kept says nothing
     if other and not words:
@@ -205,7 +206,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         name += "_temperature"
         print(f"temperature {content['temperature']:.3f}, from {images} held-out images")
     predictions, networks = restored.predictions(), restored.cost()
-    further = _further(restored, predictions, options)
+    further = measure_further(predictions)
     kept = {name: content | {"networks": networks, "metrics": restored.measure(predictions)}}
     kept |= {f"{name}_{suffix}": content | own for suffix, own in further.items()}
     for own, evaluated in kept.items():
@@ -219,19 +220,25 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     return 0
 
 
-def _further(restored: "LoadedStage", predictions: "Predictions", options: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """What else is asked for of the model's predictions, by the end of the name of the file that keeps it."""
-    from ltexp.analysis.out_of_distribution import out_of_distribution
-    from ltexp.analysis.shifted import evaluate_shifts
+def _further(restored: "LoadedStage", options: dict[str, str]) -> "Callable[[Predictions], dict[str, dict[str, Any]]]":
+    """What else is asked for, checked: of the model's predictions, by the end of the name of the file that keeps it."""
+    from ltexp.analysis.out_of_distribution import out_of_distribution, session_of_others
+    from ltexp.analysis.shifted import check_shifts, evaluate_shifts
 
-    found = {}
-    if shifts := shifts_of(options):
-        found = evaluate_shifts(restored, predictions, shifts, adapts=read_flag(options, "adapt") or False)
-    if "ood" in options:
-        words = [f"{key}={text}" for key, text in options.items() if key == "ood" or key.startswith("ood.")]
-        ending = f"ood={options['ood']}" + (f"_{digest(words)[:8]}" if len(words) > 1 else "")
-        found[ending] = {"ood_words": words, "ood": out_of_distribution(restored, predictions, words)}
-    return found
+    shifts, adapts = shifts_of(options), read_flag(options, "adapt") or False
+    words = [f"{key}={text}" for key, text in options.items() if key == "ood" or key.startswith("ood.")]
+    if shifts:
+        check_shifts(restored, adapts)
+    others = session_of_others(restored, words) if words else None
+
+    def measure(predictions: "Predictions") -> dict[str, dict[str, Any]]:
+        found = evaluate_shifts(restored, predictions, shifts, adapts) if shifts else {}
+        if others is not None:
+            ending = f"ood={options['ood']}" + (f"_{digest(words)[:8]}" if len(words) > 1 else "")
+            found[ending] = {"ood_words": words, "ood": out_of_distribution(restored, predictions, others)}
+        return found
+
+    return measure
 
 
 def _said_of(found: dict[str, Any]) -> list[str]:

@@ -47,14 +47,11 @@ def adapt(restored: LoadedStage, shift: Shift) -> Adapted:
         ConfigError: for a network without experts, or a stage whose augmentation is not random.
     """
     session, model = restored.session, restored.model
-    if model.classifier.experts is None:
-        raise ConfigError("adapt=true weighs the experts of a network, and this run has no experts")
-    split = drawn(restored, shift)
-    views = views_of(restored)
+    split, views = drawn(restored, shift), views_of(restored)
     seed = key_to_seed("adapt", session.config.seed, shift.name)
     order = _Shuffled(len(split))
     loader = session.loader(split, batch_size=BATCH, augmentation=views, sampler=order, seed=seed, max_epochs=PASSES)
-    scores = torch.zeros(model.classifier.experts, device=session.device, requires_grad=True)
+    scores = torch.zeros(model.classifier.experts or 0, device=session.device, requires_grad=True)
     optimizer = torch.optim.SGD([scores], **SGD)  # type: ignore[arg-type]
     for epoch in range(PASSES):
         for batch in loader.at(epoch):
@@ -119,9 +116,11 @@ def views_of(restored: LoadedStage) -> Augmentation:
     Image files keep the stage's own augmentation, colours included.
 
     Raises:
-        ConfigError: if the stage's augmentation leaves samples as they are.
+        ConfigError: without experts to compare them by, or if the stage's augmentation leaves samples as they are.
     """
     session = restored.session
+    if restored.model.classifier.experts is None:
+        raise ConfigError("adapt=true weighs the experts of a network, and this run has no experts")
     own: Augmentation = build(session.config.stages[restored.stage].augmentation, path="augmentation")
     view = own.views[0]
     if isinstance(view, NoAugmentation):

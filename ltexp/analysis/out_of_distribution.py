@@ -15,12 +15,11 @@ from ltexp.training.predict import Predictions, predict
 from ltexp.training.session import Session
 
 
-def out_of_distribution(restored: LoadedStage, predictions: Predictions, words: Sequence[str]) -> dict[str, Any]:
-    """What `ltexp evaluate` keeps of the run's test samples against those of another dataset.
+def session_of_others(restored: LoadedStage, words: Sequence[str]) -> Session:
+    """The run's session with the test samples of another dataset, prepared as its own.
 
     Args:
         restored: the stage.
-        predictions: its predictions on the run's test split.
         words: `ood=NAME` and `ood.KEY=VALUE`.
 
     Raises:
@@ -40,7 +39,19 @@ def out_of_distribution(restored: LoadedStage, predictions: Predictions, words: 
     if other.kind == "images" and shapes[0] != shapes[1]:
         read, own = ("x".join(map(str, shape[1:])) for shape in shapes)
         raise ConfigError(f"{typed}: its images have {read} pixels, and the run's {own}: choose a set of that size")
-    found = predict(restored.model, session.evaluation_loader(other.test), session.config.trainer.precision)
+    return session
+
+
+def out_of_distribution(restored: LoadedStage, predictions: Predictions, others: Session) -> dict[str, Any]:
+    """What `ltexp evaluate` keeps of the run's test samples against those of another dataset.
+
+    Args:
+        restored: the stage.
+        predictions: its predictions on the run's test split.
+        others: see `session_of_others`.
+    """
+    loader = others.evaluation_loader(others.data.test)
+    found = predict(restored.model, loader, others.config.trainer.precision)
     scale = restored.model.logit_scale
     inside, outside = confidence_scores(predictions.logits * scale), confidence_scores(found.logits * scale)
     return {

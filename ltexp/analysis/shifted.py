@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ltexp.analysis.adaptation import adapt
+from ltexp.analysis.adaptation import adapt, views_of
 from ltexp.analysis.learned_prior import learned_prior
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
@@ -11,6 +11,18 @@ from ltexp.evaluation.arrays import Ints
 from ltexp.evaluation.metrics import group_means
 from ltexp.evaluation.shifted import Predicted, Shift, shifted_accuracy, shifted_recalls
 from ltexp.training.predict import Predictions
+
+
+def check_shifts(restored: LoadedStage, adapts: bool) -> None:
+    """Refuses what `evaluate_shifts` cannot do, before anything is computed.
+
+    Raises:
+        ConfigError: for a stage that learned labels of its own, or without experts to adapt.
+    """
+    if restored.session.pretext is not None:
+        raise ConfigError(f"shift= is about the dataset's classes, and {restored.stage} learned labels of its own")
+    if adapts:
+        views_of(restored)
 
 
 def evaluate_shifts(
@@ -23,13 +35,8 @@ def evaluate_shifts(
         predictions: its predictions on the test split.
         shifts: the test distributions.
         adapts: whether the experts' weights are learned on the unlabelled images of each of them.
-
-    Raises:
-        ConfigError: for a stage that learned labels of its own, or without experts to adapt.
     """
     session, model, stage = restored.session, restored.model, restored.stage
-    if session.pretext is not None:
-        raise ConfigError(f"shift= is about the dataset's classes, and {stage} learned labels of its own")
     untrained = restored.taken_over or session.config.stages[stage].epochs == 0
     classifier = model.classifier if untrained else None
     prior = learned_prior(session.config, stage, session.class_counts.cpu(), classifier)
