@@ -112,20 +112,7 @@ class ContrastiveViews(Augmentation):
         }
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-<<<<<<< HEAD
-        return self.colour(resized_crop(images, draws["box"], draws["flip"]), draws)
-
-    def colour(self, values: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """float32 images (B, H, W, 3) jittered, made grey and blurred as `draws` says."""
-        values = jitter(values, draws["factor"], draws["order"])
-        if self.hue:
-            values = turn_hue(values, draws["turn"])
-        grey = (values * values.new_tensor(GREY)).sum(3, keepdim=True)
-        values = torch.where(draws["grey"][:, None, None, None], grey, values)
-        return blur(values, draws["sigma"]) if self.blurred else values
-=======
         return self.colours(resized_crop(images, draws["box"], draws["flip"]), draws)
->>>>>>> main
 
 
 class WithColours(Augmentation):
@@ -140,16 +127,18 @@ class WithColours(Augmentation):
     """
 
     def __init__(self, first: Augmentation, blurred: float = 0.2) -> None:
-        self.first, self.colours, self.padding = first, ContrastiveViews(blurred=blurred), first.padding
+        self.first, self.padding = first, first.padding
+        self.colours = Colours(jitter=0.4, hue=0.1, jittered=0.8, grey=0.2, blurred=blurred)
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Those of the first, and as `colours.NAME` those of `ContrastiveViews`."""
+        """Those of the first, and as `colours.NAME` those of `Colours`."""
         found = self.first.draws(count, generator)
-        return found | {f"colours.{name}": own for name, own in self.colours.draws(count, generator).items()}
+        colours = self.colours.draws(torch.rand(count, 3, generator=generator), generator)
+        return found | {f"colours.{name}": own for name, own in colours.items()}
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         own = {name.removeprefix("colours."): value for name, value in draws.items() if name.startswith("colours.")}
-        return self.colours.colour(self.first(images, draws).float(), own)
+        return self.colours(self.first(images, draws).float(), own)
 
 
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
