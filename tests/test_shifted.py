@@ -146,6 +146,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "weighted_cross_entropy": lambda: losses.WeightedCrossEntropy(COUNTS),
     "class_balanced": lambda: losses.ClassBalanced(COUNTS, beta=0.9),
     "class_balanced_bce": lambda: losses.ClassBalancedBce(COUNTS, beta=0.9),
+    "cumulative_heads": lambda: losses.CumulativeHeads(COUNTS, exponent=0.8),
     "balanced_softmax": lambda: losses.BalancedSoftmax(COUNTS),
     "logit_adjustment": lambda: losses.LogitAdjustment(COUNTS, tau=0.5),
     "lade": lambda: losses.LADE(COUNTS, alpha=0.0),
@@ -167,7 +168,9 @@ def test_what_a_loss_learns_of_the_class_shares(name: str) -> None:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         each = experts.expand(3, len(labels), 4)
-        found = loss(ModelOutput(logits=each.mean(0), expert_logits=each), labels, context)
+        views = each.mean(0, keepdim=True)
+        extra = {"view_logits": views, "balanced_logits": views}
+        found = loss(ModelOutput(logits=views[0], expert_logits=each, extra=extra), labels, context)
         found.backward()
         return found
 
