@@ -15,7 +15,15 @@ from ltexp.launching.freeze import freeze
 from ltexp.processes.worker import quieten
 
 STEPS, ROUNDS = 4, 2
-METHODS = {"ce": "stage1", "bbn": "stage1", "tde": "stage1", "remix_drw": "stage1", "disalign": "stage2"}
+METHODS = {
+    "ce": "stage1",
+    "bbn": "stage1",
+    "tde": "stage1",
+    "remix_drw": "stage1",
+    "disalign": "stage2",
+    "balms": "stage2",
+    "oltr": "stage2",
+}
 
 
 class Clock(pl.Callback):
