@@ -166,7 +166,10 @@ REFUSED = {
     "weighted twice": (("reweighting@stage2.reweighting=deferred",), "stage2: its step weights by class itself"),
     "a power": (("stage2.step.power=2",), "invalid stage2.step.power=2: expected a number from 0 to 1"),
     "a rate": (("stage2.step.outer_lr=-1",), "invalid stage2.step.outer_lr=-1"),
-    "no stream": (("~stream@stage2.streams.meta",), "unknown stream that its step reads"),
+    "no stream": (
+        ("~stream@stage2.streams.meta",),
+        r"stream that its step reads 'stage2.streams.meta': add \+stream@stage2.streams.meta=CHOICE",
+    ),
 }
 
 
