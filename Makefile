@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 EXTRAS ?= dev# of pyproject.toml; CI: dev,docs,export,pandas
 
 .DEFAULT_GOAL := start
-.PHONY: start install quickstart test test-slow lint type format docs bench faults clean help
+.PHONY: start install quickstart test test-slow test-lowest lint type format docs bench faults clean help
 
 start: install quickstart ## install and run the quickstart (the default)
 
@@ -33,6 +33,13 @@ test: install ## run the tests
 test-slow: install ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
+test-lowest: ## the default tests with the lowest versions that pyproject.toml allows, in an environment of their own
+	$(or $(LOWEST_PYTHON),$(shell command -v python3.12 || echo $(PYTHON))) -m venv .venv-lowest
+	.venv-lowest/bin/python -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print("\n".join(re.sub(r"[>=]=([0-9.]+).*", r"==\1", d.split(";")[0]) for d in p["dependencies"]))' > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable ".[dev]"
+	.venv-lowest/bin/python -m pytest -n auto
+
 lint: install ## check style (ruff)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +64,7 @@ faults: install ## kill, fill disks, give bad inputs ... and see that nothing is
 	$(BIN)/python -m faults
 
 clean: ## remove .venv, caches and the quickstart's outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache site outputs/quickstart
+	rm -rf $(VENV) .venv-lowest .mypy_cache .pytest_cache .ruff_cache site outputs/quickstart
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this help

@@ -5,6 +5,7 @@ counts for little. Of a method of two stages the step is stage 2's.
 """
 
 import time
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 
@@ -50,11 +51,16 @@ def configured(method: str, stage: str, *further: str) -> Config:
 
 def main() -> None:
     """Prints the milliseconds of a step and their ratio to those of `ce`."""
-    quieten()
     kinds = {name: (configured(name, stage), stage) for name, stage in METHODS.items()}
     kinds["tde, two branches joined"] = configured("tde", "stage1", "backbone.branches=2"), "stage1"
     # over the features of an untrained network its own rate diverges, which takes no other time
     kinds["oltr"] = configured("oltr", "stage2", "stage2.optimizer.lr=1.0e-4"), "stage2"
+    compare(kinds)
+
+
+def compare(kinds: Mapping[str, tuple[Config, str]]) -> None:
+    """Times a step of each stage that is named beside its run, `ce` among them, and prints them."""
+    quieten()
     data = data_for(kinds["ce"][0])
     fastest = dict.fromkeys(kinds, float("inf"))
     for _ in range(ROUNDS):

@@ -1,5 +1,6 @@
 """What the campaigns share: small runs as commands, and what of them has to be equal."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+_CAPBSET_DROP = 24  # of prctl
 HOOKS = Path(__file__).parent / "hooks"
 PATIENCE = float(os.environ.get("PATIENCE", 900))  # seconds for a command that should take a few
 SMALL = (
@@ -29,17 +31,27 @@ def start(folder: Path, words: Sequence[str], **environment: str) -> subprocess.
     return ltexp(["train", *words, *places], **environment)
 
 
-def ltexp(words: Sequence[str], user: int | None = None, **environment: str) -> subprocess.Popen[str]:
-    """A command, its output captured; on one thread."""
+def ltexp(words: Sequence[str], minds_modes: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """A command, its output captured; on one thread.
+
+    Args:
+        minds_modes: it cannot write where a file's mode forbids it, even if it is root's (Linux).
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "ltexp", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        user=user,
-        group=user,
+        preexec_fn=_drop_root_rights if minds_modes and os.geteuid() == 0 else None,
     )
+
+
+def _drop_root_rights() -> None:
+    """What is executed next has root's files but not its right to pass over their modes."""
+    for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+        if ctypes.CDLL(None).prctl(_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            os._exit(125)
 
 
 def answer(process: subprocess.Popen[str]) -> tuple[int, str, str]:

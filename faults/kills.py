@@ -13,7 +13,7 @@ from pathlib import Path
 from faults.commands import answer, equal, small, start, weights
 
 METHODS = "crt_mixup,mislas,bkd,glag,dasl,ce_drw,ride_bkd_2,kps"
-STAGES = {"ce_drw": ("stage1",)}
+STAGES = {"ce_drw": ("stage1",), "kps": ("stage1",)}
 FURTHER = {"glag": ["stage2.features.tail_at_most=8"]}  # of the 24 and 13 of the head features are generated
 FRUITLESS = 6  # kills of one run in a row; then it may end, so that each run ends
 

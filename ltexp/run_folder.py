@@ -24,6 +24,7 @@ METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
 FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
 GRADIENTS = "gradients.csv"  # in the folder of a stage, a row for each class, where they were asked for
 CONFIDENCE = "confidence.csv"  # of a stage that generates features: beta of each tail class, a row for each epoch
+LEVELS = "levels.csv"  # of a stage with a curriculum of augmentation: each class's level, rows for each epoch
 EVALUATIONS = "evaluations"  # folder: what `ltexp evaluate` kept, a file for each
 BATCH_NORM = "batch_norm.npz"  # running statistics after each stage, where they were asked for
 FEATURES = "features.npz"  # of the training and the test split, where they were asked for

@@ -18,6 +18,7 @@ from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.outputs import ModelOutput
 
 PROJECTED = 128  # width of a projection, as the configs have it
+LEARNED = ("projections", "view_logits", "balanced_logits", "predictions")  # of `extra`, what a gradient may reach
 CONF = Path(__file__).parents[1] / "conf"
 
 
@@ -74,5 +75,7 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
             "keys": normalize(normal(rows, PROJECTED), dim=-1),
             "prototypes": normalize(normal(classes, PROJECTED), dim=-1),
             "view_logits": logits + normal(2, rows, classes),
+            "balanced_logits": logits + normal(2, rows, classes),
+            "predictions": normal(2, rows, PROJECTED),
         },
     )

@@ -28,10 +28,10 @@ def images() -> Tensor:
     return torch.cat([noise, torch.stack([ramp, flat, two]).to(torch.uint8)])
 
 
-def sheared(image: Tensor, level: float) -> Tensor:
-    """torchvision takes the shear as an angle."""
-    degrees = float(torch.tensor(level).atan().rad2deg())
-    return tv.affine(image, 0.0, [0, 0], 1.0, [0.0, degrees], center=[0, 0], fill=[FILL] * 3)
+def sheared(image: Tensor, across: float, down: float) -> Tensor:
+    """torchvision takes a shear as an angle."""
+    degrees = [float(torch.tensor(level).atan().rad2deg()) for level in (across, down)]
+    return tv.affine(image, 0.0, [0, 0], 1.0, degrees, center=[0, 0], fill=[FILL] * 3)
 
 
 def shifted(image: Tensor, right: float, down: float) -> Tensor:
@@ -49,7 +49,8 @@ TRUTH: dict[str, Callable[[Tensor, float], Tensor]] = {
     "contrast": lambda image, level: tv.adjust_contrast(image, 1 + level),
     "color": lambda image, level: tv.adjust_saturation(image, 1 + level),
     "sharpness": lambda image, level: tv.adjust_sharpness(image, 1 + level),
-    "shear_y": sheared,
+    "shear_x": lambda image, level: sheared(image, level, 0),
+    "shear_y": lambda image, level: sheared(image, 0, level),
     "translate_x": lambda image, level: shifted(image, level * SIDE, 0),
     "translate_y": lambda image, level: shifted(image, 0, level * SIDE),
     "rotate": lambda image, level: tv.rotate(image, level, fill=[FILL] * 3),
@@ -65,7 +66,7 @@ def test_an_operation_is_torchvisions_image_by_image(name: str, magnitude: int, 
     found = apply_operations(images, torch.full((count,), OPERATIONS.index(name)), torch.full((count,), level))
     expected = torch.stack([TRUTH[name](image.permute(2, 0, 1), level).permute(1, 2, 0) for image in images])
     difference = (found.int() - expected.int()).abs()
-    if name in ("rotate", "shear_y"):  # a pixel from exactly between two others may come from either
+    if name in ("rotate", "shear_x", "shear_y"):  # a pixel from exactly between two others may come from either
         assert (difference > 0).float().mean() < 0.01
     else:
         assert difference.max() <= 1  # a last bit of a product before it is cut to a whole number

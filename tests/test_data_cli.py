@@ -88,7 +88,7 @@ NOT_OF_THE_WORDS = ("cannot write /dev/null/x.png", "prepare cifar10 root=/nowhe
         (["show", "digits_lt", "num_classes=11"], "digits_lt has 10 classes"),
         (["show", "digits_lt", "out=/dev/null/x.png"], "cannot write /dev/null/x.png"),
         (["show", "cifar10_lt", "root=/nowhere"], "prepare cifar10 root=/nowhere"),
-        (["check", "svhn"], "unknown dataset 'svhn'"),
+        (["check", "mnist"], "unknown dataset 'mnist'"),
         (["check", "rot=x"], "did you mean 'root'"),
         (["prepare", "cifar_100"], "did you mean 'cifar100'"),
         (["prepare", "cifar10", "download=maybe"], "invalid download=maybe: expected true | false"),

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from image_trees import long_tail, write_odd, write_tree
 from runs import assert_equal_weights, run_here, weights
@@ -72,6 +73,27 @@ def test_what_does_not_fit_image_files_is_refused_before_training(tree: Path, tm
     with pytest.raises(DataError, match=r"holds no cache: run `ltexp data cache"):
         run_here(tmp_path / "three", *on_tree(tree, "method=crt", f"dataset.cache={tmp_path}"))
     assert not any(tmp_path.glob("*/stage1"))
+
+
+@pytest.mark.parametrize(
+    ("method", "views"),
+    [
+        ("bcl", ("augmentation=rand_and_two_contrastive_files",)),
+        pytest.param("gpaco", ("augmentation=rand_and_contrastive_files",), marks=pytest.mark.slow),
+        pytest.param(
+            "glmc",
+            tuple(f"augmentation.augmentations.{view}=rand_augment_files" for view in ("first", "second")),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_several_versions_of_files(method: str, views: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
+    """A step of a method that reads them; its own choice, of images in memory, is refused."""
+    settings = on_tree(tree, f"method={method}", "dataset.workers=0", "trainer.fast_dev_run=true")
+    with pytest.raises(ConfigError, match="is for images in memory, and dataset image_folder"):
+        run_here(tmp_path / "refused", *settings)
+    run_here(tmp_path / "run", *settings, *(f"augmentation@stage1.{view}" for view in views))
+    assert np.isfinite(record(tmp_path / "run")["stages"][0]["train_loss"])
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:

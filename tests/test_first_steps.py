@@ -24,7 +24,10 @@ MODULE = "+module@{stage}.modules.auxiliary=two_way"
 READER = "+loss@{stage}.terms.aux.loss=auxiliary_cross_entropy"
 SMALL_META = "+stream@{stage}.streams.meta=held_out"
 FEATURES = ("{stage}.trainable.backbone=false", "{stage}.batch_norm=frozen")
-SEVERAL = ("strong_and_contrastive", "strong_and_two_contrastive")  # versions; see test_every_method.py
+SEVERAL = (  # versions; see test_every_method.py, and test_file_runs.py for those of files
+    *("strong_and_contrastive", "strong_and_two_contrastive"),
+    *("rand_and_contrastive_files", "rand_and_two_contrastive_files"),
+)
 TWO_VIEWS = "augmentation@{stage}.augmentation=two_views"
 CONTRASTIVE = {  # by loss
     "supervised_contrastive": (TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
@@ -68,6 +71,19 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     **{f"loss {name}": words for name, words in CONTRASTIVE.items()},
     "loss skill_diverse": ("method=ride_3",),
     "loss nested_collaborative": EXPERTS,
+    "loss cumulative_heads": (TWO_VIEWS, "+module@{stage}.modules.balanced=balanced_head"),
+    "loss view_agreement": (
+        *(TWO_VIEWS, "+module@{stage}.modules.siamese=siamese", "{stage}.trainable.backbone=true"),
+        "+loss@{stage}.terms.plain.loss=cross_entropy",
+    ),
+    "mixing mixup_and_cutmix": (
+        *(
+            TWO_VIEWS,
+            "+stream@{stage}.streams.partner=class_balanced",
+            "+module@{stage}.modules.balanced=balanced_head",
+        ),
+        "loss@{stage}.loss=cumulative_heads",
+    ),
     "mixing cmo": ("+stream@{stage}.streams.minority=class_balanced",),
     "classifier max_norm": ("{stage}.init.classifier=stage1",),
     "classifier expert_linear": (*EXPERTS, "loss@{stage}.loss=nested_collaborative"),
@@ -92,7 +108,8 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
 }
 FIRST = {
     *("loss ride", "loss skill_diverse", "loss nested_collaborative", "classifier expert_cosine"),
-    *("classifier expert_linear", *(f"loss {name}" for name in CONTRASTIVE)),
+    *("classifier expert_linear", *(f"loss {name}" for name in (*CONTRASTIVE, "cumulative_heads", "view_agreement"))),
+    "mixing mixup_and_cutmix",
 }  # of a method of one stage
 BOTH = ("stage1", "stage2")
 # What follows another stage has its first step in stage 2.
@@ -113,8 +130,15 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
     **{f"augmentation {name}": ((), "nothing reads the further views of its images") for name in SEVERAL},
+    "augmentation class_curriculum": (("digits", "arrays"), "is for images in memory"),
     "augmentation contrastive": (("digits", "arrays"), "is for images in memory"),
+    "augmentation contrastive_files": (("files",), "is for image files"),
+    "augmentation rand_augment": (("digits", "arrays"), "is for images in memory"),
+    "augmentation rand_augment_files": (("files",), "is for image files"),
     **{f"loss {name}": (("digits", "arrays"), "is for images in memory") for name in CONTRASTIVE},
+    "loss cumulative_heads": (("digits", "arrays"), "is for images in memory"),
+    "loss view_agreement": (("digits", "arrays"), "is for images in memory"),
+    "mixing mixup_and_cutmix": (("digits", "arrays"), "is for images"),
     "mixing mixup": (IMAGES, "is for images"),
     "mixing cutmix": (IMAGES, "is for images"),
     "mixing cmo": (IMAGES, "is for images"),

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from choices import build, context_of, full_output, load, names
+from choices import LEARNED, build, context_of, full_output, load, names
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch.nn import Parameter
@@ -24,6 +24,7 @@ SAMPLERS = {
     "class_balanced",
     "class_aware",
     "square_root",
+    "power",
     "progressively_balanced",
     "effective_number",
     "class_based_effective_number",
@@ -66,7 +67,7 @@ def test_loss_takes_one_step(name: str) -> None:
     loss.set_progress(0, 10, step=3)
     output, labels = full_output(torch.randn(8, 3)), torch.arange(8) % 3
     leaves = [output.logits, output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps]
-    leaves += [output.extra["projections"]]
+    leaves += [output.extra[name] for name in LEARNED]
     for leaf in leaves:
         leaf.requires_grad_()
     value = loss(output, labels, context_of(loss, output, labels))

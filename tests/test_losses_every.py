@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from choices import context_of, full_output, names
+from choices import LEARNED, context_of, full_output, names
 from choices import load as load_choice
 from hydra.utils import get_class
 from runs import composed, run_here, weights
@@ -86,7 +86,7 @@ def value_and_gradient(name: str, settings: dict[str, Any], epoch: int) -> tuple
     output, y = full_output(torch.rand(12, 5) * 2 - 1), torch.arange(12) % 5
     leaf = output.logits.requires_grad_()
     others = [output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps]
-    others.append(output.extra["projections"])
+    others += [output.extra[name] for name in LEARNED]
     for other in others:
         other.requires_grad_()
     loss = build("loss", name, class_counts=EQUAL, **settings)
@@ -118,7 +118,7 @@ def test_many_classes_under_bf16_autocast_do_not_overflow(name: str, epoch: int)
     output = full_output((size * (2 * torch.rand(4, 8142, generator=draws) - 1)).bfloat16())
     leaf = output.logits.requires_grad_()
     leaves = (output.features, output.expert_logits, output.auxiliary_logits, *output.feature_maps)
-    for other in (*leaves, output.extra["projections"]):
+    for other in (*leaves, *(output.extra[name] for name in LEARNED)):
         other.requires_grad_()
     labels = torch.tensor([0, 8141, 17, 4000])
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -9,25 +9,35 @@ from typing import Any, cast
 
 import pytest
 import torch
+from runs import composed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config import to_config
 from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.bessel import log_bessel_over_power
 from ltexp.losses.class_balanced_bce import ClassBalancedBce
+from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy
+from ltexp.losses.global_local import CumulativeHeads, ViewAgreement
 from ltexp.losses.label_smoothing import LabelSmoothing
 from ltexp.losses.nested_collaborative import NestedCollaborative
 from ltexp.losses.parametric_contrastive import GeneralParametricContrastive, ParametricContrastive
 from ltexp.losses.probabilistic_contrastive import ProbabilisticContrastive
 from ltexp.losses.skill_diverse import SkillDiverse, inverse_prior
 from ltexp.losses.supervised_contrastive import BalancedContrastive, SupervisedContrastive
+from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.models.classifier import Linear
 from ltexp.models.max_norm import MaxNorm
+from ltexp.models.model import Model
+from ltexp.models.module import Wiring
+from ltexp.models.projection import BalancedHead
 from ltexp.outputs import ModelOutput
-from ltexp.training.cutmix import Box, ContextRichMinorityOversampling, CutMix, box_around
+from ltexp.training.composition import check_composition
+from ltexp.training.cutmix import Box, ContextRichMinorityOversampling, CutMix, MixupAndCutMix, box_around
+from ltexp.training.mixing import Mixture
 from ltexp.training.steps import ImbalancedSharpnessAware, SharpnessAware
 
 COUNTS, LABELS = torch.tensor([40, 5, 100, 10]), torch.tensor([0, 2, 1, 2])
@@ -304,3 +314,129 @@ def test_cmos_patches_are_of_the_stream_and_not_in_the_first_and_last_epochs() -
             assert not share or set(mixed.targets.partner_labels.tolist()) == {3}
         mixes.append(any(weights))
     assert mixes == [False] * 4 + [True] * 3 + [False] * 3
+
+
+def test_glmc() -> None:
+    """Both heads and the agreement of the views, mixed with other labels: parts and sum of the authors' code."""
+    heads, agreement = CumulativeHeads(COUNTS, exponent=1.2), ViewAgreement(COUNTS)
+    close(heads.weights, [0.213484, 2.588647, 0.071095, 1.126774])
+    plain, balanced = torch.stack([logits(0), logits(2)]), torch.stack([logits(1), logits(3)])
+    z1, p1, z2, p2 = ((grid(4, 3) + shift).sin().float().requires_grad_() for shift in range(4))
+    extra = {"projections": torch.stack([z1, z2]), "predictions": torch.stack([p1, p2])}
+    output = ModelOutput(logits=balanced[0], extra=extra | {"view_logits": plain, "balanced_logits": balanced})
+    targets = Mixture(LABELS, torch.tensor([1, 3, 3, 0]), 0.3)
+
+    def classified(epoch: int) -> Tensor:
+        return targets.objective(heads, output, BatchContext(epoch=epoch, max_epochs=200))
+
+    close(classified(0), 4.037204)  # the plain head alone
+    close(classified(200), 5.653254)  # as it would be after the last epoch: the balanced one alone
+    agreed = agreement(output, LABELS)
+    close(agreed, 0.307098)
+    close(classified(120) + 4 * agreed, 5.847374)
+    by_z, by_p = torch.autograd.grad(agreed, [z1, p1], allow_unused=True)
+    assert by_z is None or not bool(by_z.any())
+    expected = -F.cosine_similarity(p1, z2.detach(), dim=1).mean() - F.cosine_similarity(p2, z1.detach(), dim=1).mean()
+    torch.testing.assert_close(by_p, torch.autograd.grad(expected, p1)[0])
+
+
+def test_glmcs_views_are_mixed_each_in_its_own_way() -> None:
+    draws = torch.Generator().manual_seed(0)
+    views, others = torch.rand(2, 2, 8, 3, 32, 32, generator=draws).unbind(0)
+    partner = small_batch()._replace(views=others, inputs=others[0], labels=torch.arange(8).flip(0))
+    batch = small_batch(partner=partner)._replace(views=views, inputs=views[0])
+    mixing, weights, at_the_border = MixupAndCutMix(COUNTS), [], 0
+    for seed in range(60):
+        mixed = mixing(batch, seed)
+        weight = mixed.targets.weight
+        torch.testing.assert_close(mixed.inputs[0], weight * views[0] + (1 - weight) * others[0])
+        pasted = (mixed.inputs[1] == others[1]).all(1)
+        assert torch.equal(mixed.inputs[1], torch.where(pasted[:, None], others[1], views[1]))
+        assert bool((pasted == pasted[0]).all())  # one box for the batch
+        rows, columns = (int(pasted[0].any(axis).sum()) for axis in (1, 0))
+        side = 2 * (math.ceil(32 * math.sqrt(1 - weight)) // 2)  # of the authors' box, where no border cuts it
+        assert max(rows, columns) <= side
+        assert int(pasted[0].sum()) == rows * columns
+        at_the_border += min(rows, columns) < side
+        assert torch.equal(mixed.targets.partner_labels, partner.labels)
+        weights.append(weight)
+    assert 0 < at_the_border < 60
+    assert min(weights) < 0.1  # uniform over [0, 1]
+    assert max(weights) > 0.9
+    assert sum(weights) / 60 == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("augmentation@stage1.augmentation=crop_flip",),
+            r"takes 2 versions .* set augmentation@stage1.augmentation=two_",
+        ),
+        (
+            ("+augmentation@stage1.streams.partner.augmentation=none",),
+            r"takes 2 versions .* set augmentation@stage1.streams.partner.augmentation=two_views",
+        ),
+        (("stage1.streams.partner.batch_size=7",), r"invalid stage1.streams.partner.batch_size=7: expected null"),
+        (("mixing@stage1.mixing=mixup",), r"its mixing mixes one view of each image"),
+        (("trainer.accumulate=2",), r"set trainer.accumulate=1"),
+    ],
+)
+def test_what_glmc_cannot_work_with_is_refused(words: tuple[str, ...], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        check_composition(to_config(composed("method=glmc", *words)))
+
+
+def test_glmcs_published_settings() -> None:
+    found = {}
+    for dataset, ratio in (("cifar100_lt", 100), ("cifar100_lt", 50), ("cifar10_lt", 100), ("cifar10_lt", 10)):
+        stage = composed("method=glmc", f"dataset={dataset}", f"dataset.imbalance_ratio={ratio}", small=False)["stage1"]
+        sampler, weight = stage["streams"]["partner"]["sampler"], stage["terms"]["agreement"]["weight"]
+        found[dataset, ratio] = (stage["loss"]["exponent"], round(1 - sampler["exponent"], 9), weight)
+        assert (stage["epochs"], stage["batch_size"], stage["optimizer"]["lr"]) == (200, 64, 0.01)
+        assert (stage["optimizer"]["weight_decay"], stage["schedule"]["warmup_epochs"]) == (5e-3, 0)
+    assert found == {
+        ("cifar100_lt", 100): (1.2, 0, 4),
+        ("cifar100_lt", 50): (1.2, 0.2, 6),
+        ("cifar10_lt", 100): (1.2, 0, 1),
+        ("cifar10_lt", 10): (1, 0.2, 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "expected"),
+    [
+        ("paco", "imagenet_lt", (400, 128, 0.02, 5e-4, 10)),
+        ("paco", "inat18", (400, 128, 0.02, 1e-4, 10)),
+        ("glmc", "imagenet_lt", (135, 120, 0.1, 2e-4, 10)),
+        ("glmc", "inat18", (120, 128, 0.1, 1e-4, 10)),
+    ],
+)
+def test_published_settings_on_large_sets(method: str, dataset: str, expected: tuple[float, ...]) -> None:
+    plain = composed(f"method={method}", f"dataset={dataset}", small=False)
+    stage, kinds = plain["stage1"], []
+    optimizer = stage["optimizer"]
+    found = (stage["epochs"], stage["batch_size"], optimizer["lr"], optimizer["weight_decay"])
+    assert (*found, stage["schedule"]["warmup_epochs"]) == expected
+    for view in stage["augmentation"]["augmentations"].values():
+        kinds.append(view["_target_"].rpartition(".")[2])
+        assert view["jitter"] == 0.4
+    assert kinds == ["ResizedRandAugment", "ResizedContrastive" if method == "paco" else "ResizedRandAugment"]
+    if method == "glmc":
+        weights = stage["loss"]["exponent"], stage["streams"]["partner"]["sampler"]["exponent"]
+        assert (*weights, stage["terms"]["agreement"]["weight"]) == (1.0, 0.8, 10.0)
+    else:
+        assert (stage["loss"]["alpha"], stage["loss"]["temperature"], stage["loss"]["queue"]) == (0.05, 0.2, 8192)
+
+
+def test_the_balanced_head_answers_and_the_plain_one_is_read_beside_it() -> None:
+    node: dict[str, Any] = {"reads": ("view_features",), "gives": ("balanced_logits", "logits"), "keep": True}
+    head = BalancedHead(64, 4)
+    model = Model(CifarResNet(8), Linear(64, 4), {"balanced": head}, {"balanced": Wiring(**node)}).eval()
+    images = torch.randn(3, 3, 8, 8)
+    features = model.backbone(images)
+    torch.testing.assert_close(model(images).logits, head.linear(features))
+    both = model(torch.cat([images, images + 1]), {"view_logits", "balanced_logits"}, views=2)
+    torch.testing.assert_close(both.extra["balanced_logits"][1], head.linear(model.backbone(images + 1)))
+    torch.testing.assert_close(both.extra["view_logits"][0], model.classifier(features))
+    torch.testing.assert_close(both.logits, both.extra["balanced_logits"][0])

@@ -143,7 +143,7 @@ def test_another_classifier_leaves_the_backbones_rate_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset", [*LARGE, "image_folder", "image_list"])
+@pytest.mark.parametrize("dataset", [*LARGE, "image_folder", "image_list", "image_csv"])
 def test_every_method_composes_on_every_large_set(dataset: str) -> None:
     for method in names("method"):
         overrides = [f"method={method}", f"dataset={dataset}"]

@@ -193,6 +193,15 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(mislas: Path, tmp_
         run_here(tmp_path / "run", "method=crt", "backbone=resnet20", f"stage1.checkpoint={mislas}")
 
 
+@pytest.mark.parametrize("key", ["stage1.checkpoint", "stage2.init.classifier", "stage2.init.backbone"])
+def test_tensors_of_another_program_are_refused_before_the_run_begins(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"blocks.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match=r"not a stage checkpoint|belongs to a different model"):
+        run_here(tmp_path / "run", "method=crt", f"{key}={path}")
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "stage.pt"

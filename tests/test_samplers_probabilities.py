@@ -30,6 +30,14 @@ def test_powers_of_the_counts(n: list[int]) -> None:
     check(probabilities("class_balanced", n), [1.0] * 10)
     check(probabilities("class_aware", n), [1.0] * 10)
     check(probabilities("reversed", n), [max(n) / c for c in n])
+    check(probabilities("power", n, exponent=0.8), [c**0.8 for c in n])
+    for exponent, name in (
+        (1.0, "instance_balanced"),
+        (0.5, "square_root"),
+        (0.0, "class_balanced"),
+        (-1.0, "reversed"),
+    ):
+        torch.testing.assert_close(probabilities("power", n, exponent=exponent), probabilities(name, n))
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 45, 89, 90])

@@ -27,8 +27,11 @@ of AG's News, <root>/ag_news/{train,test}.csv, the dataset's own files, once eve
                                                    one of them unpacked, or prepared arrays
 
   ltexp data prepare ag_news source=~/Downloads    from ag_news_csv.tgz, or train.csv and test.csv
+  ltexp data prepare svhn                          from train_32x32.mat and test_32x32.mat, else by download
+  ltexp data prepare cinic10 source=~/Downloads    from CINIC-10.tar.gz, or its folder
+  ltexp data prepare tiny_imagenet source=~/Downloads      from tiny-imagenet-200.zip, or its folder
 
-datasets: cifar10, cifar100, ag_news (never by download)
+datasets: cifar10, cifar100, svhn; never by download cinic10, tiny_imagenet, ag_news
 keys:
   source=PATH           archive, folder of an unpacked one, folder of prepared files, or a folder with one of these
   root=PATH             data root (default: the environment variable LTEXP_DATA, else data)
@@ -97,12 +100,13 @@ keys:
 
 def run_prepare(words: Sequence[str]) -> int:
     """Prepares one dataset."""
-    from ltexp.data.commands.prepare import prepare, prepare_articles
+    from ltexp.data.commands.prepare import prepare, prepare_articles, prepare_packed
     from ltexp.data.images.official import OFFICIAL
+    from ltexp.data.images.packed import PACKED
     from ltexp.data.text.articles import PREPARED_BY_COMMAND
 
     names, options = split_words(words, ("source", "root", "download"))
-    known = [*OFFICIAL, *PREPARED_BY_COMMAND]
+    known = [*OFFICIAL, *PACKED, *PREPARED_BY_COMMAND]
     if len(names) != 1:
         raise ConfigError(f"name one dataset: ltexp data prepare {' | '.join(known)}")
     if names[0] not in known:
@@ -113,9 +117,11 @@ def run_prepare(words: Sequence[str]) -> int:
         raise ConfigError("source=PATH and download=true exclude each other")
     if names[0] in OFFICIAL:
         folder, origin = prepare(names[0], _root(options), source, download)
+    elif download and names[0] != "svhn":
+        raise ConfigError(f"{names[0]} has no download: give source=PATH of its files or their archive")
+    elif names[0] in PACKED:
+        folder, origin = prepare_packed(names[0], _root(options), source, download)
     else:
-        if download:
-            raise ConfigError(f"{names[0]} has no download: give source=PATH of its CSV files or their archive")
         folder, origin = prepare_articles(names[0], build_source(names[0]), _root(options), source)
     print(f"{folder}: {origin}")
     return _report_check(names[0], dataset_config(resolve(names)[names[0]]), folder.parent)
@@ -236,7 +242,7 @@ def _set(node: dict[str, Any], key: str, value: Any) -> None:
 
 
 VERBS = {
-    "prepare": (run_prepare, PREPARE, "make the files of CIFAR-10, CIFAR-100 or AG's News"),
+    "prepare": (run_prepare, PREPARE, "make the files of CIFAR, SVHN, CINIC-10, Tiny ImageNet or AG's News"),
     "check": (run_check, CHECK, "say what is missing or wrong"),
     "show": (run_show, SHOW, "print and draw a dataset's long tail"),
     "cache": (run_cache, CACHE, "make a copy of image files that decodes quickly"),

@@ -5,10 +5,12 @@ All random draws of an epoch are made at its start, one for each position of the
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ltexp.config.require import is_number, is_whole, require
 from ltexp.errors import ConfigError
 
 
@@ -32,6 +34,10 @@ class Augmentation(ABC):
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """The random numbers for `count` images, as CPU tensors (count, ...) drawn from `generator` alone."""
 
+    def draws_of(self, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """`draws` for images with these labels, int64 (count,) on the CPU, for an augmentation that depends on them."""
+        return self.draws(len(labels), generator)
+
     @abstractmethod
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """The changed images.
@@ -42,6 +48,40 @@ class Augmentation(ABC):
 
         Returns:
             (B, H, W, 3), uint8, or float32 on the same scale of 0 to 255.
+        """
+
+
+class Curriculum(Augmentation):
+    """An augmentation of a strength of each class's own, which `ltexp.training.curriculum` adapts to the model.
+
+    Args:
+        threshold: the share of a class's changed images that the model must tell for its level to rise.
+        images: of a class that are tried at level s are so many times s + 1.
+
+    Attributes:
+        levels: int64 (C,), from 0 to `highest`; empty, all 0, where nothing adapts them.
+
+    Raises:
+        ConfigError: a setting out of range.
+    """
+
+    highest: ClassVar[int]
+
+    def __init__(self, threshold: float, images: int) -> None:
+        below_1 = is_number(threshold, 0, 1) and threshold < 1
+        require(below_1, "threshold", threshold, "a number of 0 or more and below 1")
+        require(is_whole(images, 1), "images", images, "a whole number of 1 or more")
+        self.threshold, self.images = threshold, images
+        self.levels = torch.zeros(0, dtype=torch.int64)
+
+    @abstractmethod
+    def at(self, images: Tensor, draws: dict[str, Tensor], levels: Tensor, most: int) -> Tensor:
+        """The images changed by levels of their own.
+
+        Args:
+            images, draws: see `__call__`; the draws are `draws`'s.
+            levels: int64 (B,), on the images' device.
+            most: the highest of them, or more.
         """
 
 

@@ -50,6 +50,19 @@ class IndexSampler(Protocol):
         """int64 (L,): the epoch's order of rows, the same on every process."""
 
 
+class Learner(Protocol):
+    """What changes an augmentation from one epoch to the next."""
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called on every process before an epoch's first batch is made."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it has learned, for the checkpoint to resume from."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from `state`."""
+
+
 def steps_of(rows: int, batch_size: int, least: int = LEAST_TO_TRAIN_ON) -> int:
     """The batches of so many rows, where a last one that is too small joins the batch before it.
 
@@ -121,6 +134,7 @@ class Loader(ABC, Generic[AnySplit]):
     Attributes:
         samples: what the batches are made of, the same word as an augmentation's.
         streams: further loaders, of as many steps, whose batches come beside this one's.
+        learner: of the augmentation, where that depends on what the model has learned.
         feeds_classifier: whether batches are features, which the classifier reads, and not what the backbone does.
     """
 
@@ -152,7 +166,9 @@ class Loader(ABC, Generic[AnySplit]):
         self._index_sampler = sampler
         self._seed, self._max_epochs, self._shuffle_within = seed, max_epochs, shuffle_within
         self._rank, self._world_size = rank, world_size
-        self._labels = torch.from_numpy(split.labels).to(self.device)
+        self._own_labels = torch.from_numpy(split.labels)
+        self._labels = self._own_labels.to(self.device)
+        self.learner: Learner | None = None
         self._plan_cache: tuple[int, Tensor, list[dict[str, Tensor]]] | None = None
 
     @abstractmethod
@@ -178,10 +194,12 @@ class Loader(ABC, Generic[AnySplit]):
 
     def state(self) -> dict[str, Tensor]:
         """What such a loader has learned, for the checkpoint to resume from."""
-        return {}
+        return {} if self.learner is None else self.learner.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Goes on from `state`."""
+        if self.learner is not None:
+            self.learner.load_state(state)
 
     def close(self) -> None:
         """Ends what a loader keeps at work between epochs; a further iteration starts it anew."""
@@ -202,6 +220,8 @@ class Loader(ABC, Generic[AnySplit]):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, steps = self.epoch, len(self)
+        if self.learner is not None:
+            self.learner.before_epoch(epoch)
         order, _ = self._plan()
         beside = {name: iter(loader.at(epoch)) for name, loader in self.streams.items()}
         for step in range(steps):
@@ -255,7 +275,8 @@ class Loader(ABC, Generic[AnySplit]):
             if self._shuffle_within:
                 order = self._shuffled(order)
             random = generator("augment", self._seed, self.epoch)
-            drawn = [view.draws(len(order), random) for view in self.augmentation.views]
+            labels = self._own_labels[order]
+            drawn = [view.draws_of(labels, random) for view in self.augmentation.views]
             draws = [{name: values.to(self.device) for name, values in view.items()} for view in drawn]
             self._plan_cache = (self.epoch, order.to(self.device), draws)
         return self._plan_cache[1:]

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ltexp.config.require import require
+from ltexp.config.require import is_number, require
 from ltexp.counts import checked_class_counts, inverse_effective_number
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
@@ -154,6 +154,32 @@ class SquareRoot(Sampler):
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) sqrt(n) / sum sqrt(n)."""
         return _normalized(self.class_counts.double().sqrt())
+
+
+class Power(Sampler):
+    """Independent draws, P(class) proportional to n^q (Kang et al., ICLR 2020, Eq. 1).
+
+    Args:
+        labels: (N,) int64.
+        class_counts: (C,) int64.
+        exponent: q. Default 1: as classes are; 0: class-balanced, 1/2: `SquareRoot`, -1: `Reversed`. An image weight of
+            n^-ρ is q = 1 - ρ.
+        epoch_length: see `Sampler`.
+
+    Raises:
+        ConfigError: as `Sampler`.
+    """
+
+    def __init__(
+        self, labels: Tensor, class_counts: Tensor, exponent: float = 1.0, epoch_length: int | None = None
+    ) -> None:
+        super().__init__(labels, class_counts, epoch_length)
+        require(is_number(exponent), "exponent", exponent, "a number")
+        self.probabilities = _normalized(self.class_counts.double() ** exponent)
+
+    def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
+        """(C,) n^q / sum n^q."""
+        return self.probabilities
 
 
 class ProgressivelyBalanced(Sampler):

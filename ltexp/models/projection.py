@@ -61,6 +61,58 @@ class ProjectionHead(StageModule):
             return F.normalize(rows, dim=-1).view(*view_features.shape[:-1], -1)
 
 
+class Siamese(StageModule):
+    """Features of all views (V, B, D) to projections and, of these, predictions, (V, B, width) each; two linear layers.
+
+    SimSiam's heads (Chen and He, CVPR 2021) without batch norm and ReLU, as GLMC has them.
+
+    Args:
+        feature_dim: D.
+        width: default 128 (GLMC).
+
+    Raises:
+        ConfigError: for a width below 1.
+    """
+
+    reads = ("view_features",)
+    gives = ("projections", "predictions")
+
+    def __init__(self, feature_dim: int, width: int = 128) -> None:
+        super().__init__()
+        require(is_whole(width, 1), "width", width, "a whole number of 1 or more")
+        self.project, self.predict = nn.Linear(feature_dim, width), nn.Linear(width, width)
+
+    def forward(self, view_features: Tensor) -> tuple[Tensor, Tensor]:
+        """(projections, predictions), float32."""
+        with torch.autocast(view_features.device.type, enabled=False):
+            projections: Tensor = self.project(view_features.float())
+            return projections, self.predict(projections)
+
+
+class BalancedHead(StageModule):
+    """A second linear classifier over all views, whose answer is the model's (GLMC; Du et al., CVPR 2023).
+
+    It gives `balanced_logits` (V, B, C) and in the place of the classifier's `logits` those of the first view.
+
+    Args:
+        feature_dim: D.
+        num_classes: C.
+    """
+
+    reads = ("view_features",)
+    gives = ("balanced_logits", "logits")
+
+    def __init__(self, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(feature_dim, num_classes)
+
+    def forward(self, view_features: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits of all views, those of the first), float32."""
+        with torch.autocast(view_features.device.type, enabled=False):
+            logits: Tensor = self.linear(view_features.float())
+            return logits, logits[0]
+
+
 class ClassPrototypes(StageModule):
     """The classifier's rows (C, D) through a network of their own to unit rows (C, width): BCL's class centres.
 

@@ -1,9 +1,11 @@
 """What a stage's batches hold beside one version of each sample, and whether somebody reads it."""
 
+from collections.abc import Mapping
+
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.build import build
-from ltexp.config.require import within
-from ltexp.data.augmentation import Augmentation
+from ltexp.config.require import require, within
+from ltexp.data.augmentation import Augmentation, Curriculum
 from ltexp.data.loader import IndexSampler
 from ltexp.errors import ConfigError
 from ltexp.models.module import VIEWS, Wiring, present
@@ -33,6 +35,10 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     if trainer.precision == "16-mixed" and not step.scales:
         raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
     _check_views(name, stage, objective, mixing, trainer.accumulate)
+    for stream in sorted({*mixing.streams} & {*stage.streams}):
+        size = stage.streams[stream].batch_size
+        equal = size in (None, stage.batch_size)
+        require(equal, f"{name}.streams.{stream}.batch_size", size, "null: its mixing pairs rows with the stage's own")
     readers = {"its objective": objective.streams, "its mixing": mixing.streams, "its step": step.streams}
     for reader, streams in readers.items():
         for stream in streams:
@@ -54,18 +60,46 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
             raise ConfigError(f"{name}: it trains on features, and its stream {stream} is of images: leave one out")
 
 
-def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mixing, accumulate: int) -> None:
-    """Several views are read, and not mixed or cut into parts."""
-    nodes = {f"{name}.augmentation": stage.augmentation}
-    nodes |= {f"{name}.streams.{own}.augmentation": stream.augmentation for own, stream in stage.streams.items()}
-    built: list[Augmentation] = [build(node, path=path) for path, node in nodes.items() if node.get("_target_")]
-    if all(len(augmentation.views) == 1 for augmentation in built):
+def _check_curriculum(name: str, stage: StageConfig, mixing: Mixing, built: Mapping[str, Augmentation]) -> None:
+    """Levels by class are of the stage's first view, and of labels and images that the model is trained on."""
+    own = built[f"{name}.augmentation"]
+    others = [*own.views[1:], *(view for path, other in built.items() if other is not own for view in other.views)]
+    if any(isinstance(view, Curriculum) for view in others):
+        raise ConfigError(f"{name}: a curriculum by class is for its first, classified view: choose another elsewhere")
+    if not isinstance(own.views[0], Curriculum):
         return
     key = f"augmentation@{name}.augmentation"
+    if stage.features.get("_target_"):
+        raise ConfigError(
+            f"{name}: it trains on features, and a curriculum by class tries images: choose another {key}"
+        )
+    if mixing.num_classes is not None:
+        raise ConfigError(f"{name}: its labels are no classes, of which a curriculum has levels: choose another {key}")
+
+
+def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mixing, accumulate: int) -> None:
+    """Several views are read, mixed by a mixing that is made for them alone, and not cut into parts."""
+    nodes = {f"{name}.augmentation": stage.augmentation}
+    nodes |= {f"{name}.streams.{own}.augmentation": stream.augmentation for own, stream in stage.streams.items()}
+    built: dict[str, Augmentation] = {
+        path: build(node, path=path) for path, node in nodes.items() if node.get("_target_")
+    }
+    _check_curriculum(name, stage, mixing, built)
+    own_views = len(built[f"{name}.augmentation"].views)
+    key = f"augmentation@{name}.augmentation"
+    if mixing.views is not None:
+        for stream in mixing.streams:
+            other = built.get(f"{name}.streams.{stream}.augmentation")
+            if other is not None and len(other.views) != mixing.views:
+                own_views, key = len(other.views), f"augmentation@{name}.streams.{stream}.augmentation"
+        if own_views != mixing.views:
+            raise ConfigError(f"{name}: its mixing takes {mixing.views} versions of each image: set {key}=two_views")
+    if all(len(augmentation.views) == 1 for augmentation in built.values()):
+        return
     read = objective.needs.union(*(Wiring.of(node).reads for node in present(stage.modules).values()))
     if VIEWS.isdisjoint(read):
         raise ConfigError(f"{name}: nothing reads the further views of its images: choose another {key}")
-    if (mixing.blends or mixing.num_classes is not None) and len(built[0].views) > 1:
+    if mixing.views is None and (mixing.blends or mixing.num_classes is not None) and own_views > 1:
         raise ConfigError(f"{name}: its mixing mixes one view of each image: set mixing@{name}.mixing=none")
     if accumulate > 1:
         raise ConfigError(f"{name}: losses over several views need the whole batch: set trainer.accumulate=1")

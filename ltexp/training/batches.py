@@ -11,6 +11,7 @@ from ltexp.data.loader import Loader, Stretched, stream_seed
 from ltexp.data.samplers import Sampler
 from ltexp.data.types import Split
 from ltexp.models.model import Model
+from ltexp.training.curriculum import ClassLevels, curriculum_of
 from ltexp.training.feature_stage import feature_loader
 from ltexp.training.mixing import blends
 from ltexp.training.session import Session
@@ -24,6 +25,8 @@ def train_loader(session: Session, name: str, stage: StageConfig, model: Model) 
     sampler, seed = _sampler(session, stage.sampler, session.data.train), session.stage_seed(name)
     main = {"batch_size": stage.batch_size, "sampler": sampler, "seed": seed, "shuffle_within": blends(stage)}
     loader = session.loader(session.data.train, **main, **settings)
+    if (curriculum := curriculum_of(loader.augmentation)) is not None:
+        loader.learner = ClassLevels(session, model, curriculum, seed)
     for own, stream in stage.streams.items():
         loader.streams[own] = _stream_loader(session, own, stream, stage, loader, stream_seed(seed, own), settings)
     return loader

@@ -1,9 +1,11 @@
-"""CutMix, and CMO, whose patches come from a stream of rarer classes."""
+"""CutMix; CMO, whose patches come from a stream of rarer classes; GLMC's mixup of one view and CutMix of another."""
 
+import math
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ltexp.config.require import is_whole, require
@@ -27,7 +29,11 @@ class Box(NamedTuple):
 
 def box_around(row: int, column: int, height: int, width: int, side: float) -> Box:
     """A box of `side` times the image's sides with its centre at a pixel, cut off at the border (Yun et al., Eq. 2)."""
-    down, across = int(height * side) // 2, int(width * side) // 2
+    return box_within(row, column, height, width, int(height * side) // 2, int(width * side) // 2)
+
+
+def box_within(row: int, column: int, height: int, width: int, down: int, across: int) -> Box:
+    """The box that reaches so far from a pixel to either side, cut off at the border."""
     return Box(max(row - down, 0), min(row + down, height), max(column - across, 0), min(column + across, width))
 
 
@@ -117,3 +123,47 @@ class ContextRichMinorityOversampling(CutMix):
         """The images of the stream in this step."""
         minority = batch.streams["minority"]
         return minority.inputs[: len(batch.labels)], minority.labels[: len(batch.labels)]
+
+
+class MixupAndCutMix(Mixing):
+    """GLMC (Du et al., CVPR 2023): first views of the batch and the stream `partner` by mixup, second ones by CutMix.
+
+    One λ ~ Beta(α, α) a batch for both, and one box, of √(1 - λ) of the image's sides. As in the authors' code, labels
+    count for λ and not for the areas, which a box at the border does not keep.
+
+    Args:
+        class_counts: without effect.
+        alpha: α. Default 1 (the authors' code, whatever its option `beta` says).
+
+    Raises:
+        ConfigError: α not above 0.
+    """
+
+    streams: Collection[str] = ("partner",)
+    views: ClassVar[int | None] = 2
+
+    def __init__(self, class_counts: Tensor, alpha: float = 1.0) -> None:
+        super().__init__(class_counts)
+        require(alpha > 0, "alpha", alpha, "a number above 0")
+        self.alpha = alpha
+
+    def __call__(self, batch: Batch, seed: int) -> Mixed:
+        """Both mixed views, (2, n, ...)."""
+        partner = batch.streams["partner"]
+        assert batch.views is not None
+        assert partner.views is not None
+        height, width = batch.inputs.shape[2:]
+        weight, box = self.draw(seed, batch.epoch, batch.step, height, width)
+        blended = batch.views[0].lerp(partner.views[0], 1.0 - weight)
+        pasted, part = batch.views[1].clone(), (..., slice(*box[:2]), slice(*box[2:]))
+        pasted[part] = partner.views[1][part]
+        views = torch.cat([blended, pasted]).view(batch.views.shape)  # unlike a stack it keeps the strides of images
+        return Mixed(views, Mixture(batch.labels, partner.labels, weight))
+
+    def draw(self, seed: int, epoch: int, step: int, height: int, width: int) -> tuple[float, Box]:
+        """(λ, the box) of one batch."""
+        draws = np.random.Generator(np.random.PCG64(key_to_seed("mixing", seed, epoch, step)))
+        weight = float(draws.beta(self.alpha, self.alpha))
+        row, column = int(draws.integers(height)), int(draws.integers(width))
+        down, across = (math.ceil(length * math.sqrt(1 - weight)) // 2 for length in (height, width))
+        return weight, box_within(row, column, height, width, down, across)

@@ -96,12 +96,15 @@ class Mixing(ABC):
         blends: whether it makes new inputs out of several, which images allow and word numbers do not. The loader
             then puts each batch into a random order, for `partners_of`.
         streams: the stage's further batches that it reads (`Batch.streams`).
+        views: of a mixing that makes something else of each version of an image, how many it takes, of the batch and of
+            its streams: its `Mixed.inputs` are (views, n, ...). None: it mixes the one version that there is.
         num_classes: of labels that it makes of the inputs themselves, which take the place of the dataset's: the stage
             is a pretext, and its classifier has as many outputs. None: the labels are the dataset's.
     """
 
     blends: ClassVar[bool] = True
     num_classes: ClassVar[int | None] = None
+    views: ClassVar[int | None] = None
     streams: Collection[str] = ()
 
     def __init__(self, class_counts: Tensor) -> None:

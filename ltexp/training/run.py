@@ -21,7 +21,7 @@ from ltexp.evaluation import record as records
 from ltexp.models.backbone import Backbone
 from ltexp.models.foreign import read_tensors
 from ltexp.models.module import present
-from ltexp.models.self_supervised import is_foreign
+from ltexp.models.self_supervised import is_foreign, read_backbone
 from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
@@ -147,12 +147,15 @@ def _check_files(session: Session) -> None:
     if fresh and any(config.backbone.get(key) for key in FILES_OF_A_BACKBONE):
         session.fresh_model(fresh[0], config.stages[fresh[0]])  # reads them
     for name, stage in config.stages.items():
-        for where, of in ((stage.checkpoint, name), *((start, "stage1") for start in stage.starts.values())):
+        for part, where, of in (("", stage.checkpoint, name), *((p, w, "stage1") for p, w in stage.starts.items())):
             if where is None or where == "fresh" or names_stage(where):
                 continue
             path = checkpoint.locate(where, of)
             content = read_tensors(path)
-            if not is_foreign(content):  # what is left of such a one is for who takes it to see
+            if part == "backbone" and is_foreign(content):
+                keys = session.fresh_model(name, stage, loads=True).backbone.state_dict().keys()
+                read_backbone(path, keys, f"{name}.init.backbone")
+            else:
                 checkpoint.of_content(content, path)
 
 

@@ -19,6 +19,7 @@ from ltexp.run_folder import CHECKPOINT, METRICS, RESUME, read_metrics, write_me
 from ltexp.training import checkpoint
 from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
+from ltexp.training.curriculum import write_levels
 from ltexp.training.datamodule import StageData
 from ltexp.training.feature_stage import describe_features, write_history
 from ltexp.training.fingerprint import fingerprint_of
@@ -171,6 +172,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     finally:
         loader.close()
     write_history(loader, folder)
+    write_levels(loader, folder)
     if rank() == 0:
         (folder / RESUME).unlink(missing_ok=True)
 

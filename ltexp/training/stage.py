@@ -118,6 +118,8 @@ class Stage(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         mixed = self.mixing(batch, self.seed)
+        if self.mixing.views is not None:
+            batch, mixed = batch._replace(views=mixed.inputs), mixed._replace(inputs=mixed.inputs[0])
         self.loss_sum.add_(self.step(self, optimizer, batch, partial(self.backward_pass, batch, mixed)))
         for hook in self.after_step:
             hook(self.model)

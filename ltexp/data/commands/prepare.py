@@ -5,6 +5,7 @@ import shutil
 import socket
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from ltexp.data.images.arrays import ARRAYS, FILES, array_problems, inspect_folder
 from ltexp.data.images.official import OFFICIAL, OfficialSet, find_folder, read_archive, read_folder
+from ltexp.data.images.packed import PACKED, find_packed, read_svhn
 from ltexp.data.text.articles import FILES as ARTICLE_FILES
 from ltexp.data.text.articles import CsvArticles
 from ltexp.data.types import SourceArrays
@@ -52,6 +54,43 @@ def prepare(dataset: str, root: Path, source: Path | None = None, download: bool
         raise DataError(f"nothing to prepare {dataset} from: found none of {looked_for} in {root}; give source=PATH")
     with _temporary_folder(root, dataset) as folder:
         return _convert(_download(official, folder, root), dataset, official, target)
+
+
+def prepare_packed(dataset: str, root: Path, source: Path | None, download: bool | None) -> tuple[Path, str]:
+    """Makes the prepared form of a set of `PACKED`.
+
+    Args:
+        dataset: `svhn`, `cinic10` or `tiny_imagenet`.
+        root: the data root.
+        source: its archive or folder, or a folder that holds one of these; None: the data root.
+        download: as for `prepare`; only torchvision's sets have one.
+
+    Returns:
+        (folder, where it came from).
+
+    Raises:
+        DataError: if there is no usable source, or it cannot be written. What was there before stays as it was.
+    """
+    official, target = PACKED[dataset], root / dataset
+    if source is None and not download and inspect_folder(target)[0] is not None:
+        return target, "already prepared"
+    found = None if download else find_packed(source or root, official)
+    try:
+        if found is not None:
+            write_arrays(official.read(found, official), target)
+            return target, f"from {found}"
+        if dataset == "svhn" and source is None and download is not False:
+            with _temporary_folder(root, dataset) as folder, _patience():
+                write_arrays(read_svhn(folder, official, download=True), target)
+            return target, f"from {official.site}"
+    except (OSError, tarfile.TarError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"could not prepare {dataset} from {found or official.site}: {reason}") from None
+    looked_for = ", ".join((*official.archives, f"a folder with {' and '.join(official.holds)}"))
+    raise DataError(
+        f"nothing to prepare {dataset} from: {source or root} holds no {looked_for}; get it from {official.site} and "
+        "give source=PATH"
+    )
 
 
 def prepare_articles(dataset: str, articles: CsvArticles, root: Path, source: Path | None) -> tuple[Path, str]:
@@ -208,15 +247,23 @@ def _download(official: OfficialSet, folder: Path, root: Path) -> Path:
 
     form = official.python
     url = CIFAR10.url.rpartition("/")[0] + "/" + form.archive
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        download_url(url, str(folder), form.archive, form.md5)
+        with _patience():
+            download_url(url, str(folder), form.archive, form.md5)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"could not download {url} ({reason}): fetch it elsewhere, put it in {root} and run the same command again"
         ) from None
+    return folder / form.archive
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Within the block a download that is not answered ends."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(before)
-    return folder / form.archive

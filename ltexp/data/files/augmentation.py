@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy.typing as npt
@@ -114,14 +114,20 @@ class RandomResizedCrop(FileAugmentation):
         return width, height
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        if not self.jitter:
-            return images
-        rows = ROWS_IN_CACHE if images.device.type == "cpu" else len(images)
-        jittered = torch.empty_like(images, dtype=torch.float32)
-        for start in range(0, len(images), rows):
-            part = slice(start, start + rows)
-            jittered[part] = jitter(images[part], draws["factor"][part], draws["order"][part])
-        return jittered
+        return in_parts(self._jittered, images, draws) if self.jitter else images
+
+    def _jittered(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        return jitter(images, draws["factor"], draws["order"])
+
+
+def in_parts(change: Callable[[Tensor, dict[str, Tensor]], Tensor], images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    """What `change` makes of images (B, H, W, 3) and their draws, float32; on a CPU of a few images at a time."""
+    rows = ROWS_IN_CACHE if images.device.type == "cpu" else len(images)
+    changed = torch.empty_like(images, dtype=torch.float32)
+    for start in range(0, len(images), rows):
+        part = slice(start, start + rows)
+        changed[part] = change(images[part], {name: drawn[part] for name, drawn in draws.items()})
+    return changed
 
 
 def jitter(images: Tensor, factor: Tensor, order: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltexp.data.files.split import Paths
+from ltexp.data.files.split import LINES, Numbering, Paths
 from ltexp.data.types import Ints
 from ltexp.text_files import utf8_lines
 
@@ -18,25 +18,30 @@ MOST_LINES = 3  # of a kind of problem that are listed
 
 
 class Problems:
-    """What is wrong with a list: of each kind the first lines and how many there are."""
+    """What is wrong with a list: of each kind the first lines and how many there are.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    Args:
+        name: the list's.
+        word: what one of its entries is called.
+    """
+
+    def __init__(self, name: str, word: str = LINES.word) -> None:
+        self._name, self._word = name, word
         self._found: dict[str, list[str]] = defaultdict(list)
         self._count: dict[str, int] = defaultdict(int)
 
     def add(self, kind: str, line: int, text: str) -> None:
-        """A line, from 1, and what is wrong with it; `kind` says so of many, after "such lines: "."""
+        """A line's number and what is wrong with it; `kind` says so of many, after "more lines with"."""
         self._count[kind] += 1
         if len(self._found[kind]) < MOST_LINES:
-            self._found[kind].append(f"{self._name}, line {line}: {text}")
+            self._found[kind].append(f"{self._name}, {self._word} {line}: {text}")
 
     def texts(self) -> list[str]:
         """One line each."""
         texts = []
         for kind, listed in self._found.items():
             further = self._count[kind] - len(listed)
-            texts += listed + ([f"{self._name}: {further:,} more lines with {kind}"] if further else [])
+            texts += listed + ([f"{self._name}: {further:,} more {self._word}s with {kind}"] if further else [])
         return texts
 
 
@@ -46,13 +51,15 @@ class ImageList:
 
     Attributes:
         name: its file's name.
-        paths: (N,) of line 1 to N, relative to the dataset's folder, as written.
+        paths: (N,) in their order, relative to the dataset's folder, as written.
         labels: int64 (N,).
+        numbering: of its entries.
     """
 
     name: str
     paths: Paths
     labels: Ints
+    numbering: Numbering = LINES
 
 
 def list_hash(paths: Paths, labels: Ints) -> str:
@@ -100,7 +107,7 @@ def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
     if texts:
         return None, texts
     image_list = ImageList(path.name, np.array(found, dtype=np.bytes_), np.array(labels, dtype=np.int64))
-    return image_list, _repeated(path.name, found, labels)
+    return image_list, repeated_problems(image_list)
 
 
 def _parts(line: bytes) -> tuple[bytes, bytes]:
@@ -129,29 +136,38 @@ def _problem(name: bytes, label: bytes, line: bytes) -> tuple[str, str] | None:
     if b"\r" in name:
         return "carriage returns", "lines end as on old Macs: save the list with the line ends of Unix or Windows"
     if not name:
-        return "no path and label", f"expected a path and a label, found {_shown(line.strip())}"
+        return "no path and label", f"expected a path and a label, found {shown(line.strip())}"
     if not label.isdigit() or len(label) > MOST_DIGITS:
-        return "no label", f"expected a label from 0 at its end, found {_shown(label)}"
-    if name.startswith(b"/") or b".." in name.split(b"/"):
-        return "paths outside the folder", f"{_shown(name)} is outside the dataset's folder"
-    if b"\\" in name:
-        return "backslashes", f"{_shown(name)}: write / between folders"
+        return "no label", f"expected a label from 0 at its end, found {shown(label)}"
+    if problem := path_problem(name):
+        return problem
     if not name.isascii() and not is_utf8(name):
-        return "paths that are not UTF-8", f"{_shown(name)} is not UTF-8"
+        return "paths that are not UTF-8", f"{shown(name)} is not UTF-8"
     return None
 
 
-def _repeated(name: str, paths: list[bytes], labels: list[int]) -> list[str]:
+def path_problem(name: bytes) -> tuple[str, str] | None:
+    """(kind, text) of what is wrong with a path in a list, if anything is."""
+    if name.startswith(b"/") or b".." in name.split(b"/"):
+        return "paths outside the folder", f"{shown(name)} is outside the dataset's folder"
+    if b"\\" in name:
+        return "backslashes", f"{shown(name)}: write / between folders"
+    return None
+
+
+def repeated_problems(image_list: ImageList) -> list[str]:
+    """What of a list is in it more than once."""
+    paths, word, start = image_list.paths.tolist(), image_list.numbering.word, image_list.numbering.first
     if len(set(paths)) == len(paths):
         return []
     first: dict[bytes, int] = {}
-    complaints = Problems(name)
-    for number, path in enumerate(paths, start=1):
+    complaints = Problems(image_list.name, word)
+    for number, path in enumerate(paths, start=start):
         earlier = first.setdefault(path, number)
         if earlier != number:
-            other = labels[earlier - 1]
-            also = "" if other == labels[number - 1] else f", there with label {other}"
-            complaints.add("paths of earlier lines", number, f"{_shown(path)} is also line {earlier}{also}")
+            other = image_list.labels[earlier - start]
+            also = "" if other == image_list.labels[number - start] else f", there with label {other}"
+            complaints.add(f"paths of earlier {word}s", number, f"{shown(path)} is also {word} {earlier}{also}")
     return complaints.texts()
 
 
@@ -185,11 +201,12 @@ def gap_problems(image_list: ImageList, num_classes: int) -> list[str]:
 
 def shared_problems(one: ImageList, other: ImageList) -> list[str]:
     """What of `other` is in `one` as well, and must not be."""
-    lines = {path: number for number, path in enumerate(one.paths.tolist(), start=1)}
-    complaints = Problems(other.name)
-    for number, path in enumerate(other.paths.tolist(), start=1):
+    lines = {path: number for number, path in enumerate(one.paths.tolist(), start=one.numbering.first)}
+    complaints = Problems(other.name, other.numbering.word)
+    for number, path in enumerate(other.paths.tolist(), start=other.numbering.first):
         if path in lines:
-            complaints.add(f"images of {one.name}", number, f"{_shown(path)} is also in {one.name}, line {lines[path]}")
+            text = f"{shown(path)} is also in {one.name}, {one.numbering.word} {lines[path]}"
+            complaints.add(f"images of {one.name}", number, text)
     return complaints.texts()
 
 
@@ -222,7 +239,7 @@ def is_utf8(name: bytes) -> bool:
     return True
 
 
-def _shown(text: bytes) -> str:
+def shown(text: bytes) -> str:
     """Short, and on one line."""
-    shown = text.decode(errors="backslashreplace")
-    return repr(shown if len(shown) <= 100 else f"{shown[:97]}...")
+    readable = text.decode(errors="backslashreplace")
+    return repr(readable if len(readable) <= 100 else f"{readable[:97]}...")

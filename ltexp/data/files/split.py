@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,22 @@ KINDS_NAMED = 5  # endings of files that are passed over
 Paths = npt.NDArray[np.bytes_]
 
 
+class Numbering(NamedTuple):
+    """How the entries of a list are counted.
+
+    Attributes:
+        word: what one is called.
+        first: the number of the first.
+    """
+
+    word: str = "line"
+    first: int = 1
+
+
+LINES = Numbering()
+ROWS = Numbering("row", first=2)  # of a table, below the names of its columns
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileSplit(Split):
     """Image files below one folder.
@@ -25,14 +41,16 @@ class FileSplit(Split):
         paths: (N,) UTF-8, relative to `root`, as an array of bytes: compact, and nothing in it is written to when a
             forked worker reads it.
         root: absolute.
-        listing: the list file that names them, of which `index` + 1 is the line; "" if there is none.
+        listing: the list file that names them; "" if there is none.
         reading: how they are read.
+        numbering: of the entries of that file, of which `index` is one's position.
     """
 
     paths: Paths
     root: str
     listing: str = ""
     reading: Reading = AS_STORED
+    numbering: Numbering = LINES
     loader: ClassVar[str] = "ltexp.data.files.loader.FileLoader"
     unit: ClassVar[str] = "images"
 
@@ -42,7 +60,8 @@ class FileSplit(Split):
 
     def where(self, row: int) -> str:
         """The full path of a row, and the line of the list that names it."""
-        line = f" ({self.listing}, line {self.index[row] + 1})" if self.listing else ""
+        word, first = self.numbering
+        line = f" ({self.listing}, {word} {self.index[row] + first})" if self.listing else ""
         return os.path.join(self.root, os.fsdecode(self.paths[row])) + line
 
     def missing(self) -> Ints:

@@ -16,7 +16,7 @@ from ltexp.data.types import Source, SourceArrays
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 FILES = (*(f"{name}.npy" for name in ARRAYS), "classes.txt")
-PREPARED_BY_COMMAND = ("cifar10", "cifar100")
+PREPARED_BY_COMMAND = ("cifar10", "cifar100", "svhn", "cinic10", "tiny_imagenet")
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -1,8 +1,12 @@
 """AutoAugment's CIFAR-10 policy (Cubuk et al., CVPR 2019) on whole batches: no Python for each image, no waiting.
 
+RandAugment's operations are the same (`ltexp.data.images.rand_augment`).
+
 Every operation is one of three kinds, and each kind is computed for the whole batch at once, with settings of each
 image's own: a table of 256 values for each channel, a blend with another version of the image, a map of coordinates.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +16,7 @@ from ltexp.data.images.moving import fetched, from_centre, turned
 
 LOOKED_UP = ("invert", "solarize", "posterize", "auto_contrast", "equalize", "brightness", "contrast")
 BLENDED = ("color", "sharpness")
-MOVED = ("shear_y", "translate_x", "translate_y", "rotate")
+MOVED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 OPERATIONS = ("none", *LOOKED_UP, *BLENDED, *MOVED)
 # 25 sub-policies of two operations, each with its probability in tenths and its magnitude from 0 to 9 (paper, Table 7)
 POLICY = """
@@ -25,20 +29,20 @@ solarize 4 5, auto_contrast 9 3; translate_y 9 9, translate_y 7 9; auto_contrast
 equalize 8 8, invert 1 3; translate_y 7 9, auto_contrast 9 1
 """
 # the strongest of an operation whose magnitude goes either way: at 9, from nothing at 0
-SIGNED = {"shear_y": 0.3, "translate_x": 150 / 331, "translate_y": 150 / 331, "rotate": 30.0}
+SIGNED = {"shear_x": 0.3, "shear_y": 0.3, "translate_x": 150 / 331, "translate_y": 150 / 331, "rotate": 30.0}
 SIGNED |= dict.fromkeys(("brightness", "contrast", "color", "sharpness"), 0.9)
 FILL = 128  # grey, where a moved image leaves a gap
 _OPERATION = {name: number for number, name in enumerate(OPERATIONS)}
 
 
-def level_of(name: str, magnitude: int) -> float:
-    """What a magnitude from 0 to 9 means: degrees, a shear, a share of the image's side, a change of a factor of 1, the
-    threshold from which `solarize` inverts, the bits that `posterize` keeps."""
+def level_of(name: str, magnitude: float, strongest: int = 9) -> float:
+    """What a magnitude from 0 to `strongest` means: degrees, a shear, a share of the image's side, a change of a factor
+    of 1, the threshold from which `solarize` inverts, the bits that `posterize` keeps."""
     if name == "solarize":
-        return 255 - 255 * magnitude / 9
+        return 255 - 255 * magnitude / strongest
     if name == "posterize":
-        return 8 - round(magnitude * 4 / 9)
-    return SIGNED.get(name, 0.0) * magnitude / 9
+        return 8 - round(magnitude * 4 / strongest)
+    return SIGNED.get(name, 0.0) * magnitude / strongest
 
 
 def draw_operations(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -59,15 +63,16 @@ def draw_operations(count: int, generator: torch.Generator) -> tuple[Tensor, Ten
     return torch.where(applied, operations[policy], 0), level
 
 
-def apply_operations(images: Tensor, operation: Tensor, level: Tensor) -> Tensor:
+def apply_operations(images: Tensor, operation: Tensor, level: Tensor, fill: int = FILL) -> Tensor:
     """One operation on each image.
 
     Args:
         images: uint8 (B, H, W, 3).
         operation: (B,), positions in `OPERATIONS`.
         level: (B,) float32, see `level_of`, with its sign.
+        fill: grey value from 0 to 255 where a moved image leaves a gap.
     """
-    for change, names in ((_look_up, LOOKED_UP), (_blend, BLENDED), (_move, MOVED)):
+    for change, names in ((_look_up, LOOKED_UP), (_blend, BLENDED), (partial(_move, fill=fill), MOVED)):
         concerned = _is(operation, *names).flatten()
         if images.is_cpu:
             rows = concerned.nonzero().flatten()
@@ -146,16 +151,17 @@ def _blend(images: Tensor, operation: Tensor, level: Tensor) -> Tensor:
     return (factor * own + (1 - factor) * other).clamp_(0, 255).to(torch.uint8)
 
 
-def _move(images: Tensor, operation: Tensor, level: Tensor) -> Tensor:
+def _move(images: Tensor, operation: Tensor, level: Tensor, fill: int = FILL) -> Tensor:
     """Each pixel comes from the nearest one of where it was: turned, sheared or shifted."""
     height, width = images.shape[1:3]
     level = level[:, None, None]
     y, x = from_centre(images)
     angle = torch.where(_is(operation, "rotate"), level, 0.0).deg2rad()
-    shear = torch.where(_is(operation, "shear_y"), level, 0.0)  # about the corner, where the others have the centre
+    # about the corner, where the others have the centre
+    lean, shear = (torch.where(_is(operation, name), level, 0.0) for name in ("shear_x", "shear_y"))
     right = torch.where(_is(operation, "translate_x"), level * width, 0.0).trunc()
     down = torch.where(_is(operation, "translate_y"), level * height, 0.0).trunc()
     from_y, from_x = turned(y, x, angle)
-    from_x = from_x - right
+    from_x = from_x + lean * (y + height / 2) - right
     from_y = from_y + shear * (x + width / 2) - down
-    return fetched(images, from_y, from_x, FILL)
+    return fetched(images, from_y, from_x, fill)

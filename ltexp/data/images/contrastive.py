@@ -15,6 +15,53 @@ BLUR_RADIUS = 4  # pixels to each side, twice the largest deviation
 BLUR_SIGMA = (0.1, 2.0)
 
 
+class Colours:
+    """Jitter, grey and blur, each on an image with its probability; a change of hue comes last of the jitter.
+
+    Args:
+        jitter, hue, jittered, grey, blurred: see `ContrastiveViews`.
+
+    Raises:
+        ConfigError: a setting out of range.
+    """
+
+    def __init__(self, jitter: float, hue: float, jittered: float, grey: float, blurred: float) -> None:
+        for key, value in (("jitter", jitter), ("jittered", jittered), ("grey", grey), ("blurred", blurred)):
+            require(is_number(value, 0, 1), key, value, "a number from 0 to 1")
+        require(is_number(hue, 0, 0.5), "hue", hue, "a number from 0 to 0.5")
+        self.jitter, self.hue, self.jittered, self.grey, self.blurred = jitter, hue, jittered, grey, blurred
+
+    def draws(self, chances: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """`factor` and `order` (count, 3) of the jitter, 1 where there is none; `turn` (count,) of the hue; `grey`
+        (count,) of bool; `sigma` (count,), 0 where there is no blur.
+
+        Args:
+            chances: (count, 3) drawn from [0, 1), of jitter, grey and blur.
+            generator: of the further draws.
+        """
+        count, jittered = len(chances), chances[:, 0] < self.jittered
+        factor = torch.empty(count, 3).uniform_(1 - self.jitter, 1 + self.jitter, generator=generator)
+        order = torch.rand(count, 3, generator=generator).argsort(1).byte()
+        turn = torch.empty(count).uniform_(-self.hue, self.hue, generator=generator)
+        sigma = torch.empty(count).uniform_(*BLUR_SIGMA, generator=generator)
+        return {
+            "factor": torch.where(jittered[:, None], factor, 1.0),
+            "order": order,
+            "turn": turn * jittered,
+            "grey": chances[:, 1] < self.grey,
+            "sigma": sigma * (chances[:, 2] < self.blurred),
+        }
+
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """float32 (B, H, W, 3) of images on the same scale of 0 to 255."""
+        values = jitter(images, draws["factor"], draws["order"])
+        if self.hue:
+            values = turn_hue(values, draws["turn"])
+        grey = (values * values.new_tensor(GREY)).sum(3, keepdim=True)
+        values = torch.where(draws["grey"][:, None, None, None], grey, values)
+        return blur(values, draws["sigma"]) if self.blurred else values
+
+
 class ContrastiveViews(Augmentation):
     """A resized crop, mirrored with probability 1/2, jittered in colour, made grey, blurred, each with its probability.
 
@@ -45,15 +92,11 @@ class ContrastiveViews(Augmentation):
         blurred: float = 0.5,
     ) -> None:
         self.scale, self.ratio = bounds("scale", scale, most=1.0), bounds("ratio", ratio)
-        for key, value in (("jitter", jitter), ("jittered", jittered), ("grey", grey), ("blurred", blurred)):
-            require(is_number(value, 0, 1), key, value, "a number from 0 to 1")
-        require(is_number(hue, 0, 0.5), "hue", hue, "a number from 0 to 0.5")
-        self.jitter, self.hue, self.jittered, self.grey, self.blurred = jitter, hue, jittered, grey, blurred
+        self.colours = Colours(jitter, hue, jittered, grey, blurred)
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`box` (count, 4), the crop's centre and half sides as shares of the image, x before y; `flip` (count,) of 1
-        or -1; `factor` and `order` (count, 3) of the jitter, 1 where there is none; `turn` (count,) of the hue; `grey`
-        (count,) of bool; `sigma` (count,), 0 where there is no blur."""
+        or -1; and those of `Colours`."""
         area = torch.empty(count, ATTEMPTS).uniform_(*self.scale, generator=generator)
         shape = torch.empty(count, ATTEMPTS).uniform_(*map(math.log, self.ratio), generator=generator).exp_()
         sides = torch.stack([(area * shape).sqrt(), (area / shape).sqrt()], dim=2)
@@ -62,29 +105,14 @@ class ContrastiveViews(Augmentation):
         half = torch.where(fits.any(1)[:, None], sides.gather(1, first).squeeze(1), 1.0) / 2
         centre = half + torch.rand(count, 2, generator=generator) * (1 - 2 * half)
         chances = torch.rand(count, 4, generator=generator)  # of flip, jitter, grey and blur
-        jittered = chances[:, 1] < self.jittered
-        factor = torch.empty(count, 3).uniform_(1 - self.jitter, 1 + self.jitter, generator=generator)
-        order = torch.rand(count, 3, generator=generator).argsort(1).byte()
-        turn = torch.empty(count).uniform_(-self.hue, self.hue, generator=generator)
-        sigma = torch.empty(count).uniform_(*BLUR_SIGMA, generator=generator)
         return {
             "box": torch.cat([centre, half], dim=1),
             "flip": torch.where(chances[:, 0] < 0.5, -1.0, 1.0),
-            "factor": torch.where(jittered[:, None], factor, 1.0),
-            "order": order,
-            "turn": turn * jittered,
-            "grey": chances[:, 2] < self.grey,
-            "sigma": sigma * (chances[:, 3] < self.blurred),
+            **self.colours.draws(chances[:, 1:], generator),
         }
 
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        values = resized_crop(images, draws["box"], draws["flip"])
-        values = jitter(values, draws["factor"], draws["order"])
-        if self.hue:
-            values = turn_hue(values, draws["turn"])
-        grey = (values * values.new_tensor(GREY)).sum(3, keepdim=True)
-        values = torch.where(draws["grey"][:, None, None, None], grey, values)
-        return blur(values, draws["sigma"]) if self.blurred else values
+        return self.colours(resized_crop(images, draws["box"], draws["flip"]), draws)
 
 
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
