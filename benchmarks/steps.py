@@ -16,7 +16,14 @@ from ltexp.launching.freeze import freeze
 from ltexp.processes.worker import quieten
 
 STEPS, ROUNDS = 4, 2
-METHODS = {"ce": "stage1", "bbn": "stage1", "tde": "stage1", "remix_drw": "stage1", "disalign": "stage2"}
+METHODS = {
+    "ce": "stage1",
+    "bbn": "stage1",
+    "tde": "stage1",
+    "remix_drw": "stage1",
+    "disalign": "stage2",
+    "balms": "stage2",
+}
 
 
 class Clock(pl.Callback):
@@ -46,6 +53,8 @@ def main() -> None:
     """Prints the milliseconds of a step and their ratio to those of `ce`."""
     kinds = {name: (configured(name, stage), stage) for name, stage in METHODS.items()}
     kinds["tde, two branches joined"] = configured("tde", "stage1", "backbone.branches=2"), "stage1"
+    # over the features of an untrained network its own rate diverges, which takes no other time
+    kinds["oltr"] = configured("oltr", "stage2", "stage2.optimizer.lr=1.0e-4"), "stage2"
     compare(kinds)
 
 

@@ -78,7 +78,9 @@ def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
         session = Session(config, Path(folder), data, pick_device("auto", 0))
         stage = config.stages[stage_name]
         session.pretext = pretext_of(stage, session.class_counts)
-        model = session.place(session.fresh_model(*next(iter(config.stages.items()))))
+        # a classifier that continues stage 1's stands for it; modules are the stage's own
+        built = stage_name if stage.modules else next(iter(config.stages))
+        model = session.place(session.fresh_model(built, config.stages[built]))
         model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
         (Path(folder) / stage_name).mkdir()
         if stage.teacher == "stage1":  # a teacher of the student's size; what it has learned does not matter

@@ -185,6 +185,7 @@ def _of_evaluate(typed: Sequence[str], current: str) -> list[str]:
     from ltexp.config.path import group_files
     from ltexp.config.schema import ACCELERATORS, PRECISIONS
     from ltexp.evaluate import KEPT, KEYS
+    from ltexp.evaluation.shifted import SHIFTS
 
     if not typed and not current:
         return []  # a run's folder
@@ -194,7 +195,9 @@ def _of_evaluate(typed: Sequence[str], current: str) -> list[str]:
         "accelerator": ACCELERATORS,
         "precision": PRECISIONS,
     }
-    return _keyed(current, KEYS, values | dict.fromkeys(KEPT, ("true", "false")))
+    values |= dict.fromkeys(("dataset", "ood"), group_files("dataset"))
+    values |= dict.fromkeys((*KEPT, "temperature", "adapt"), ("true", "false"))
+    return _keyed(current, KEYS, values | {"shift": ["all", *(shift.name for shift in SHIFTS)]})
 
 
 def _of_report(typed: Sequence[str], current: str) -> list[str]:
@@ -211,7 +214,7 @@ def _of_report(typed: Sequence[str], current: str) -> list[str]:
         "figure": figures.kinds(),
         "format": ["terminal", "html", *FORMATS],
         "columns": COLUMNS,
-        "stages": ("true", "false"),
+        **dict.fromkeys(("stages", "posthoc", "test_shift"), ("true", "false")),
     }
     return _keyed(current, [*KEYS, *own], values)
 

@@ -7,6 +7,9 @@
     ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
     ltexp evaluate RUN batch_norm=true                        # for figure=batch_norm
     ltexp evaluate RUN temperature=true                       # temperature scaling on the held-out images
+    ltexp evaluate RUN shift=forward50                        # on a long-tailed test set, its prior unknown and known
+    ltexp evaluate RUN shift=backward50 adapt=true            # experts weighed on its unlabelled images: transductive
+    ltexp evaluate RUN ood=cifar100_lt                        # tells its test images from those of other classes
     ltexp evaluate RUN data=/new/root dataset.source.folder=birds     # its data lies elsewhere now
     ltexp evaluate RUN dataset.source.test=other.txt          # on another test list of the same classes
     ltexp evaluate RUN dataset=birds                          # ... on the test images of another dataset
@@ -14,21 +17,23 @@
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed;
 `ltexp report RUN posthoc=true` has a row for each evaluation.
 
-keys: classifier (a file of conf/classifier/, and that file's own keys), stage (its name, as stage1), features (true |
-false: the backbone's features of the training and the test images), gradients (true | false: what the stage's loss
-does to the logits of each class over the training images), batch_norm (true | false: the running statistics after each
-stage), temperature (true | false: divides the logits by the temperature that suits the run's held-out images best,
-dataset.validation.fraction; they are as long-tailed as the training images), accelerator (auto | cpu | gpu), precision
-(as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a file of conf/dataset/: its test samples in
-place of the run's own; its classes must be the run's), dataset.KEY (of that dataset, or of the run's own); and, where
-they have moved, the places of the run's own dataset of files: dataset.source.folder, .train, .validation, .test and
-.classes, dataset.cache, dataset.leave_out.
+keys: shift (uniform, or forward or backward with a ratio, such as forward50; several with commas; all: eleven of them;
+see docs/shifted_tests.md), adapt (true | false: of a network of experts), ood (a file of conf/dataset/: a dataset of
+other classes) and ood.KEY (of that dataset), classifier (a file of conf/classifier/, and that file's own keys), stage
+(its name, as stage1), features (true | false: the backbone's features of the training and the test images), gradients
+(true | false: what the stage's loss does to the logits of each class over the training images), batch_norm (true |
+false: the running statistics after each stage), temperature (true | false: divides the logits by the temperature that
+suits the run's held-out images best, dataset.validation.fraction; they are as long-tailed as the training images),
+accelerator (auto | cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a
+file of conf/dataset/: its test samples in place of the run's own; its classes must be the run's), dataset.KEY (of that
+dataset, or of the run's own); and, where they have moved, the places of the run's own dataset of files:
+dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
 """
 
 import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,18 +47,23 @@ from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import parse_value, read_flag, run_command, split_words
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import read_record
+from ltexp.evaluation.shifted import SHIFTS, Shift
 from ltexp.files import write_text
 from ltexp.names import unknown_name
 from ltexp.report.table import cost_text
-from ltexp.run_folder import CHECKPOINT, CONFIG
+from ltexp.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
+    from ltexp.training.predict import Predictions
 
 MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
 LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
-KEYS = ("classifier", "stage", "temperature", *KEPT, "accelerator", "precision", "data", "dataset")
+KEYS = (
+    *("classifier", "stage", "temperature", "shift", "adapt", "ood"),
+    *(*KEPT, "accelerator", "precision", "data", "dataset"),
+)
 
 
 def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
@@ -64,13 +74,18 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     """
     node = _classifier(words)
     own = [key for key in node or {} if key != "_target_"]
-    of_dataset = [word.partition("=")[0] for word in words if word.startswith("dataset.")]
+    of_dataset = [word.partition("=")[0] for word in words if word.startswith(("dataset.", "ood."))]
     folders, typed = split_words(words, [*KEYS, *own, *of_dataset])
     if len(folders) != 1:
         raise ConfigError("name one run's folder: ltexp evaluate RUN [key=value ...]")
     options = {key: text for key, text in typed.items() if key in (*KEYS, *of_dataset)}
-    for flag in ("features", "batch_norm", "temperature"):
+    for flag in ("features", "batch_norm", "temperature", "adapt"):
         read_flag(options, flag)
+    shifts_of(options)
+    if options.get("ood", "") not in {"", *group_files("dataset")}:
+        raise ConfigError(unknown_name("dataset", options["ood"], group_files("dataset")))
+    if "ood" not in options and (stray := next((key for key in options if key.startswith("ood.")), None)):
+        raise ConfigError(f"{stray}= is of the dataset that ood= names: add ood=NAME")
     if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     if _of_dataset(options) and any(read_flag(options, key) for key in KEPT):
@@ -79,6 +94,19 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
         node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
         check_keywords(node, "classifier")
     return Path(folders[0]), options, node
+
+
+def shifts_of(options: dict[str, str]) -> list[Shift]:
+    """The test distributions that are asked for.
+
+    Raises:
+        ConfigError: for what is none.
+    """
+    if "shift" not in options:
+        return [Shift("uniform")] if read_flag(options, "adapt") else []
+    if options["shift"] == "all":
+        return list(SHIFTS)
+    return [Shift.from_text(text) for text in dict.fromkeys(options["shift"].split(","))]
 
 
 def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
@@ -157,6 +185,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         from ltexp.analysis.other_test import take_test
 
         take_test(restored.session, words)
+    measure_further = _further(restored, options)
     before, found = recorded.get("test_hash"), restored.session.data.test_hash
     other = bool(before and found and before != found)  # a record of before they were kept says nothing
     if other and not words:
@@ -176,14 +205,55 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         content["temperature"], images = restored.scale_by_temperature()
         name += "_temperature"
         print(f"temperature {content['temperature']:.3f}, from {images} held-out images")
-    metrics, networks = restored.measure(), restored.cost()
-    content |= {"networks": networks, "metrics": metrics}
-    path = folder / "evaluations" / f"{name}.json"
-    write_text(path, json.dumps(content, indent=1))
-    show(recorded, name, metrics)
+    predictions, networks = restored.predictions(), restored.cost()
+    further = measure_further(predictions)
+    kept = {name: content | {"networks": networks, "metrics": restored.measure(predictions)}}
+    kept |= {f"{name}_{suffix}": content | own for suffix, own in further.items()}
+    for own, evaluated in kept.items():
+        write_text(folder / EVALUATIONS / f"{own}.json", json.dumps(evaluated, indent=1))
+    show({own: evaluated["metrics"] for own, evaluated in kept.items() if "metrics" in evaluated}, recorded)
+    for evaluated in further.values():
+        print("".join(f"{line}\n" for line in _said_of(evaluated)), end="")
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
-    print(f"kept in {path}")
+    beside = f", {len(further)} more beside it" if further else ""
+    print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{beside}")
     return 0
+
+
+def _further(restored: "LoadedStage", options: dict[str, str]) -> "Callable[[Predictions], dict[str, dict[str, Any]]]":
+    """What else is asked for, checked: of the model's predictions, by the end of the name of the file that keeps it."""
+    from ltexp.analysis.out_of_distribution import out_of_distribution, session_of_others
+    from ltexp.analysis.shifted import check_shifts, evaluate_shifts
+
+    shifts, adapts = shifts_of(options), read_flag(options, "adapt") or False
+    words = [f"{key}={text}" for key, text in options.items() if key == "ood" or key.startswith("ood.")]
+    if shifts:
+        check_shifts(restored, adapts)
+    others = session_of_others(restored, words) if words else None
+
+    def measure(predictions: "Predictions") -> dict[str, dict[str, Any]]:
+        found = evaluate_shifts(restored, predictions, shifts, adapts) if shifts else {}
+        if others is not None:
+            ending = f"ood={options['ood']}" + (f"_{digest(words)[:8]}" if len(words) > 1 else "")
+            found[ending] = {"ood_words": words, "ood": out_of_distribution(restored, predictions, others)}
+        return found
+
+    return measure
+
+
+def _said_of(found: dict[str, Any]) -> list[str]:
+    """Lines about what is kept beside the metrics."""
+    if "expert_weights" in found:
+        weights = ", ".join(f"{weight:.2f}" for weight in found["expert_weights"])
+        return [f"{found['shift']} adapted: {found['transductive']} (transductive): {weights}"]
+    if "ood" not in found:
+        return []
+    inside, outside = found["ood"]["samples"]
+    lines = [f"{inside:,} test samples of the run (positive) against {outside:,} others, in %"]
+    lines.append(f"{'':<40}" + "".join(f"{name:>9}" for name in ("AUROC", "AUPR", "FPR95")))
+    for name, measures in found["ood"]["scores"].items():
+        lines.append(f"{name:<40}" + "".join(f"{value:>9.2f}" for value in measures.values()))
+    return lines
 
 
 def _has_moved(options: dict[str, str]) -> bool:
@@ -223,9 +293,9 @@ def _settings(node: dict[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in node.items() if key != "_target_"]
 
 
-def show(record: dict[str, Any], name: str, metrics: dict[str, Any]) -> None:
-    """Prints the metrics beside those of the run's record."""
-    rows = {name: metrics, "recorded": record.get("metrics") or {}}
+def show(evaluated: dict[str, dict[str, Any]], record: dict[str, Any]) -> None:
+    """Prints metrics by their name, and those of the run's record below them."""
+    rows = evaluated | {"recorded": record.get("metrics") or {}}
     keys = ("all", "many", "medium", "few", "ece")
     print(f"{'':<40}" + "".join(f"{key:>9}" for key in keys))
     for label, row in rows.items():

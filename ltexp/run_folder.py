@@ -18,6 +18,7 @@ FAILED = ".failed"  # why the first process to fail did so, in a run of several
 RUN_LOG = "run.log"  # all that the run has said
 PREDICTIONS = "predictions.npz"
 CHECKPOINT = "checkpoint.pt"  # in the folder of each stage
+LAST_WEIGHTS = "last_weights.pt"  # in the folder of a stage whose checkpoint holds averaged weights
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
 TRIAL = "trial.json"  # of a search's run: its trial
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch

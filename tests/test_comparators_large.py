@@ -130,6 +130,7 @@ def test_hybrid_is_contrastive_at_first_and_cross_entropy_at_last() -> None:
             for dataset in ("imagenet_lt", "places_lt", "inat18")
         ),
         *(("mw_net", "imagenet_lt"), ("oltr", "imagenet_lt"), ("oltr", "places_lt")),
+        *(("balms", "imagenet_lt"), ("balms", "places_lt"), ("balms", "inat18")),
     ],
 )
 def test_configs_of_the_large_sets_train_on_a_tree(method: str, dataset: str, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from ltexp import evaluate, export, methods, predict
 from ltexp.config.composer import compose, products
 from ltexp.config.words import split_words
 from ltexp.data.commands import catalog
+from ltexp.data.images import arrays
+from ltexp.data.text import articles
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import machine
 from ltexp.launching.explain import split_config_dirs
@@ -111,7 +113,7 @@ def check_data(words: Sequence[str], _: Path) -> None:
     verb, *rest = words
     names = [word for word in rest if "=" not in word]
     assert verb in ("prepare", "check", "show", "cache"), words
-    prepared = ("cifar10", "cifar100", "ag_news")
+    prepared = (*arrays.PREPARED_BY_COMMAND, *articles.PREPARED_BY_COMMAND)
     for name in names:
         assert verb != "prepare" or name in prepared, words
         if name not in (*prepared, "birds"):  # the reader's own

@@ -87,7 +87,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "mixing cmo": ("+stream@{stage}.streams.minority=class_balanced",),
     "classifier max_norm": ("{stage}.init.classifier=stage1",),
     "classifier expert_linear": (*EXPERTS, "loss@{stage}.loss=nested_collaborative"),
-    **{f"step {name}": (SMALL_META,) for name in ("meta_sample_weights", "meta_weight_net")},
+    **{f"step {name}": (SMALL_META,) for name in ("meta_sample_weights", "meta_weight_net", "meta_sampler")},
     "step meta_covariance": (
         *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "loss@{stage}.loss=implicit_augmentation"),
     ),

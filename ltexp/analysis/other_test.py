@@ -32,7 +32,7 @@ def take_test(session: Session, words: Sequence[str]) -> None:
         ConfigError: for an unknown name or key, or other classes than the run's.
         DataError: if that data is not there.
     """
-    node = _named(words) if any(word.startswith("dataset=") for word in words) else _changed(session, words)
+    node = named_dataset(words) if any(word.startswith("dataset=") for word in words) else _changed(session, words)
     other: LongTailedData = build(node, root=session.config.paths.data, path="dataset")
     require_present(other)
     own = session.data
@@ -53,7 +53,12 @@ def take_test(session: Session, words: Sequence[str]) -> None:
     )
 
 
-def _named(words: Sequence[str]) -> dict[str, Any]:
+def named_dataset(words: Sequence[str]) -> dict[str, Any]:
+    """The node of the dataset that `dataset=NAME` and `dataset.KEY=VALUE` describe.
+
+    Raises:
+        ConfigError: for an unknown name or key.
+    """
     with explained(words):
         node: dict[str, Any] = freeze(compose(words))["dataset"]
     return node

@@ -20,7 +20,7 @@ from ltexp.models.module import Wiring, present
 from ltexp.run_folder import CHECKPOINT, FEATURES
 from ltexp.training import checkpoint
 from ltexp.training.feature_stage import generated_examples
-from ltexp.training.predict import extract_features, predict
+from ltexp.training.predict import Predictions, extract_features, predict
 from ltexp.training.session import Session, pick_device
 from ltexp.training.start import load_module
 
@@ -33,17 +33,22 @@ class LoadedStage:
         session: its run's session.
         stage: its name.
         model: on the device, in eval mode.
+        taken_over: whether its classifier is one that took over from the stage's own without training.
     """
 
     session: Session
     stage: str
     model: Model
+    taken_over: bool = False
 
-    def measure(self) -> dict[str, Any]:
-        """Metrics on the test split: those of a record and of `ltexp.evaluation.further`."""
+    def predictions(self) -> Predictions:
+        """Those for the test split."""
         loader = self.session.evaluation_loader(self.session.data.test)
-        precision = self.session.config.trainer.precision
-        predictions = predict(self.model, loader, precision, examined=self.session.examined)
+        return predict(self.model, loader, self.session.config.trainer.precision, examined=self.session.examined)
+
+    def measure(self, predictions: Predictions | None = None) -> dict[str, Any]:
+        """Metrics of these predictions, by default of the test split: a record's and `ltexp.evaluation.further`'s."""
+        predictions = self.predictions() if predictions is None else predictions
         metrics, _ = self.session.metrics(predictions.logits, predictions.labels, self.model.logit_scale)
         return metrics | further_metrics(predictions.logits * self.model.logit_scale, predictions.labels)
 
@@ -111,7 +116,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         model.logit_scale = source.scale_for(model.classifier)
     model = session.place(model).eval()
     session.fit_classifier(model)
-    return LoadedStage(session, stage, model)
+    return LoadedStage(session, stage, model, taken_over=classifier is not None)
 
 
 def kept_modules(stage: StageConfig) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _of_probabilities(logits: Any, labels: Ints, bins: int) -> dict[str, float]:
     surplus = np.zeros((classes, bins))  # of each class's probability over its labels, summed over the bin
     likelihood = distance = 0.0
     offsets = np.arange(classes) * bins
-    for start, log_probabilities in _log_softmax(logits):
+    for start, log_probabilities in log_softmax(logits):
         own = labels[start : start + len(log_probabilities)]
         rows, values = np.arange(len(own)), np.exp(log_probabilities)
         likelihood -= float(log_probabilities[rows, own].sum())
@@ -98,8 +98,12 @@ def _of_probabilities(logits: Any, labels: Ints, bins: int) -> dict[str, float]:
     }
 
 
-def _log_softmax(logits: Any) -> Iterator[tuple[int, Floats]]:
-    """(first row, log-probabilities) of some rows at a time."""
+def log_softmax(logits: Any) -> Iterator[tuple[int, Floats]]:
+    """(first row, log-probabilities in float64) of some rows of logits (N, C) at a time.
+
+    Raises:
+        DataError: for logits that are not numbers.
+    """
     for start in range(0, len(logits), CHUNK):
         values = logits[start : start + CHUNK].astype(np.float64)
         if not np.isfinite(values).all():

@@ -99,10 +99,7 @@ def measure(
     per_class = [float(100 * hit / n) if n else None for hit, n in zip(hits, samples, strict=True)]
     bin_values = bin_confidences(_confidences(logits, logit_scale), correct, bins)
     metrics: dict[str, Any] = {"all": float(100 * correct.mean())}
-    none = np.zeros(len(counts), dtype=bool)
-    for group, members in (rule.groups(counts) if rule else dict.fromkeys(GROUPS, none)).items():
-        known = [value for value, member in zip(per_class, members, strict=True) if member and value is not None]
-        metrics[group] = float(np.mean(known)) if known else None
+    metrics |= group_means(per_class, counts, rule)
     metrics |= {"ece": bin_values.expected_error, "mce": bin_values.maximum_error, "per_class": per_class}
     small = len(counts) <= CONFUSION_LIMIT
     details = {
@@ -114,6 +111,16 @@ def measure(
         "confusion": confusion_matrix(labels, predictions, len(counts)).tolist() if small else None,
     }
     return metrics, details
+
+
+def group_means(per_class: Sequence[float | None], class_counts: Any, rule: ShotRule | None) -> dict[str, float | None]:
+    """`many`, `medium` and `few`, the means of the accuracies by class (C,); None for a group without any."""
+    none = np.zeros(len(per_class), dtype=bool)
+    means: dict[str, float | None] = {}
+    for group, members in (rule.groups(class_counts) if rule else dict.fromkeys(GROUPS, none)).items():
+        known = [value for value, member in zip(per_class, members, strict=True) if member and value is not None]
+        means[group] = float(np.mean(known)) if known else None
+    return means
 
 
 @dataclass(frozen=True)

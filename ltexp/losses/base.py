@@ -96,6 +96,18 @@ class Loss(nn.Module):
         """
         self._progress = BatchContext(epoch=epoch, max_epochs=max_epochs, step=step)
 
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """The class shares (C,) that a softmax over the trained logits is for; they sum to 1.
+
+        Training that shows class c with the share p_c, weighs it by w_c and adds a_c to its logit leaves logits for
+        shares proportional to p_c w_c exp(-a_c). A loss that adds something overrides this.
+
+        Args:
+            shares: (C,) float64 p.
+        """
+        weights = self.class_weights
+        return normalized_shares(shares if weights is None else shares * weights.to(shares))
+
     def end_epoch(self) -> None:
         """Called after the last step of every epoch, on every process, for a loss that learns from one to the next."""
 
@@ -193,3 +205,8 @@ def weighted_mean(
 def normalized_weights(weights: Tensor) -> Tensor:
     """(C,) positive `weights` rescaled to sum to C, as float32."""
     return (weights * (len(weights) / weights.sum())).float()
+
+
+def normalized_shares(weights: Tensor) -> Tensor:
+    """(C,) float64: weights (C,) of 0 or more as shares that sum to 1."""
+    return weights.double() / weights.double().sum()

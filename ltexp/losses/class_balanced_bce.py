@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import require
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
@@ -34,6 +34,10 @@ class ClassBalancedBce(Loss):
         super().__init__(class_counts, scale)
         require(0 <= beta < 1, "beta", beta, "a number of 0 or more and below 1")
         self.register_buffer("weights", effective_number_weights(class_counts, beta), persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """With its own weights; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * self.weights.to(shares))
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses, weighted."""

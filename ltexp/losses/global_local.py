@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.config.require import require
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
@@ -36,6 +36,10 @@ class CumulativeHeads(Loss):
         require(exponent >= 0, "exponent", exponent, "a number of 0 or more")
         weights = class_counts.double() ** -exponent
         self.register_buffer("weights", (weights / weights.mean()).float(), persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """With the weights of the head that answers; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * self.weights.to(shares))
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ltexp.counts import class_shares
 from ltexp.epochs import gradual_weight, require_gradual_weight
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
@@ -38,6 +38,12 @@ class GradualBalanced(Loss):
     def alpha(self, epoch: int, max_epochs: int) -> float:
         """α(t) in `epoch` (from 0) of `max_epochs`."""
         return gradual_weight(epoch / max_epochs, self.c, self.s)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without the adjustment at its final strength; see `Loss`."""
+        return normalized_shares(
+            super().learned_prior(shares) * (-gradual_weight(1.0, self.c, self.s) * self.log_prior.to(shares)).exp()
+        )
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""

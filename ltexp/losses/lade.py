@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltexp.config.require import require
 from ltexp.counts import class_shares
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
@@ -93,6 +93,10 @@ class LADE(Loss):
         self.register_buffer("prior", prior.float(), persistent=False)
         self.register_buffer("log_prior", log_prior.float(), persistent=False)
         self.register_buffer("log_ratio", (log_prior + math.log(len(prior))).float(), persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without what the adjustment stands for; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * (-self.log_prior.to(shares)).exp())
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses of the balanced softmax."""

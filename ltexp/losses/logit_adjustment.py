@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ltexp.config.require import require
 from ltexp.counts import checked_class_counts, class_shares
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.outputs import ModelOutput
 
 
@@ -22,6 +22,10 @@ class AdjustedCrossEntropy(Loss):
     def __init__(self, class_counts: Tensor, adjustment: Tensor, scale: float = 1.0) -> None:
         super().__init__(class_counts, scale)
         self.register_buffer("adjustment", adjustment, persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without what the adjustment stands for; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * (-self.adjustment.to(shares)).exp())
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""

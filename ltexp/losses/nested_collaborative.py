@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.config.require import require, require_choice
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
@@ -56,6 +56,10 @@ class NestedCollaborative(Loss):
         require_choice("others", others, OTHERS)
         self.number, self.weight, self.others = max(1, round(hardest * self.num_classes)), weight, others
         self.register_buffer("log_counts", self.class_counts.float().log(), persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without what the adjustment stands for; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * (-self.log_counts.to(shares)).exp())
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""

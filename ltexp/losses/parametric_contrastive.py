@@ -9,7 +9,7 @@ from torch import Tensor
 from ltexp.config.require import is_whole, require
 from ltexp.counts import class_shares
 from ltexp.distributed import gather_batch
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.losses.contrast import Contrast
 from ltexp.outputs import ModelOutput
@@ -77,6 +77,10 @@ class ParametricContrastive(Loss):
         self.register_buffer("queue", torch.zeros(queue, width))
         self.register_buffer("queue_labels", torch.full((queue,), -1))  # -1: not filled yet
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without what the adjustment stands for; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * (-self.log_prior.to(shares)).exp())
 
     def class_logits(self, output: ModelOutput) -> Tensor:
         """(A, C) logits of the anchors."""

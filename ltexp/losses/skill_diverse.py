@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ltexp.config.require import require
 from ltexp.counts import class_shares
 from ltexp.errors import ConfigError
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.outputs import ModelOutput
 
@@ -49,6 +49,10 @@ class SkillDiverse(Loss):
         log_inverse = (inverse_prior(self.class_counts) + PRIOR_FLOOR).log()
         adjustments = torch.stack([torch.zeros_like(log_prior), log_prior, log_prior - tau * log_inverse])
         self.register_buffer("adjustments", adjustments.float(), persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without the mean of the experts' adjustments; see `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * (-self.adjustments.mean(0).to(shares)).exp())
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) the sum over the experts."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ltexp.config.require import require
 from ltexp.counts import class_shares
-from ltexp.losses.base import Loss
+from ltexp.losses.base import Loss, normalized_shares
 from ltexp.outputs import ModelOutput
 
 
@@ -34,6 +34,10 @@ class VectorScaling(Loss):
         n = class_counts.double()
         self.register_buffer("multiplier", (scale * (n / n.max()).pow(gamma)).float(), persistent=False)
         self.register_buffer("offset", (tau * class_shares(class_counts).log()).float(), persistent=False)
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without what the offset stands for; the factors are no matter of frequency. See `Loss`."""
+        return normalized_shares(super().learned_prior(shares) * (-self.offset.to(shares)).exp())
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) losses."""

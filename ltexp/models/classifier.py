@@ -92,6 +92,14 @@ class Classifier(nn.Module):
     def set_class_counts(self, class_counts: Tensor) -> None:
         """Reads the training set's class counts (C,) where the logits depend on them; else does nothing."""
 
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """(C,) the class shares that a softmax over its logits is for, where it takes over without training.
+
+        Args:
+            shares: (C,) float64, those of the classifier before it.
+        """
+        return shares
+
     def _check_source(self, source: "Classifier", kinds: Sequence[str]) -> None:
         """Raises unless `source` has this classifier's shape and one of `kinds`."""
         here, there = (self.num_classes, self.feature_dim), (source.num_classes, source.feature_dim)

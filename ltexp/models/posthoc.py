@@ -31,6 +31,10 @@ class TauNormalized(ContinuedMap):
         super().__init__(feature_dim, num_classes, bias)
         self.tau = tau
 
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Equal shares, for which tau is meant; see `Classifier`."""
+        return torch.full_like(shares, 1 / len(shares))
+
     @torch.no_grad()
     def start_from(self, source: Classifier) -> None:
         """Normalises the weights of a linear or cosine `source`; see `Classifier.start_from`."""
@@ -62,6 +66,10 @@ class NearestClassMean(Classifier):
         super().__init__(feature_dim, num_classes)
         self.register_buffer("center", torch.full((feature_dim,), torch.nan))
         self.register_buffer("means", torch.full((num_classes, feature_dim), torch.nan))
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Equal shares: a mean knows nothing of its class's size."""
+        return torch.full_like(shares, 1 / len(shares))
 
     def forward(self, features: Tensor) -> Tensor:
         """Negative squared distances (B, C), float32, of features (B, D)."""
@@ -130,6 +138,11 @@ class LogitAdjusted(Affine):
     def needs_source(self) -> bool:
         """True: the weights are the previous stage's."""
         return True
+
+    def learned_prior(self, shares: Tensor) -> Tensor:
+        """Without tau times the prior; see `Classifier`."""
+        left = shares * (-self.adjustment.to(shares)).exp()
+        return left / left.sum()
 
     def forward(self, features: Tensor) -> Tensor:
         """Adjusted logits (B, C) of features (B, D)."""

@@ -1,1 +1,1 @@
-"""From records to tables and figures. Nothing here trains, and nothing here imports torch."""
+"""From records to tables and figures. Nothing here trains, and no module here imports torch when it is imported."""

@@ -7,6 +7,7 @@
     ltexp report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
     ltexp report outputs/quickstart figure=reliability out=reliability.pdf
     ltexp report outputs/multirun/DIR figure=sweep         lines or a heat map over the keys that were swept
+    ltexp report outputs/multirun test_shift=true          accuracy on long-tailed test sets, forward and backward
 
 Runs that differ by their seed alone share a row: mean ± sample standard deviation over n seeds. Runs under other shot
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
@@ -16,6 +17,8 @@ keys:
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
   posthoc=true|false                   a further row for each evaluation that ltexp evaluate has kept
+  test_shift=true|false                another table: test sets with other class shares, their prior unknown, known
+                                       and estimated (docs/shifted_tests.md)
   sort=NAME                            by a column, the best first; sort=-NAME the other way round
   columns=NAME,+NAME                   {columns}
   figure=KIND                          one of these, with its own keys:
@@ -35,13 +38,14 @@ from ltexp.names import unknown_name
 from ltexp.report import figures
 from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
 from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, put_out
-from ltexp.report.groups import group_runs
+from ltexp.report.groups import Group, group_runs
 from ltexp.report.html import write_runs_page
 from ltexp.report.records import Run, find_runs
-from ltexp.report.results import results_table
+from ltexp.report.results import Table, results_table
+from ltexp.report.shifted import shifted_table
 from ltexp.report.terminal import Grid
 
-KEYS = ("format", "out", "stages", "columns", "sort", "posthoc", "figure")
+KEYS = ("format", "out", "stages", "columns", "sort", "posthoc", "test_shift", "figure")
 
 
 def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -62,11 +66,16 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 def _check(options: dict[str, str]) -> None:
     read_choice(options, "format", [*FORMATS, "html"])
     read_choice(options, "figure", list(figures.kinds()))
-    for flag in ("stages", "posthoc"):
+    for flag in ("stages", "posthoc", "test_shift"):
         read_flag(options, flag)
-    for key in ("format", "stages", "columns", "sort", "posthoc"):
+    for key in ("format", "stages", "columns", "sort", "posthoc", "test_shift"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
+    for key in ("stages", "columns", "sort", "posthoc"):
+        if read_flag(options, "test_shift") and key in options:
+            raise ConfigError(
+                f"test_shift=true and {key}= exclude each other: its table is of runs, with its own columns"
+            )
     if options.get("format") == "html" and "out" not in options:
         raise ConfigError("format=html needs a file: out=runs.html")
     names = [name.strip().removeprefix("+") for name in options.get("columns", "").split(",")]
@@ -86,10 +95,8 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     out = Path(options["out"]) if "out" in options else None
     endings = {**ENDINGS, ".html": "html"}
     name = options.get("format", endings.get(out.suffix.lower(), "terminal") if out else "terminal")
-    stages = read_flag(options, "stages") or False
     groups = group_runs(runs)
-    posthoc = read_flag(options, "posthoc") or False
-    table = results_table(groups, options.get("columns"), stages, name == "csv", options.get("sort"), posthoc)
+    table = _table(groups, options, full=name == "csv")
     if name == "terminal" and out is None:
         window = Console()
         # piped into a file or a pager there is no window, and rich would squeeze the table into 80 columns
@@ -101,6 +108,13 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         print(out)
         return
     put_out(FORMATS[name](table), out)
+
+
+def _table(groups: Sequence[Group], options: dict[str, str], full: bool) -> Table:
+    if read_flag(options, "test_shift"):
+        return shifted_table(groups, full)
+    stages, posthoc = (read_flag(options, flag) or False for flag in ("stages", "posthoc"))
+    return results_table(groups, options.get("columns"), stages, full, options.get("sort"), posthoc)
 
 
 def usage() -> str:

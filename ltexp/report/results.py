@@ -79,14 +79,9 @@ def results_table(
     everything = [*IDENTITY, *(["stage", "classifier"] if stages else []), *(["posthoc"] if posthoc else [])]
     usual = [COLUMNS[name] for name in (*everything, "epochs", "seeds", *METRICS)]
     chosen = _choose(columns, usual if full else default_columns(rows, stages))
-    # what all runs were typed with tells no row from another: the caption has it
-    common = set[str]() if full else set.intersection(*(set(group.overrides) for group in groups))
-    if len(groups) > 1 and not full:
-        names = short_names(groups)
-        chosen = [
-            replace(c, value=lambda row: _own_overrides(row, common, names)) if c.name == "overrides" else c
-            for c in chosen
-        ]
+    common = set[str]()
+    if not full:
+        chosen, common = with_own_overrides(chosen, groups)
     sections = [row.group.section for row in rows]
     ends = [row.group.runs[0].identity if stages else row.group.section for row in rows]
     cells = [[column.value(row) for column in chosen] for row in rows]
@@ -96,7 +91,7 @@ def results_table(
         rows=cells,
         notes=[*_notes(rows, groups, shown, common), *_posthoc_note(rows, posthoc)],
         breaks=frozenset(number for number in range(1, len(rows)) if ends[number] != ends[number - 1]),
-        title="" if full else _title(rows, shown),
+        title="" if full else shared_title(rows, shown),
         best=best_cells(cells, chosen, sections),
         runs=[row.group.runs for row in rows],
     )
@@ -142,6 +137,18 @@ def sort_rows(rows: Sequence[Row], sort: str) -> list[Row]:
     return sorted([*there, *absent], key=lambda row: order.index(row.group.section))
 
 
+def with_own_overrides(columns: Sequence[Column], groups: Sequence[Group]) -> tuple[list[Column], set[str]]:
+    """(columns, what every run was typed with): overrides that all share tell no row from another and leave theirs."""
+    common = set.intersection(*(set(group.overrides) for group in groups))
+    if len(groups) == 1:
+        return list(columns), common
+    names = short_names(groups)
+    return [
+        replace(c, value=lambda row: _own_overrides(row, common, names)) if c.name == "overrides" else c
+        for c in columns
+    ], common
+
+
 def _own_overrides(row: Row, common: set[str], names: dict[str, str]) -> str:
     return " ".join(short_override(text, names) for text in row.group.overrides if text not in common)
 
@@ -167,7 +174,7 @@ def _choose(columns: str | None, usual: list[Column]) -> list[Column]:
     return only + [column for name in added if (column := find_column(name))]
 
 
-def _title(rows: Sequence[Row], shown: set[str]) -> str:
+def shared_title(rows: Sequence[Row], shown: set[str]) -> str:
     """What all rows share and no column shows: method, dataset, ratio, backbone."""
     parts = []
     for name in SHARED:
@@ -185,7 +192,7 @@ def _notes(rows: Sequence[Row], groups: Sequence[Group], shown: set[str], common
         if column not in shown:  # whatever the columns, the reader is told which epoch and which groups of classes
             values = {str(COLUMNS[column].value(Row(group))) for group in groups}
             parts.append(f"{COLUMNS[column].title}: {', '.join(sorted(values))}")
-    notes = ["; ".join(parts), _seeds_note(rows)]
+    notes = ["; ".join(parts), seeds_note(rows)]
     if numbered := _called_by_other_numbers(groups, shown):
         notes.insert(1, numbered)
     if common and ("overrides" not in shown or len(groups) > 1):
@@ -214,7 +221,8 @@ def _posthoc_note(rows: Sequence[Row], posthoc: bool) -> list[str]:
     return []
 
 
-def _seeds_note(rows: Sequence[Row]) -> str:
+def seeds_note(rows: Sequence[Row]) -> str:
+    """How many runs stand behind each row, and what is shown of several."""
     sizes = {len(row.group.runs) for row in rows}
     if sizes == {1}:
         seeds = sorted({int(row.group.record["seed"]) for row in rows})

@@ -30,6 +30,8 @@ def run_table(record: dict[str, Any]) -> Table:
     last = len(record["stages"]) - 1
     for position, stage in enumerate(record["stages"]):
         table.add_row(*_cells(stage), style="bold" if position == last else None)
+        if metrics := stage.get("last_weights"):
+            table.add_row(*_last_weights(stage["name"], metrics))
     return table
 
 
@@ -80,6 +82,12 @@ def _cells(stage: dict[str, Any]) -> list[str]:
         f"{rate:,.0f}" if rate else ABSENT,
         "cached" if stage.get("cached") else "",
     ]
+
+
+def _last_weights(name: str, metrics: dict[str, Any]) -> list[str]:
+    """The row of the weights of the last step, of a stage whose result is their average."""
+    shown = (percent(metrics.get(key)) for key in ("all", "many", "medium", "few", "ece"))
+    return [escape(f"{name}, last weights"), "", "", *shown, "", "", "not averaged"]
 
 
 def networks_text(record: dict[str, Any]) -> str:

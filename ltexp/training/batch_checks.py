@@ -44,7 +44,8 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
         for stream in streams:
             if stream not in stage.streams:
                 known = [f"{name}.streams.{own}" for own in stage.streams]
-                raise ConfigError(unknown_name(f"stream that {reader} reads", f"{name}.streams.{stream}", known))
+                missing = unknown_name(f"stream that {reader} reads", f"{name}.streams.{stream}", known)
+                raise ConfigError(missing if known else f"{missing}: add +stream@{name}.streams.{stream}=CHOICE")
     for stream, node in stage.streams.items():
         if not any(stream in streams for streams in readers.values()):
             raise ConfigError(

@@ -8,9 +8,10 @@ step is made. One code base stands behind Jamal et al. (CVPR 2020), Meta-Weight-
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
+from hydra.utils import get_class
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -41,9 +42,14 @@ class MetaStep(Step):
         inner_lr: η. None (default, the authors' codes): the optimizer's learning rate of the epoch. 0: the outer
             variables do not change.
 
+    Attributes:
+        as_optimizer: whether the virtual step has the momentum and the weight decay of the stage's SGD as well.
+
     Raises:
         ConfigError: a setting out of range.
     """
+
+    as_optimizer: ClassVar[bool] = False
 
     def __init__(self, stream: str = "meta", start: float = 0.0, inner_lr: float | None = None) -> None:
         super().__init__()
@@ -61,6 +67,8 @@ class MetaStep(Step):
             f"without a teacher: set {name}.teacher=null": stage.teacher is not None,
             f"on images as they are: set mixing@{name}.mixing=none": blends(stage),
             "at the stage's own batch: leave out terms of streams": any(term.stream for term in stage.terms.values()),
+            f"by a step of SGD: set optimizer@{name}.optimizer=sgd": self.as_optimizer
+            and not issubclass(get_class(stage.optimizer["_target_"]), torch.optim.SGD),
         }
         for what in (what for what, there in refused.items() if there):
             raise ConfigError(f"{name}: its step looks ahead {what}")
@@ -69,7 +77,8 @@ class MetaStep(Step):
         context = stage.context_of(batch)
         optimizer.zero_grad()
         if has_started("start", self.start, context.epoch, context.max_epochs):
-            loss = self.look_and_step(LookAhead(stage, optimizer, batch, self.stream, self.inner_lr), closure)
+            ahead = LookAhead(stage, optimizer, batch, self.stream, self.inner_lr, self.as_optimizer)
+            loss = self.look_and_step(ahead, closure)
         else:
             loss = closure()
         optimizer.step()
@@ -89,7 +98,7 @@ class LookAhead:
         optimizer: of the parameters that move.
         batch: this process's rows, with the stream's beside them.
         stream: its name.
-        inner_lr: see `MetaStep`.
+        inner_lr, as_optimizer: see `MetaStep`.
     """
 
     stage: SteppedStage
@@ -97,6 +106,7 @@ class LookAhead:
     batch: Batch
     stream: str
     inner_lr: float | None
+    as_optimizer: bool = False
 
     def output(self, state: Mapping[str, Tensor] | None = None) -> ModelOutput:
         """What the model makes of the batch, with tensors of `state` in the place of its own of these names."""
@@ -125,17 +135,51 @@ class LookAhead:
         """
         model, world = self.stage.model, world_size()
         names = {parameter: name for name, parameter in model.named_parameters()}
-        rates = {p: group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
-        if self.inner_lr is not None:
-            rates = dict.fromkeys(rates, self.inner_lr)
+        rates, drifts = self._rates(), self._drifts()
         found = torch.autograd.grad(inner, list(rates), create_graph=True, allow_unused=True)
         moved = [(p, gradient) for p, gradient in zip(rates, found, strict=True) if gradient is not None]
-        ahead = [(p - rates[p] * sum_over_ranks(g) / world).detach().requires_grad_() for p, g in moved]
+        ahead = [
+            (p - rates[p] * sum_over_ranks(g) / world - drifts.get(p, 0.0)).detach().requires_grad_() for p, g in moved
+        ]
         state = {names[p]: there for (p, _), there in zip(moved, ahead, strict=True)}
         felt = torch.autograd.grad(self._seen_at(state), ahead)
         pulls = [-rates[p] * sum_over_ranks(f) / world for (p, _), f in zip(moved, felt, strict=True)]
         (slope,) = torch.autograd.grad([g for _, g in moved], outer, pulls)
         return slope / world
+
+    def _groups(self) -> list[tuple[nn.Parameter, dict[str, Any], float]]:
+        """Each parameter that moves, with its group of the optimizer and the rate of the virtual step."""
+        groups = [(p, group) for group in self.optimizer.param_groups for p in group["params"]]
+        return [(p, group, group["lr"] if self.inner_lr is None else self.inner_lr) for p, group in groups]
+
+    def _rates(self) -> dict[nn.Parameter, float]:
+        """How far the virtual step goes along the gradient of each parameter."""
+        if not self.as_optimizer:
+            return {p: rate for p, _, rate in self._groups()}
+        return {
+            p: rate * (1 + group["momentum"] if group["nesterov"] else 1 - self._dampening(p, group))
+            for p, group, rate in self._groups()
+        }
+
+    def _drifts(self) -> dict[nn.Parameter, Tensor]:
+        """What the virtual step subtracts of each parameter whatever the gradient is: momentum and weight decay."""
+        if not self.as_optimizer:
+            return {}
+        rates, drifts = self._rates(), {}
+        for p, group, rate in self._groups():
+            drifts[p] = rates[p] * group["weight_decay"] * p.detach()
+            if (before := self._velocity(p)) is not None:
+                carried = group["momentum"] ** (2 if group["nesterov"] else 1)
+                drifts[p] = drifts[p] + rate * carried * before
+        return drifts
+
+    def _velocity(self, parameter: nn.Parameter) -> Tensor | None:
+        """What the optimizer has gathered of earlier gradients; None before its first step."""
+        return cast(Tensor | None, self.optimizer.state.get(parameter, {}).get("momentum_buffer"))
+
+    def _dampening(self, parameter: nn.Parameter, group: dict[str, Any]) -> float:
+        """Torch's SGD takes the first gradient whole."""
+        return float(group["dampening"]) if self._velocity(parameter) is not None else 0.0
 
     def _seen_at(self, state: Mapping[str, Tensor]) -> Tensor:
         """This process's part of the mean cross-entropy of the stream's batch, at other weights."""
@@ -161,6 +205,16 @@ def output_with(
         dropout.set_step(seed, batch.epoch, batch.step, batch.size, slice(0, len(batch.labels)), 1)
     with statistics_at_rest(stage.model):
         return in_float32(functional_call(stage.model, dict(state), (batch.inputs, needs, 1, batch.labels)))
+
+
+def refuse_reweighting(name: str, stage: StageConfig) -> None:
+    """Raises unless the stage `name` leaves weights of classes to its step.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    if not stage.reweighting["_target_"].endswith(".NoReweighting"):
+        raise ConfigError(f"{name}: its step weights by class itself: set reweighting@{name}.reweighting=none")
 
 
 class Descent(nn.Module):
@@ -189,3 +243,34 @@ class Descent(nn.Module):
             gradient = gradients[name] + self.weight_decay * tensor
             velocity.mul_(self.momentum).add_(gradient)
             tensor.sub_(self.lr * (gradient + self.momentum * velocity))
+
+
+class Adam(nn.Module):
+    """Adam (Kingma and Ba, ICLR 2015) on a tensor that no optimizer of the stage has; its state is in buffers.
+
+    Decay rates 0.9 and 0.999 and an epsilon of 1e-8, as torch.optim.Adam's defaults.
+
+    Args:
+        like: the tensor.
+        lr: learning rate.
+    """
+
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
+
+    def __init__(self, like: Tensor, lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+        self.register_buffer("mean", torch.zeros_like(like))
+        self.register_buffer("square", torch.zeros_like(like))
+        self.register_buffer("steps", torch.zeros(()))
+
+    @torch.no_grad()
+    def step(self, tensor: Tensor, gradient: Tensor) -> None:
+        """Moves the tensor, in place."""
+        self.steps.add_(1)
+        self.mean.lerp_(gradient, 0.1)
+        self.square.lerp_(gradient.square(), 0.001)
+        mean, square = self.mean / (1 - 0.9**self.steps), self.square / (1 - 0.999**self.steps)
+        tensor.sub_(self.lr * mean / (square.sqrt() + 1e-8))

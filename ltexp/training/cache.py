@@ -14,10 +14,19 @@ from filelock import FileLock, Timeout
 from ltexp.distributed import broadcast_object, rank
 from ltexp.errors import LtexpError
 from ltexp.files import copy_file, write_text
-from ltexp.run_folder import CHECKPOINT, CONFIDENCE, FEATURE_NORMS, LEVELS, METRICS, read_metrics, write_metrics
+from ltexp.run_folder import (
+    CHECKPOINT,
+    CONFIDENCE,
+    FEATURE_NORMS,
+    LAST_WEIGHTS,
+    LEVELS,
+    METRICS,
+    read_metrics,
+    write_metrics,
+)
 
 _ENTRY = "entry.json"
-OPTIONAL = (FEATURE_NORMS, CONFIDENCE, LEVELS)  # what only some stages leave
+OPTIONAL = (FEATURE_NORMS, CONFIDENCE, LEVELS, LAST_WEIGHTS)  # what only some stages leave
 
 
 class StageCache:

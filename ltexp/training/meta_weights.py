@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.require import require
 from ltexp.distributed import gather_batch, own_rows
-from ltexp.errors import ConfigError
 from ltexp.losses.reweighting import effective_number_weights
-from ltexp.training.bilevel import Descent, LookAhead, MetaStep
+from ltexp.training.bilevel import Descent, LookAhead, MetaStep, refuse_reweighting
 from ltexp.training.steps import Closure
 
 
@@ -53,8 +52,7 @@ class MetaSampleWeights(MetaStep):
     def check(self, name: str, stage: StageConfig, trainer: TrainerConfig) -> None:
         """Refuses a second weighting by class as well."""
         super().check(name, stage, trainer)
-        if not stage.reweighting["_target_"].endswith(".NoReweighting"):
-            raise ConfigError(f"{name}: its step weights by class itself: set reweighting@{name}.reweighting=none")
+        refuse_reweighting(name, stage)
 
     def look_and_step(self, ahead: LookAhead, closure: Closure) -> Tensor:
         """See `MetaStep`."""

@@ -1,5 +1,7 @@
 """Runs one stage: starts its model, takes it from the cache or trains it, and evaluates the result."""
 
+import copy
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ltexp.config import StageConfig
 from ltexp.config.lightning import test_limit
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
+from ltexp.evaluation.further import further_metrics
+from ltexp.files import write_text
 from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, METRICS, RESUME, read_metrics, write_metrics
+from ltexp.run_folder import CHECKPOINT, EVALUATIONS, LAST_WEIGHTS, METRICS, RESUME, read_metrics, write_metrics
 from ltexp.training import checkpoint
 from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
@@ -89,8 +94,25 @@ def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping
         "networks": cost_of(model, session.sample_inputs()),
         **describe_features(session, stage),
         **_training_summary(read_metrics(folder / METRICS), stage.epochs),
+        **_last_weights(session, model, folder, limit),
     }
     return StageResult(model.eval(), fingerprint, record, details, predictions)
+
+
+def _last_weights(session: Session, model: Model, folder: Path, limit: int | None) -> dict[str, Any]:
+    """Metrics of the stage's last weights where its model is an average of weights; nothing where it is not."""
+    if not broadcast_object((folder / LAST_WEIGHTS).exists()):
+        return {}
+    last = copy.deepcopy(model)
+    last.load_state_dict(torch.load(folder / LAST_WEIGHTS, map_location="cpu", weights_only=True))
+    loader = session.evaluation_loader(session.data.test)
+    predictions = predict(last, loader, session.config.trainer.precision, limit, session.examined)
+    metrics, _ = session.metrics(predictions.logits, predictions.labels, model.logit_scale)
+    if rank() == 0:
+        further = further_metrics(predictions.logits * model.logit_scale, predictions.labels)
+        content = {"stage": folder.name, "weights": "last", "metrics": metrics | further}
+        write_text(session.folder / EVALUATIONS / f"{folder.name}_last_weights.json", json.dumps(content, indent=1))
+    return {"last_weights": metrics}
 
 
 def _obtain(session: Session, name: str, stage: StageConfig, model: Model, fingerprint: str) -> bool:

@@ -10,7 +10,14 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import profilers
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelSummary, ProgressBar, RichModelSummary
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    ModelSummary,
+    ProgressBar,
+    RichModelSummary,
+    WeightAveraging,
+)
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from ltexp.config import Config, StageConfig
@@ -19,6 +26,7 @@ from ltexp.config.lightning import OWN_CALLBACKS
 from ltexp.distributed import world_size
 from ltexp.errors import ConfigError
 from ltexp.launching.trials import read_trial
+from ltexp.training.callbacks.last_weights import KeepLastWeights
 from ltexp.training.callbacks.prune import Prune
 from ltexp.training.session import Session
 
@@ -88,6 +96,8 @@ def make_callbacks(config: Config, name: str, folder: Path) -> list[Callback]:
     ours = [key for key in OWN_CALLBACKS if key in nodes and key != "resume"]
     order = [*ours, *(key for key in nodes if key not in OWN_CALLBACKS), *(["resume"] if "resume" in nodes else [])]
     made = [_callback(key, nodes[key], {"folder": folder, "stage": name}) for key in order]
+    if any(isinstance(callback, WeightAveraging) for callback in made):
+        made.insert(0, KeepLastWeights(folder))  # first: at the end the others put the average in their place
     if (trial := read_trial(folder.parent)) is not None:
         stages = list(config.stages)
         before = sum(config.stages[stage].epochs for stage in stages[: stages.index(name)])

@@ -115,6 +115,32 @@ class ContrastiveViews(Augmentation):
         return self.colours(resized_crop(images, draws["box"], draws["flip"]), draws)
 
 
+class WithColours(Augmentation):
+    """Another augmentation, followed by the colour jitter, grey and blur of contrastive views.
+
+    With a padded crop and a mirroring before them, and the defaults, these are the test-time views of SADE's code
+    (Zhang et al., NeurIPS 2022).
+
+    Args:
+        first: the augmentation before them, of one view.
+        blurred: probability of blur. Default 0.2 (the same).
+    """
+
+    def __init__(self, first: Augmentation, blurred: float = 0.2) -> None:
+        self.first, self.padding = first, first.padding
+        self.colours = Colours(jitter=0.4, hue=0.1, jittered=0.8, grey=0.2, blurred=blurred)
+
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those of the first, and as `colours.NAME` those of `Colours`."""
+        found = self.first.draws(count, generator)
+        colours = self.colours.draws(torch.rand(count, 3, generator=generator), generator)
+        return found | {f"colours.{name}": own for name, own in colours.items()}
+
+    def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        own = {name.removeprefix("colours."): value for name, value in draws.items() if name.startswith("colours.")}
+        return self.colours(self.first(images, draws).float(), own)
+
+
 def resized_crop(images: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     """float32 (B, H, W, 3): a part of each image, resized to its own size.
 

@@ -1,0 +1,174 @@
+"""`ltexp evaluate` on shifted tests, with experts that adapt, and against images of other classes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import run_here, tiny
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ltexp import evaluate
+from ltexp.analysis.adaptation import adapt, agreement, drawn, recalls_with, views_of
+from ltexp.analysis.restored import LoadedStage, restore
+from ltexp.errors import ConfigError, DataError
+from ltexp.evaluation.detection import confidence_scores, detection
+from ltexp.evaluation.shifted import Shift
+from ltexp.report.__main__ import main as report
+
+
+def test_detection_agrees_with_scikit_learn_ties_included() -> None:
+    draws = np.random.default_rng(0)
+    inside, outside = draws.normal(1, 1, 300).round(1), draws.normal(0, 1, 200).round(1)
+    found = detection(inside, outside)
+    labels, scores = np.repeat([1, 0], [300, 200]), np.concatenate([inside, outside])
+    assert found["auroc"] == pytest.approx(100 * roc_auc_score(labels, scores))
+    assert found["aupr"] == pytest.approx(100 * average_precision_score(labels, scores))
+
+
+def test_false_alarms_are_at_the_threshold_that_95_percent_pass() -> None:
+    """Of the positives 1 to 20 the upper 19 pass at 2, and so do three of the four others."""
+    assert detection(np.arange(1, 21), [0, 2, 3, 100])["fpr95"] == 75
+    assert detection([1, 1], [1, 1]) == {"auroc": 50, "aupr": 50, "fpr95": 100}
+    assert detection([2, 3], [0, 1]) == {"auroc": 100, "aupr": 100, "fpr95": 0}
+    with pytest.raises(DataError, match="no samples"):
+        detection([1], [])
+
+
+def test_scores_of_hand_worked_logits() -> None:
+    found = confidence_scores(np.log([[2.0, 1.0, 1.0], [3.0, 3.0, 6.0]]))
+    np.testing.assert_allclose(found["max_softmax"], [0.5, 0.5])
+    np.testing.assert_allclose(found["energy"], np.log([4, 12]))
+    np.testing.assert_allclose(found["max_logit"], np.log([2, 6]))
+    with pytest.raises(DataError, match="finite"):
+        confidence_scores(np.array([[np.inf, 0.0]]))
+
+
+def test_agreement_of_a_hand_worked_case() -> None:
+    """Two experts: the first says the same of both views, (1/5, 4/5), the second has 1/4 and 3/4 change places."""
+    same, one, other = (torch.tensor(values).log() for values in ([0.2, 0.8], [0.25, 0.75], [0.75, 0.25]))
+    first, second = torch.stack([same, one])[:, None], torch.stack([same, other])[:, None]
+    assert agreement(torch.tensor([1.0, 0.0]), first, second).item() == pytest.approx(1)
+    # (1/4, 3/4) and (3/4, 1/4): 3/8 over 5/8
+    assert agreement(torch.tensor([0.0, 1.0]), first, second).item() == pytest.approx(0.6)
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("experts") / "run"
+    run_here(folder, *tiny("sade"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    run_here(folder, *tiny("ce"))
+    return folder
+
+
+def restored(folder: Path) -> LoadedStage:
+    config, stage = evaluate.chosen(folder, {}, None)
+    return restore(config, folder, stage, None)
+
+
+def kept(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "evaluations" / f"{name}.json").read_text())
+    return content
+
+
+def test_shifted_evaluations_are_kept_and_reported(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.evaluate(*evaluate.parse([str(experts), "shift=forward5,uniform", "adapt=true"])) == 0
+    assert "transductive" in capsys.readouterr().out
+    record = json.loads((experts / "record.json").read_text())
+    uniform = kept(experts, "stage1_uniform_unknown")["metrics"]
+    assert uniform["all"] == pytest.approx(np.mean(record["metrics"]["per_class"]))
+    assert {key: uniform[key] for key in ("many", "medium", "few")}.items() <= record["metrics"].items()
+    adapted = kept(experts, "stage1_forward5_adapted")
+    assert sum(adapted["expert_weights"]) == pytest.approx(1, abs=1e-3)
+    assert report([str(experts), "posthoc=true", "format=csv"]) == 0
+    output = capsys.readouterr().out
+    for name in ("stage1_forward5_known", "stage1_forward5_estimated", "stage1_uniform_adapted"):
+        assert f",{name}," in output
+
+
+def test_equal_weights_are_the_networks_own_prediction(experts: Path) -> None:
+    stage = restored(experts)
+    assert recalls_with(stage, torch.full((3,), 1 / 3)) == stage.measure()["per_class"]
+
+
+def test_weights_come_from_the_drawn_images_alone(experts: Path) -> None:
+    """The same twice, of as many images as the list has."""
+    stage, shift = restored(experts), Shift("backward", 5)
+    split = drawn(stage, shift)
+    counts = np.bincount(split.labels, minlength=4)
+    assert counts.tolist() == shift.counts([24, 13, 7, 4], [50] * 4).tolist()
+    assert len(set(split.index.tolist())) == len(split)
+    found = adapt(stage, shift)
+    assert found == adapt(restored(experts), shift)
+    assert found.images == len(split)
+    assert found.weights != [pytest.approx(1 / 3, abs=1e-4)] * 3
+
+
+def test_views_are_random_and_two(experts: Path) -> None:
+    stage = restored(experts)
+    loader = stage.session.loader(stage.session.data.test, batch_size=8, augmentation=views_of(stage), seed=1)
+    batch = next(iter(loader))
+    assert batch.views is not None
+    assert batch.views.shape == (2, 8, 3, 8, 8)
+    assert not torch.equal(batch.views[0], batch.views[1])
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of 8 x 8 pixels of two classes, none of them digits."""
+    folder, draws = tmp_path_factory.mktemp("textures"), np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("noise", "stripes"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(6):
+                pixels = draws.integers(0, 256, (8, 8 if name == "noise" else 1, 3), dtype=np.uint8)
+                Image.fromarray(np.broadcast_to(pixels, (8, 8, 3))).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_images_of_other_classes(plain: Path, textures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ood=image_folder", f"ood.source.folder={textures}", "ood.image_size=8", "ood.resize=8", "ood.workers=0"]
+    assert evaluate.evaluate(*evaluate.parse([str(plain), *words])) == 0
+    output = capsys.readouterr().out
+    assert "200 test samples of the run (positive) against 12 others" in output
+    (file,) = (plain / "evaluations").glob("stage1_ood=image_folder_*.json")
+    found = json.loads(file.read_text())["ood"]
+    assert found["positive"] == "in-distribution"
+    assert set(found["scores"]) == {"max_softmax", "energy", "max_logit"}
+    assert report([str(plain), "posthoc=true"]) == 0  # has no metrics, and no row
+    assert "ood" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shift=forward0.5"], "invalid shift=forward0.5: expected uniform, or forward or backward with a ratio"),
+        (["shift=forward50,backwards"], "invalid shift=backwards"),
+        (["adapt=yes"], "invalid adapt=yes: expected true | false"),
+        (["adapt=true"], "this run has no experts"),
+        (["ood=cifar100"], "unknown dataset 'cifar100': did you mean 'cifar100_lt'?"),
+        (["ood=digits_lt", "ood.num_classes=4"], "these are the run's own classes: choose a dataset of others"),
+        (["ood.image_size=8"], "ood.image_size= is of the dataset that ood= names: add ood=NAME"),
+        (["ood=ag_news_lt"], "ag_news"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(words: list[str], message: str, plain: Path) -> None:
+    with pytest.raises((ConfigError, DataError)) as caught:
+        evaluate.evaluate(*evaluate.parse([str(plain), *words]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_another_size_are_refused(plain: Path, textures: Path) -> None:
+    words = ["ood=image_folder", f"ood.source.folder={textures}", "ood.image_size=16", "ood.workers=0"]
+    with pytest.raises(ConfigError, match=r"its images have 16x16 pixels, and the run's 8x8"):
+        evaluate.evaluate(*evaluate.parse([str(plain), *words]))

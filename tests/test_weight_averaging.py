@@ -1,0 +1,82 @@
+"""Averages of weights: what they are, and that they resume, go over processes and stand beside the last weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from runs import assert_equal_weights, run_here, tiny, weights
+from test_distributed_methods import compare
+from test_every_method import resume_in_each
+
+from ltexp.evaluation.record import read_record
+from ltexp.report.__main__ import main as report
+from ltexp.report.table import run_table
+from ltexp.training.stage import Stage
+
+EMA = ("callbacks=ema", "callbacks.ema.decay=0.8")
+
+
+def test_the_average_is_the_formulas_and_the_last_weights_are_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    step = Stage.training_step
+
+    def noting(self: Stage, *batch: Any) -> None:
+        step(self, *batch)
+        seen.append({name: value.detach().clone() for name, value in self.model.classifier.state_dict().items()})
+
+    with monkeypatch.context() as context:
+        context.setattr(Stage, "training_step", noting)
+        run_here(tmp_path / "averaged", *tiny("ce"), *EMA)
+    average = seen[0]
+    for state in seen[1:]:
+        average = {name: 0.8 * value + 0.2 * state[name] for name, value in average.items()}
+    found = weights(tmp_path / "averaged", "stage1")
+    torch.testing.assert_close({name: found[f"classifier.{name}"] for name in average}, average)
+
+    run_here(tmp_path / "plain", *tiny("ce"))
+    record, plain = (read_record(tmp_path / name) for name in ("averaged", "plain"))
+    assert record["stages"][0]["last_weights"] == plain["metrics"]
+    assert "last_weights" not in plain["stages"][0]
+    state = torch.load(tmp_path / "averaged" / "stage1" / "last_weights.pt", weights_only=True)
+    assert_equal_weights(state, weights(tmp_path / "plain", "stage1"))
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(run_table(record))
+    assert "stage1, last weights" in capture.get()
+    assert report([str(tmp_path / "averaged"), "posthoc=true", "format=csv"]) == 0
+    assert ",stage1_last_weights," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("callback", [EMA, ("callbacks=weight_averaging",)])
+def test_killed_and_resumed_equals_uninterrupted(
+    callback: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume_in_each(["stage1"], (*tiny("ce"), *callback), tmp_path, monkeypatch)
+    last = [
+        torch.load(tmp_path / name / "stage1" / "last_weights.pt", weights_only=True) for name in ("whole", "resumed")
+    ]
+    assert_equal_weights(*last)
+
+
+def test_a_stage_from_the_cache_brings_its_last_weights(tmp_path: Path) -> None:
+    overrides = (*tiny("ce"), *EMA, "stage_cache.enabled=true")
+    for name in ("one", "two"):
+        run_here(tmp_path / name, *overrides)
+    one, two = (read_record(tmp_path / name)["stages"][0] for name in ("one", "two"))
+    assert two["cached"]
+    assert one["last_weights"] == two["last_weights"]
+
+
+@pytest.mark.slow
+def test_two_processes_average_to_the_weights_of_one(tmp_path: Path, run_on_ranks: Any) -> None:
+    compare(tmp_path, 2, (*tiny("ce", "batch_norm=frozen"), *EMA), run_on_ranks)
+    one, two = (
+        json.loads((tmp_path / name / "evaluations" / "stage1_last_weights.json").read_text())["metrics"]
+        for name in ("one", "several")
+    )
+    assert one["per_class"] == two["per_class"]
