@@ -163,17 +163,18 @@ def test_every_dataset_config_builds(name: str, tmp_path: Path) -> None:
         config |= {"max_per_class": 12, "imbalance_ratio": 6}
     elif folder is not None:
         # a small stand-in with the real number of classes
-        classes = {"cifar10": 10, "cifar100": 100}[folder]
+        classes, side = {"cifar100": (100, 32), "tiny_imagenet": (200, 64)}.get(folder, (10, 32))
         (tmp_path / folder).mkdir()
         labels = np.repeat(np.arange(classes), 12)
         for split in ("train", "test"):
-            np.save(tmp_path / folder / f"{split}_images.npy", np.zeros((len(labels), 32, 32, 3), np.uint8))
+            np.save(tmp_path / folder / f"{split}_images.npy", np.zeros((len(labels), side, side, 3), np.uint8))
             np.save(tmp_path / folder / f"{split}_labels.npy", labels)
         (tmp_path / folder / "classes.txt").write_text("".join(f"name{label}\n" for label in range(classes)))
         if "class_sizes" in config:
             config |= {"class_sizes": [12, 2, 5]}
         else:
-            assert class_defaults(config) == {"cifar10": (5000, 100), "cifar100": (500, 100)}[folder]
+            largest = {"cifar10": 5000, "cifar100": 500, "svhn": 1000, "cinic10": 9000, "tiny_imagenet": 500}[folder]
+            assert class_defaults(config) == (largest, 100)
             config |= {"max_per_class": 12, "imbalance_ratio": 6}
     data = build(config, root=tmp_path)
     assert data.name == name

@@ -253,10 +253,16 @@ def test_the_docs_example_of_own_data_is_as_written(tmp_path: Path, capsys: pyte
     typed = [word for word in commands[2].split()[3:] if not word.startswith("hydra.")]
     plain = composed(*(word.replace("ce,crt", "crt") for word in typed), small=False)
     assert (plain["dataset"]["name"], plain["stage1"]["epochs"]) == ("noise", 5)
-    (own,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    own = re.findall(r"`conf/dataset/(\w+\.yaml)`.*?```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(own) == page.count("```yaml")
     (tmp_path / "dataset").mkdir()
-    (tmp_path / "dataset" / "birds.yaml").write_text(own)
-    birds = composed("dataset=birds", f"hydra.searchpath=[file://{tmp_path}]", small=False)["dataset"]
+    for name, content in own:
+        (tmp_path / "dataset" / name).write_text(content)
+    birds, table = (
+        composed(f"dataset={name[:-5]}", f"hydra.searchpath=[file://{tmp_path}]", small=False)["dataset"]
+        for name, _ in own
+    )
+    assert table["source"]["train"].endswith(".csv")
     assert (birds["name"], birds["source"]["folder"], birds["test"]["fraction"]) == ("birds", "birds", 0.2)
     assert birds["image_size"] == 224
 

@@ -245,7 +245,7 @@ class Stage(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.objective.end_epoch()
         self.trainer.datamodule.end_epoch(self.current_epoch)  # type: ignore[attr-defined]
-        self.log("train_loss", self.epoch_loss(), logger=False)  # for callbacks; loggers get it from Monitor
+        self.log("train_loss", self.epoch_loss(), logger=False, sync_dist=True)  # for callbacks; Monitor tells loggers
         self._step_schedule("epoch")
 
     def _step_schedule(self, now: str) -> None:
