@@ -91,6 +91,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "step meta_covariance": (
         *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "loss@{stage}.loss=implicit_augmentation"),
     ),
+    "step major_to_minor": ("{stage}.teacher=stage1", "{stage}.step.start=0"),
     "classifier expert_cosine": EXPERTS,
     "classifier nearest_class_mean": ("{stage}.epochs=0",),
     **{
@@ -144,6 +145,7 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "mixing cmo": (IMAGES, "is for images"),
     "mixing remix": (IMAGES, "is for images"),
     "loss cumulative": (IMAGES, "unknown key 'backbone.branches'"),
+    "step major_to_minor": (IMAGES, "is for images"),
     "mixing rotation": ((), "the last stage learns the dataset's labels"),  # see test_pretext.py
     **{
         f"loss {name}": (IMAGES, "reads feature maps of images")

@@ -65,7 +65,7 @@ class Model(nn.Module):
         """Logits and features of what the backbone reads, images (B, 3, H, W), and the further fields in `needs`.
 
         A module runs only where `needs` names what it gives, or it is kept. A backbone without anything to learn runs
-        without a graph.
+        without a graph, unless the gradient of its inputs is asked for.
 
         Args:
             inputs: (B, ...); of several views (V * B, ...), view by view, of which the first is classified.
@@ -78,7 +78,8 @@ class Model(nn.Module):
         whole, rows = inputs, inputs.shape[0] // views  # not len(): an export leaves the number of samples open
         if views > 1 and not self.sees_all_views(needs):
             inputs = inputs[:rows]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_learns):
+        graph = self._backbone_learns or inputs.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and graph):
             if branch is not None:
                 features, maps = self.backbone.forward_branch(inputs, branch)
                 feature_maps = maps if "feature_maps" in read else None

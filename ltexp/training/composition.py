@@ -25,9 +25,9 @@ from ltexp.training.batch_checks import check_batches
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
+from ltexp.training.teacher import OF_A_TEACHER
 
 ENDLESS = 10**6  # epochs
-OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
 
 
 def without_idle_epochs(config: Config) -> Config:
@@ -152,7 +152,8 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
     if stage.epochs == 0:
         return
     read = frozenset[str]().union(*readers.values())
-    if stage.teacher is not None and read.isdisjoint(OF_A_TEACHER):
+    step_reads = getattr(get_class(stage.step["_target_"]), "reads_teacher", False)
+    if stage.teacher is not None and read.isdisjoint(OF_A_TEACHER) and not step_reads:
         raise ConfigError(f"{name}: no loss or term reads its teacher: add one that does, or set {name}.teacher=null")
     for module, wired in reversed(wirings.items()):
         if not wired.keep and read.isdisjoint(wired.gives):

@@ -30,7 +30,7 @@ from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, Predictions, logits_and_norm
 from ltexp.training.schedules import build_schedule
 from ltexp.training.steps import build_step
-from ltexp.training.teacher import Teacher
+from ltexp.training.teacher import OF_A_TEACHER, Teacher
 
 
 class Stage(pl.LightningModule):
@@ -88,6 +88,7 @@ class Stage(pl.LightningModule):
         with default_generator("init", seed, "step"):
             self.step = build_step(config.step, class_counts)
         self.teacher = teacher
+        self.teacher_answers = not self.objective.needs.isdisjoint(OF_A_TEACHER)
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         parts = (model.classifier, *model.attached.values())
         self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
@@ -125,9 +126,15 @@ class Stage(pl.LightningModule):
             hook(self.model)
 
     def backward_pass(
-        self, batch: Batch, mixed: Mixed, sample_weights: Tensor | None = None, again: bool = False
+        self,
+        batch: Batch,
+        mixed: Mixed,
+        sample_weights: Tensor | None = None,
+        again: bool = False,
+        instead: Mixed | None = None,
     ) -> Tensor:
         """See `Closure`: forward and backward passes over all parts of a batch."""
+        mixed = mixed if instead is None else instead
         context = self.context_of(batch, again)
         parts = self._parts_of(batch) if self.accumulate > 1 else 1
         total: Tensor | None = None
@@ -234,7 +241,7 @@ class Stage(pl.LightningModule):
             output = self.model.classify(inputs, needs, labels)
         else:
             output = self.model(inputs, needs, views, labels, self.objective.branch_of(stream))
-        if teacher is not None:  # which answers on the first view
+        if teacher is not None and self.teacher_answers:  # which answers on the first view
             first = inputs if views == 1 else inputs[: len(labels)]
             (teacher.classify if self.feeds_classifier else teacher)(first, output)
         return output

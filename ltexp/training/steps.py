@@ -24,7 +24,9 @@ from ltexp.data.loader import Batch
 from ltexp.losses.context import BatchContext
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
+from ltexp.training.mixing import Mixed
 from ltexp.training.objective import Objective
+from ltexp.training.teacher import Teacher
 
 
 class SteppedStage(Protocol):
@@ -36,6 +38,7 @@ class SteppedStage(Protocol):
         needs: what the objective reads of the stage's own batch (None) and of each of its streams.
         seed: of the stage's draws.
         dropouts: of the model, which are told the batch that they draw for.
+        teacher: the stage's, or None.
     """
 
     model: Model
@@ -43,6 +46,7 @@ class SteppedStage(Protocol):
     needs: dict[str | None, frozenset[str]]
     seed: int
     dropouts: list[KeyedDropout]
+    teacher: Teacher | None
 
     def context_of(self, batch: Batch, again: bool = False) -> BatchContext:
         """What losses may know of a batch."""
@@ -51,12 +55,15 @@ class SteppedStage(Protocol):
 class Closure(Protocol):
     """Forward and backward passes over all parts of the batch, on all processes."""
 
-    def __call__(self, *, sample_weights: Tensor | None = None, again: bool = False) -> Tensor:
+    def __call__(
+        self, *, sample_weights: Tensor | None = None, again: bool = False, instead: Mixed | None = None
+    ) -> Tensor:
         """Adds the gradient of the batch's objective to that of the parameters, and returns the objective detached.
 
         Args:
             sample_weights: (n,) of this process's rows, which multiply their losses before the mean. None: all 1.
             again: whether this step has called it before, so that nothing is counted twice.
+            instead: inputs and targets of this process's rows in the place of those that the mixing gave. None: those.
         """
 
 
@@ -66,10 +73,12 @@ class Step(ABC):
     Attributes:
         streams: the stage's further batches that it reads.
         scales: whether it works with fp16, whose gradients come scaled.
+        reads_teacher: whether it asks the stage's teacher.
     """
 
     streams: Collection[str] = ()
     scales: ClassVar[bool] = False
+    reads_teacher: ClassVar[bool] = False
 
     def check(self, name: str, stage: StageConfig, trainer: TrainerConfig) -> None:  # noqa: B027 - a hook
         """Refuses, before any data is read, a stage or a trainer that it cannot work with; `name` is the stage's.

@@ -14,6 +14,8 @@ from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
 
+OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})  # of a model's output
+
 
 class Teacher:
     """A model in eval mode, without gradient; no part of the student, so no optimizer or checkpoint of it holds it.
