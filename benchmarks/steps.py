@@ -55,6 +55,7 @@ def main() -> None:
     kinds["tde, two branches joined"] = configured("tde", "stage1", "backbone.branches=2"), "stage1"
     # over the features of an untrained network its own rate diverges, which takes no other time
     kinds["oltr"] = configured("oltr", "stage2", "stage2.optimizer.lr=1.0e-4"), "stage2"
+    kinds["m2m, from its start on"] = configured("m2m", "stage2", "stage2.step.start=0"), "stage2"
     compare(kinds)
 
 

@@ -66,6 +66,8 @@ def test_no_cell_is_a_published_figure_only_where_its_method_could_be_run() -> N
         ("glag/4/bbn/inat18", "bbn", ("stage1.epochs=90",)),
         ("dasl/4/bbn:2x_schedule/inat18", "bbn", ()),
         ("mislas/3/remix_drw/cifar10_lt/100", "remix_drw", ("paper=remix",)),
+        ("glag/2/m2m/cifar100_lt/100", "m2m", ()),
+        ("dasl/1/m2m_ldam/cifar10_lt/10", "m2m_ldam", ()),
         ("bkd/4/disalign@200/inat18", "disalign", ("stage1.epochs=200",)),
         ("gcl/5.3/disalign/imagenet_lt", "disalign", ()),
     ],
