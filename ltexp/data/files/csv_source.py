@@ -10,7 +10,7 @@ from ltexp.config.require import require
 from ltexp.data.files.decode import MOST_PIXELS
 from ltexp.data.files.folder_source import in_label_order, labels_note
 from ltexp.data.files.lists import ImageList, Problems, list_hash, repeated_problems, shared_problems, shown
-from ltexp.data.files.source import FileSource, read_names
+from ltexp.data.files.source import FileSource, read_names, read_splits
 from ltexp.data.files.split import ROWS, FileSplit, SourceFiles
 from ltexp.data.files.tables import SEPARATORS, Table, TableForm, read_table
 
@@ -74,14 +74,11 @@ class ImageTables(FileSource):
             problems.append("no table of training images is given: set dataset.source.train")
         if problems:
             return None, problems
-        tables: dict[str, Table] = {}
-        for split, name in self.tables.items():
-            if name is not None:
-                form = self.form._replace(folder=self.images.get(split, ""))
-                table, wrong = read_table(folder / Path(name).expanduser(), form)
-                problems += wrong
-                if table is not None:
-                    tables[split] = table
+        tables, problems = read_splits(
+            self.tables,
+            folder,
+            lambda split, file: read_table(file, self.form._replace(folder=self.images.get(split, ""))),
+        )
         names, wrong = self._names(folder, tables.get("train"))
         problems += wrong
         if problems or names is None:

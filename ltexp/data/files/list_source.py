@@ -17,7 +17,7 @@ from ltexp.data.files.lists import (
     read_list,
     shared_problems,
 )
-from ltexp.data.files.source import FileSource, read_names
+from ltexp.data.files.source import FileSource, read_names, read_splits
 from ltexp.data.files.split import FileSplit, Paths, SourceFiles
 from ltexp.data.types import Ints
 
@@ -60,13 +60,7 @@ class ImageLists(FileSource):
             problems.append("no list of training images is given: set dataset.source.train")
         if problems:
             return None, problems
-        lists: dict[str, ImageList] = {}
-        for split, name in self.lists.items():
-            if name is not None:
-                found, wrong = read_list(folder / Path(name).expanduser(), folder)
-                problems += wrong
-                if found is not None:
-                    lists[split] = found
+        lists, problems = read_splits(self.lists, folder, lambda _, file: read_list(file, folder))
         names: tuple[str, ...] | None = None
         if self.classes is not None:
             names, wrong = read_names(folder / Path(self.classes).expanduser())

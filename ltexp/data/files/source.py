@@ -1,12 +1,16 @@
 """What the sources of image files have in common."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from ltexp.config.require import is_whole, require
 from ltexp.data.files.decode import MOST_PIXELS, Reading
 from ltexp.data.files.split import SourceFiles
 from ltexp.data.types import Source, Unreadable
 from ltexp.text_files import utf8_lines
+
+T = TypeVar("T")
 
 
 class FileSource(Source):
@@ -46,6 +50,27 @@ class FileSource(Source):
             return root, ["no folder is given: set dataset.source.folder, below the data root or absolute"]
         folder = (root / Path(self.folder).expanduser()).absolute()
         return folder, [] if folder.is_dir() else [f"{folder}: there is no such folder"]
+
+
+def read_splits(
+    files: Mapping[str, str | None], folder: Path, read: Callable[[str, Path], tuple[T | None, list[str]]]
+) -> tuple[dict[str, T], list[str]]:
+    """(what the file of each split holds, what is wrong with them).
+
+    Args:
+        files: by split, in the folder or absolute; None: there is none.
+        folder: of the source.
+        read: (content, problems) of a split and its file.
+    """
+    found: dict[str, T] = {}
+    problems: list[str] = []
+    for split, name in files.items():
+        if name is not None:
+            content, wrong = read(split, folder / Path(name).expanduser())
+            problems += wrong
+            if content is not None:
+                found[split] = content
+    return found, problems
 
 
 def read_names(path: Path) -> tuple[tuple[str, ...] | None, list[str]]:
