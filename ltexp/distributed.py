@@ -1,12 +1,14 @@
 """The few facts and exchanges that code needs from torch.distributed; each is a no-op on one process."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
+PIECE = 2**24  # bytes that a process sends at a time where rows go to the first one
 
 
 def active() -> bool:
@@ -75,6 +77,45 @@ def gather_batch(local: Tensor, total: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world)]
     dist.all_gather(parts, padded)
     return torch.stack(parts, dim=1).flatten(0, 1)[:total]
+
+
+def rows_to_first(own: Sequence[Tensor], empty: Tensor, places: Sequence[Tensor], total: int) -> Tensor:
+    """Rows of all processes on the first one, sent a few at a time, so that no other process holds more than its own.
+
+    Args:
+        own: (n, ...) parts of this process's rows, in order, on the CPU.
+        empty: (0, ...) of their shape and dtype, on the device that the processes exchange on.
+        places: int64 (n_r,) for each process, where its rows go; known to all.
+        total: rows of the result.
+
+    Returns:
+        (total, ...) on the CPU; on the other processes without rows.
+    """
+    first = rank() == 0
+    result = torch.empty((total if first else 0, *empty.shape[1:]), dtype=empty.dtype)
+    if not active():
+        for place, part in zip(torch.split(places[0], [len(part) for part in own]), own, strict=True):
+            result[place] = part
+        return result
+    rows = torch.cat([empty.cpu(), *own])
+    width = max(1, PIECE // (empty.element_size() * max(1, empty.shape[1:].numel())))
+    for start in range(0, max(map(len, places)), width):
+        mine = rows[start : start + width]
+        piece = empty.new_zeros((width, *empty.shape[1:]))
+        piece[: len(mine)] = mine
+        parts = [torch.empty_like(piece) for _ in places] if first else None
+        dist.gather(piece, parts)
+        for place, part in zip(places, parts or (), strict=first):
+            there = place[start : start + width]
+            result[there] = part[: len(there)].cpu()
+    return result
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """Gives every process rank 0's parameters and buffers of `module`."""
+    if active():
+        for value in module.state_dict().values():
+            dist.broadcast(value, 0)
 
 
 def own_rows(total: int) -> Tensor:

@@ -13,8 +13,11 @@ import torch.distributed as dist
 from runs import assert_equal_weights, run_here, weights
 from torch import Tensor
 
+from ltexp import distributed
+from ltexp.data.loader import Batch
 from ltexp.distributed import gather_batch, gather_with_gradient, own_rows, world_size
 from ltexp.run_folder import read_metrics
+from ltexp.training.predict import Collector
 from ltexp.training.run_stage import StageCache
 
 RUNS = ("one", "two")
@@ -127,3 +130,34 @@ def test_a_loss_over_the_global_batch_has_its_gradient_on_each_process(total: in
         assert shares[1] == [[0.0] * 3]
     control = run_on_ranks(gradient_of_own_rows, 2, total, False)
     assert not torch.allclose(torch.tensor(control[0]), rows.grad[0::2])
+
+
+def said_of_a_split(rows: int, classes: int) -> tuple[list[list[float]], list[int], list[float]]:
+    """(logits, classes, confidence) of one process: the loader's shares of `rows` samples in batches of 8."""
+    values = torch.arange(float(rows * (classes + 1))).mul(0.7).sin().view(rows, classes + 1)
+    everything = torch.arange(rows)
+    collector = Collector(rows)
+    for step, index in enumerate(everything.split(8)):
+        mine = index[own_rows(len(index))]
+        share = 0.0 if dist.is_initialized() and dist.get_rank() >= len(index) else 1.0
+        batch = Batch(torch.empty(0), mine % classes, mine, share, len(index), 0, step)
+        collector.add(batch, values[mine])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "PIECE", 50)  # bytes: two rows
+        top1, predictions = collector.top1(30.0), collector.predictions()
+    assert top1.labels.tolist() == (everything % classes).tolist()
+    assert top1.feature_norms.tolist() == values[:, -1].tolist()
+    return predictions.logits.tolist(), top1.classes.tolist(), top1.confidence.tolist()
+
+
+def test_logits_of_all_processes_come_to_the_first_alone(run_on_ranks: Any) -> None:
+    """Against one process, bit by bit; the last batch of 1 row leaves three of four processes a stand-in."""
+    alone = said_of_a_split(17, 5)
+    values = torch.arange(17 * 6.0).mul(0.7).sin().view(17, 6)[:, :5]
+    assert torch.equal(torch.tensor(alone[0]), values)
+    assert alone[1] == values.argmax(1).tolist()
+    expected = (30.0 * values.double()).softmax(1).amax(1)
+    torch.testing.assert_close(torch.tensor(alone[2], dtype=torch.float64), expected)
+    first, *others = run_on_ranks(said_of_a_split, 4, 17, 5)
+    assert first == alone
+    assert all(other == ([], *alone[1:]) for other in others)

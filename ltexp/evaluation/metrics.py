@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ltexp.errors import DataError
-from ltexp.evaluation.arrays import Floats32, Ints, to_numpy
+from ltexp.evaluation.arrays import Floats, Floats32, Ints, to_numpy
 from ltexp.evaluation.calibration import bin_confidences, check_predictions
 from ltexp.evaluation.shots import GROUPS, ShotRule
 
@@ -17,12 +17,12 @@ CONFUSION_LIMIT = 256  # classes; a larger matrix is left to predictions.npz
 
 
 def merge_predictions(
-    parts: Sequence[tuple[Ints, Floats32, Ints]], size: int | None = None, whole: bool = True
-) -> tuple[Ints, Floats32, Ints]:
-    """(index, values, labels) of all processes in index order; a sample that came twice counts once.
+    parts: Sequence[Sequence[npt.NDArray[Any]]], size: int | None = None, whole: bool = True
+) -> list[npt.NDArray[Any]]:
+    """The columns of all processes in index order; a sample that came twice counts once.
 
     Args:
-        parts: for each process index (n,) in the split, from 0, values (n, ...) and labels (n,).
+        parts: for each process its columns: index (n,) in the split, from 0, and others (n, ...).
         size: samples of the split, N; None: one more than the highest index.
         whole: whether all samples of the split must be there.
 
@@ -32,28 +32,49 @@ def merge_predictions(
     """
     if not any(len(part[0]) for part in parts):
         raise DataError("nothing to evaluate: the split has no samples")
-    index, values, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    index, *values = (np.concatenate(column) for column in zip(*parts, strict=True))
     unique, first = np.unique(index, return_index=True)
     expected = np.arange(unique[-1] + 1 if size is None else size)
     if whole and not np.array_equal(unique, expected):
         missing, foreign = np.setdiff1d(expected, unique), np.setdiff1d(unique, expected)
         which = f"missing {missing[:5].tolist()}" if len(missing) else f"not of the split {foreign[:5].tolist()}"
         raise RuntimeError(f"predictions for {len(unique)} of {len(expected)} samples; {which}")
-    return unique, values[first], labels[first]
+    return [unique, *(column[first] for column in values)]
 
 
-def _confidences(logits: npt.NDArray[Any], scale: float) -> npt.NDArray[np.float64]:
-    """(N,) the softmax's largest probability of each row, in float64."""
-    parts = []
+class Top1(NamedTuple):
+    """What a model says first of the N samples of a split: all that metrics need, whatever the number of classes.
+
+    Attributes:
+        index: (N,) int64, positions in the split.
+        labels: (N,) int64.
+        classes: (N,) int64, those with the largest logit.
+        confidence: (N,) float64, their probabilities by the softmax; NaN where the logits are not numbers.
+        feature_norms: (N,) float32, the length of each sample's feature; NaN where the model hands over none.
+    """
+
+    index: Ints  # type: ignore[assignment]  # a tuple's own method of this name is of no use here
+    labels: Ints
+    classes: Ints
+    confidence: Floats
+    feature_norms: Floats32
+
+
+def top1_of(logits: npt.NDArray[Any], scale: float = 1.0) -> tuple[Ints, Floats]:
+    """(classes (N,), confidence (N,) in float64) of logits (N, C), see `Top1`; a row's do not depend on the others.
+
+    Args:
+        logits: (N, C).
+        scale: multiplies the logits before the softmax.
+    """
+    classes, confidence = np.empty(len(logits), np.int64), np.empty(len(logits))
     for start in range(0, len(logits), _CHUNK):
-        values = logits[start : start + _CHUNK].astype(np.float64) * scale
-        with np.errstate(invalid="ignore"):  # infinite logits are reported below
-            parts.append(1 / np.exp(values - values.max(axis=1, keepdims=True)).sum(axis=1))
-    confidence: npt.NDArray[np.float64] = np.concatenate(parts)
-    if np.isnan(confidence).any():
-        bad = f"the logits of {np.isnan(confidence).sum()} of {len(logits)} samples are not finite"
-        raise DataError(f"{bad}: has training diverged? Lower the learning rate")
-    return confidence
+        rows = slice(start, start + _CHUNK)
+        classes[rows] = logits[rows].argmax(axis=1)
+        values = logits[rows].astype(np.float64) * scale
+        with np.errstate(invalid="ignore"):  # infinite logits become NaN, which `measure_top1` reports
+            confidence[rows] = 1 / np.exp(values - values.max(axis=1, keepdims=True)).sum(axis=1)
+    return classes, confidence
 
 
 def confusion_matrix(labels: Any, predictions: Any, num_classes: int) -> Ints:
@@ -70,20 +91,13 @@ def measure(
     bins: int = 15,
     logit_scale: float = 1.0,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All that a record says of a set of predictions.
+    """`measure_top1` of logits.
 
     Args:
         logits: (N, C).
         labels: (N,).
-        class_counts: (C,), training images of each class.
-        rule: the bounds of the shot groups; None: there are none.
-        bins: the number of bins of the calibration errors.
+        class_counts, rule, bins: see `measure_top1`.
         logit_scale: multiplies the logits before the softmax (the scale of a cosine loss).
-
-    Returns:
-        metrics, in percent: `all` (over samples), `many`, `medium`, `few` (means of the per-class accuracies; None for
-        an empty group), `ece`, `mce`, `per_class` (None for a class without samples); and details: `reliability`, by
-        bin, and `confusion`, (C, C) counts with a row for each label, or None above 256 classes.
 
     Raises:
         DataError: for shapes that do not fit, labels out of range, or logits that are not numbers.
@@ -92,12 +106,39 @@ def measure(
     check_predictions(logits, labels, "logits")
     if len(counts) != logits.shape[1]:
         raise DataError(f"class_counts has {len(counts)} classes, the logits have {logits.shape[1]}")
-    predictions = logits.argmax(axis=1)
-    correct = predictions == labels
+    return measure_top1(*top1_of(logits, logit_scale), labels, counts, rule, bins)
+
+
+def measure_top1(
+    classes: Ints, confidence: Floats, labels: Ints, class_counts: Any, rule: ShotRule | None, bins: int = 15
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that a record says of a set of predictions.
+
+    Args:
+        classes: (N,), predicted.
+        confidence: (N,), of the predictions.
+        labels: (N,).
+        class_counts: (C,), training images of each class.
+        rule: the bounds of the shot groups; None: there are none.
+        bins: the number of bins of the calibration errors.
+
+    Returns:
+        metrics, in percent: `all` (over samples), `many`, `medium`, `few` (means of the per-class accuracies; None for
+        an empty group), `ece`, `mce`, `per_class` (None for a class without samples); and details: `reliability`, by
+        bin, and `confusion`, (C, C) counts with a row for each label, or None above 256 classes.
+
+    Raises:
+        DataError: where the confidence is not a number, as the logits then were not.
+    """
+    counts = to_numpy(class_counts)
+    if np.isnan(confidence).any():
+        bad = f"the logits of {np.isnan(confidence).sum()} of {len(confidence)} samples are not finite"
+        raise DataError(f"{bad}: has training diverged? Lower the learning rate")
+    correct = classes == labels
     samples = np.bincount(labels, minlength=len(counts))
     hits = np.bincount(labels, weights=correct, minlength=len(counts))
     per_class = [float(100 * hit / n) if n else None for hit, n in zip(hits, samples, strict=True)]
-    bin_values = bin_confidences(_confidences(logits, logit_scale), correct, bins)
+    bin_values = bin_confidences(confidence, correct, bins)
     metrics: dict[str, Any] = {"all": float(100 * correct.mean())}
     metrics |= group_means(per_class, counts, rule)
     metrics |= {"ece": bin_values.expected_error, "mce": bin_values.maximum_error, "per_class": per_class}
@@ -108,7 +149,7 @@ def measure(
             "accuracy": bin_values.accuracy.tolist(),
             "confidence": bin_values.confidence.tolist(),
         },
-        "confusion": confusion_matrix(labels, predictions, len(counts)).tolist() if small else None,
+        "confusion": confusion_matrix(labels, classes, len(counts)).tolist() if small else None,
     }
     return metrics, details
 
@@ -140,3 +181,7 @@ class Metrics:
     def __call__(self, logits: Floats32, labels: Ints, logit_scale: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """Metrics in percent and their details, see `measure`."""
         return measure(logits, labels, self.class_counts, self.rule, self.bins, logit_scale)
+
+    def of_top1(self, top1: Top1) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The same of what the processes of a run have gathered, see `measure_top1`."""
+        return measure_top1(top1.classes, top1.confidence, top1.labels, self.class_counts, self.rule, self.bins)

@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from ltexp.evaluation.metrics import Top1
 from ltexp.models.classifier import Classifier
 from ltexp.run_folder import read_metrics, write_metrics
-from ltexp.training.predict import Predictions
 
 
-def append_norms(path: Path, epoch: int, predictions: Predictions, num_classes: int) -> None:
+def append_norms(path: Path, epoch: int, top1: Top1, num_classes: int) -> None:
     """Adds the mean feature norm of each class in `epoch` as a row of a stage's feature_norms.csv.
 
     Its columns are `epoch` and the labels 0 to C - 1; a class without samples stays empty. Rows of this epoch and later
     ones, which a killed run may have left, are dropped; a model without features leaves no file.
     """
-    norms, labels = predictions.feature_norms, predictions.labels
+    norms, labels = top1.feature_norms, top1.labels
     if np.isnan(norms).any():
         return
     samples = np.bincount(labels, minlength=num_classes)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ltexp.data.loader import Batch, Loader
-from ltexp.distributed import gather_objects
-from ltexp.evaluation.metrics import merge_predictions
+from ltexp.distributed import gather_objects, rank, rows_to_first
+from ltexp.evaluation.metrics import Top1, merge_predictions, top1_of
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 
@@ -56,7 +56,9 @@ def evaluating(model: Model) -> Iterator[None]:
 
 
 class Collector:
-    """Gathers what a model says of the samples of a split, batch by batch, over all processes.
+    """What a model says of the samples of a split, batch by batch; each process keeps its own share.
+
+    Every process has to call what gathers.
 
     Args:
         rows: samples of the split.
@@ -66,25 +68,44 @@ class Collector:
     def __init__(self, rows: int, whole: bool = True) -> None:
         self.rows, self.whole = rows, whole
         self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.empty: Tensor | None = None  # no rows of values, of their shape
 
     def add(self, batch: Batch, values: Tensor) -> None:
         """Keeps this process's rows (b, ...) of a batch; stand-ins of an empty share never count."""
+        values = values.float()
+        self.empty = values[:0]
         if batch.share > 0:
-            self.parts.append((batch.index, values.float(), batch.labels))
+            self.parts.append((batch.index, values, batch.labels))
+
+    def top1(self, logit_scale: float) -> Top1:
+        """What metrics need, of all processes and on each, where the values are those of `logits_and_norm`."""
+        index, labels = self._keys()
+        values = [part.numpy() for _, part, _ in self.parts]
+        found = [(*top1_of(part[:, :-1], logit_scale), part[:, -1]) for part in values]
+        none = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.float32))
+        own = [np.concatenate(column) for column in zip(*(found or [none]), strict=True)]
+        return Top1(*merge_predictions(gather_objects([index, labels, *own]), self.rows, self.whole))
 
     def merged(self) -> Arrays:
-        """(index, values, labels) of all processes' samples, in index order."""
-        columns: list[Any] = [torch.cat(column).cpu().numpy() for column in zip(*self.parts, strict=True)]
-        empty = [np.empty(0, np.int64), np.empty((0, 0), np.float32), np.empty(0, np.int64)]
-        own: Arrays = tuple(columns or empty)
-        parts = [part for part in gather_objects(own) if len(part[0])]
-        merged: Arrays = merge_predictions(parts, self.rows, self.whole)
-        return merged
+        """(index, values, labels) of all samples in index order on the first process, no rows on the others."""
+        keys = gather_objects(self._keys())
+        index, labels = merge_predictions(keys, self.rows, self.whole)
+        assert self.empty is not None
+        places = [torch.from_numpy(np.searchsorted(index, own)) for own, _ in keys]
+        values = rows_to_first([part for _, part, _ in self.parts], self.empty, places, len(index))
+        return (index, values.numpy(), labels) if rank() == 0 else (index[:0], values.numpy(), labels[:0])
 
     def predictions(self) -> Predictions:
         """The same as predictions, where the values are those of `logits_and_norm`."""
         index, values, labels = self.merged()
         return Predictions(index, np.ascontiguousarray(values[:, :-1]), labels, values[:, -1])
+
+    def _keys(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(index, labels) of this process's samples, which leave the device."""
+        self.parts = [(index.cpu(), values.cpu(), labels.cpu()) for index, values, labels in self.parts]
+        none = torch.empty(0, dtype=torch.int64)
+        index, labels = (torch.cat([none, *(part[column] for part in self.parts)]) for column in (0, 2))
+        return index.numpy(), labels.numpy()
 
 
 def predict(
@@ -94,7 +115,7 @@ def predict(
     batches: int | None = None,
     examined: Callable[[Batch], Batch] | None = None,
 ) -> Predictions:
-    """The predictions for every sample of the loader's split, on every process.
+    """The predictions for every sample of the loader's split, on the first process.
 
     Args:
         model: evaluated in eval mode.
@@ -105,8 +126,18 @@ def predict(
 
     Stand-in rows of an empty share never count.
     """
-    found = _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches, examined)
-    return found.predictions()
+    return collect(model, loader, precision, batches, examined).predictions()
+
+
+def collect(
+    model: Model,
+    loader: Loader[Any],
+    precision: str,
+    batches: int | None = None,
+    examined: Callable[[Batch], Batch] | None = None,
+) -> Collector:
+    """The same, each process's share with itself."""
+    return _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches, examined)
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:

@@ -32,6 +32,7 @@ from ltexp.training.fingerprint import files_started_from
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.mixing import Mixing, blends
 from ltexp.training.notices import settings_without_effect
+from ltexp.training.predict import Predictions
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
 from ltexp.training.small_batches import check_batch_norm
@@ -69,8 +70,9 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         for name, stage in config.stages.items():
             earlier = {before: outcome.fingerprint for before, outcome in outcomes.items()}
             outcomes[name] = run_stage(session.for_stage(stage), name, stage, earlier)
+        predictions = outcomes[name].predicted.predictions()
         if rank() == 0:
-            finish(session, base, list(outcomes.values()))
+            finish(session, base, list(outcomes.values()), predictions)
         status = "success"
     finally:
         close_loggers(loggers, status)
@@ -270,10 +272,10 @@ def _started_from(config: Config) -> dict[str, list[str]]:
     return {name: files for name, files in found.items() if files}
 
 
-def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult]) -> None:
+def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult], predictions: Predictions) -> None:
     """Writes predictions, record and figures of a run whose stages are done, and prints its table."""
     folder, final = session.folder, outcomes[-1]
-    index, logits, labels, norms = final.predictions
+    index, logits, labels, norms = predictions
     records.write_predictions(folder / PREDICTIONS, logits * final.model.logit_scale, labels, index, norms)
     metrics = final.record["metrics"]
     record = base | {

@@ -31,7 +31,7 @@ from ltexp.training.fingerprint import fingerprint_of
 from ltexp.training.hardware import WORTH_MEASURING, half_against_single, within_memory
 from ltexp.training.loggers import log_epoch
 from ltexp.training.norms import weight_norms
-from ltexp.training.predict import Predictions, batches_of, predict
+from ltexp.training.predict import Collector, batches_of, collect
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
 from ltexp.training.start import load_model, load_teacher, make_trainable, show_training_set, start_model
@@ -47,14 +47,14 @@ class StageResult:
         fingerprint: of everything that determined it.
         record: the stage's entry of the run's record, its metrics included.
         details: the reliability bins and the confusion matrix behind them.
-        predictions: on the test split.
+        predicted: on the test split, each process's share with itself.
     """
 
     model: Model
     fingerprint: str
     record: dict[str, Any]
     details: dict[str, Any]
-    predictions: Predictions
+    predicted: Collector
 
 
 def run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping[str, str]) -> StageResult:
@@ -80,8 +80,8 @@ def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping
             log_epoch(session.loggers, name, row)
     loader = session.evaluation_loader(session.data.test)
     limit = batches_of(loader, test_limit(session.config.trainer))
-    predictions = predict(model, loader, session.config.trainer.precision, limit, session.examined)
-    metrics, details = session.metrics(predictions.logits, predictions.labels, model.logit_scale)
+    predicted = collect(model, loader, session.config.trainer.precision, limit, session.examined)
+    metrics, details = session.metrics.of_top1(predicted.top1(model.logit_scale))
     record = {
         "name": name,
         "classifier": session.config.choices.get(f"classifier@{name}.classifier", ""),
@@ -96,7 +96,7 @@ def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping
         **_training_summary(read_metrics(folder / METRICS), stage.epochs),
         **_last_weights(session, model, folder, limit),
     }
-    return StageResult(model.eval(), fingerprint, record, details, predictions)
+    return StageResult(model.eval(), fingerprint, record, details, predicted)
 
 
 def _last_weights(session: Session, model: Model, folder: Path, limit: int | None) -> dict[str, Any]:
@@ -106,8 +106,9 @@ def _last_weights(session: Session, model: Model, folder: Path, limit: int | Non
     last = copy.deepcopy(model)
     last.load_state_dict(torch.load(folder / LAST_WEIGHTS, map_location="cpu", weights_only=True))
     loader = session.evaluation_loader(session.data.test)
-    predictions = predict(last, loader, session.config.trainer.precision, limit, session.examined)
-    metrics, _ = session.metrics(predictions.logits, predictions.labels, model.logit_scale)
+    predicted = collect(last, loader, session.config.trainer.precision, limit, session.examined)
+    metrics, _ = session.metrics.of_top1(predicted.top1(model.logit_scale))
+    predictions = predicted.predictions()
     if rank() == 0:
         further = further_metrics(predictions.logits * model.logit_scale, predictions.labels)
         content = {"stage": folder.name, "weights": "last", "metrics": metrics | further}

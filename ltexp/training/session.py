@@ -18,7 +18,7 @@ from ltexp.config.build import build
 from ltexp.data.held_out import held_out_of
 from ltexp.data.loader import Batch, Loader
 from ltexp.data.types import LongTailedData, Split
-from ltexp.distributed import rank, world_size
+from ltexp.distributed import broadcast_state, rank, world_size
 from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.evaluation.metrics import Metrics
@@ -189,7 +189,9 @@ class Session:
         if classifier.starts_from_features if before_training else classifier.needs_features:
             loader = self.evaluation_loader(self.data.train)
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)
-            model.classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
+            if rank() == 0:  # which alone has them
+                classifier.fit(torch.from_numpy(features).to(self.device), torch.from_numpy(labels).to(self.device))
+            broadcast_state(classifier)
 
     @property
     def metrics(self) -> Metrics:

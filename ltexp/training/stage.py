@@ -19,7 +19,7 @@ from ltexp.config.build import build
 from ltexp.data.loader import Batch, Loader, stream_seed
 from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.errors import CheckpointError, ConfigError
-from ltexp.evaluation.metrics import Metrics
+from ltexp.evaluation.metrics import Metrics, Top1
 from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
@@ -27,7 +27,7 @@ from ltexp.outputs import FIELDS, ModelOutput
 from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
-from ltexp.training.predict import Collector, Predictions, logits_and_norm
+from ltexp.training.predict import Collector, logits_and_norm
 from ltexp.training.schedules import build_schedule
 from ltexp.training.steps import build_step
 from ltexp.training.teacher import OF_A_TEACHER, Teacher
@@ -53,7 +53,7 @@ class Stage(pl.LightningModule):
     Attributes:
         measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
             without classes is None.
-        predictions: of that evaluation, by split.
+        top1: of that evaluation, by split.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Stage(pl.LightningModule):
         self.accumulate, self.gradient_clip, self.gradient_clip_by = accumulate, gradient_clip, gradient_clip_by
         self.metrics = metrics
         self.measured: dict[str, float | None] = {}
-        self.predictions: dict[str, Predictions] = {}
+        self.top1: dict[str, Top1] = {}
         self._collectors: dict[str, Collector] = {}
         self._stepping: list[str | None] = ["epoch", None]  # how often the schedule steps, and what it watches
         self._epoch_loss: float | None = None
@@ -112,7 +112,7 @@ class Stage(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.loss_sum = torch.zeros((), device=self.device)
-        self.measured, self.predictions, self._epoch_loss = {}, {}, None
+        self.measured, self.top1, self._epoch_loss = {}, {}, None
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One step of the optimizer."""
@@ -292,8 +292,8 @@ class Stage(pl.LightningModule):
         """Measures the predictions on each split; callbacks see them as `test_all`, `validation_few`, ..."""
         assert self.metrics is not None
         for split, collector in self._collectors.items():
-            found = self.predictions[split] = collector.predictions()
-            metrics, _ = self.metrics(found.logits, found.labels, self.model.logit_scale)
+            self.top1[split] = collector.top1(self.model.logit_scale)
+            metrics, _ = self.metrics.of_top1(self.top1[split])
             self.measured |= {f"{split}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
         self._collectors = {}
         known = {key: value for key, value in self.measured.items() if value is not None}

@@ -22,6 +22,6 @@ class FeatureNorms(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage)
-        if trainer.is_global_zero and "test" in pl_module.predictions:
-            predictions = pl_module.predictions["test"]
-            append_norms(self.path, trainer.current_epoch, predictions, predictions.logits.shape[1])
+        if trainer.is_global_zero and "test" in pl_module.top1:
+            num_classes = len(pl_module.objective.loss.class_counts)
+            append_norms(self.path, trainer.current_epoch, pl_module.top1["test"], num_classes)
