@@ -18,6 +18,7 @@ from ltexp.losses.context import BatchContext, StreamBatch
 
 SETS = {"iNaturalist 2018": (8142, 437_513, 24_426), "100,000 classes": (100_000, 1_000_000, 200_000)}
 SMALL, TIMES, ROUNDS, BATCH = 4000, 4, 5, 64
+BYTES_OF_A_SAMPLE = 36  # of `ltexp.evaluation.metrics.Top1`
 SQUARE = 10.0  # from this ratio on a loss grows with more than C; C squared would be 16
 
 
@@ -62,10 +63,12 @@ def main() -> None:
     for name, (classes, images, tests) in SETS.items():
         slowest = max((seconds, sampler) for sampler, seconds in sampler_seconds(classes, images).items())
         print(f"{name}: {images:,} images of {classes:,} classes")
-        print(f"  the slowest sampler, built and asked for an epoch ({slowest[1]})".ljust(68) + f"{slowest[0]:.2f} s")
-        print("  order of an epoch, on each process".ljust(68) + f"{8 * images / 2**20:.0f} MiB")
-        print("  logits of the test split, on each process and in predictions.npz".ljust(68), end="")
+        print(f"  the slowest sampler, built and asked for an epoch ({slowest[1]})".ljust(75) + f"{slowest[0]:.2f} s")
+        print("  order of an epoch, on each process".ljust(75) + f"{8 * images / 2**20:.0f} MiB")
+        print("  logits of the test split, on the first process and in predictions.npz".ljust(75), end="")
         print(f"{4 * tests * (classes + 1) / 2**30:.2f} GiB")
+        print("  what metrics are computed from, on each process".ljust(75), end="")
+        print(f"{BYTES_OF_A_SAMPLE * tests / 2**20:.1f} MiB")
     few, many = loss_seconds(SMALL), loss_seconds(TIMES * SMALL)
     ratios = {name: many[name] / few[name] for name in few}
     print(f"{len(ratios)} losses, a step at {TIMES * SMALL:,} classes against one at {SMALL:,} (batch {BATCH}):")
