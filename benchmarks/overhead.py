@@ -26,6 +26,7 @@ from ltexp.config.composer import compose
 from ltexp.data.loader import Batch
 from ltexp.data.types import LongTailedData
 from ltexp.launching.freeze import freeze
+from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Linear
 from ltexp.models.model import Model
 from ltexp.processes.worker import quieten
@@ -52,17 +53,13 @@ class Clock(Callback):
             self.noted.append(1000 * (time.process_time() - self.started) / STEPS)
 
 
-class OnePixel(nn.Module):
+class OnePixel(Backbone):
     """Stands for a backbone: its features are one pixel, and it learns nothing."""
 
-    feature_dim, reads = 1, "images"
+    feature_dim = 1
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs[:, 0, 4, 4:5]
-
-    def frozen_parts(self) -> list[nn.Module]:
-        """None."""
-        return []
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0, 4, 4:5]
 
 
 class OneParameter(Linear):
@@ -89,7 +86,7 @@ def configured(mixing: str) -> Config:
 
 def model_for(data: LongTailedData) -> Model:
     """Of one parameter."""
-    return Model(OnePixel(), OneParameter(data.num_classes))  # type: ignore[arg-type]
+    return Model(OnePixel(), OneParameter(data.num_classes))
 
 
 def training(config: Config, data: LongTailedData) -> list[float]:
