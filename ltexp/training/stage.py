@@ -1,5 +1,6 @@
 """The one training loop: a Lightning module that any stage of any method runs in."""
 
+import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -96,6 +97,12 @@ class Stage(pl.LightningModule):
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning notes each hook that it calls; a module would look for parameters first
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The stage's optimizer and learning-rate schedule."""
@@ -313,6 +320,10 @@ class Stage(pl.LightningModule):
 
     def _in_file(self) -> list[str]:
         return [f"model.backbone.{name}" for name in self.model.backbone.in_file()]
+
+
+# Lightning asks for it at each step, and working it out takes longer than to call the method
+Stage.training_step.__signature__ = inspect.signature(Stage.training_step)  # type: ignore[attr-defined]
 
 
 def rows_of(rows: int, number: int, parts: int) -> slice:

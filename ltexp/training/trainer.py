@@ -1,6 +1,7 @@
 """Lightning's Trainer for a stage: its keywords, callbacks, strategy and profiler, as the config has them."""
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ PROFILERS = {
     "advanced": profilers.AdvancedProfiler,
     "pytorch": profilers.PyTorchProfiler,
 }
+NOTHING = nullcontext()
 OURS = ("gradient_clip_algorithm", "overfit_batches", "strategy", "profiler", "enable_model_summary")
 
 
@@ -133,11 +135,19 @@ def _strategy(session: Session, chosen: Any) -> Strategy | str:
     return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, gradient_as_bucket_view=True, **unused)
 
 
-def _profiler(chosen: Any, folder: Path) -> Any:
+class Unprofiled(profilers.PassThroughProfiler):
+    """Does nothing, as Lightning's own, which makes a generator for it at each of some forty places of a step."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return NOTHING
+
+
+def _profiler(chosen: Any, folder: Path) -> profilers.Profiler:
     """Lightning would print its report to a logger that is silent here, so it goes to a file, fit-profile.txt."""
     if isinstance(chosen, str):
         return PROFILERS[chosen](dirpath=folder, filename="profile")
-    return build(chosen, path="trainer.profiler") if chosen else None
+    built: profilers.Profiler = build(chosen, path="trainer.profiler") if chosen else Unprofiled()
+    return built
 
 
 def one_line(error: BaseException) -> str:
