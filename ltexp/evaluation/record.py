@@ -172,7 +172,12 @@ def write_predictions(
 
     It holds `logits` (N, C) float32, `labels` (N,), `index` (N,) in the test split, and `feature_norms` (N,) float32.
     """
-    arrays = {"logits": logits.astype(np.float32, copy=False), "labels": labels, "index": index, "feature_norms": feature_norms}
+    arrays = {
+        "logits": logits.astype(np.float32, copy=False),
+        "labels": labels,
+        "index": index,
+        "feature_norms": feature_norms,
+    }
     with atomic_write(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

@@ -99,7 +99,9 @@ class Stage(pl.LightningModule):
         self.loss_sum = torch.zeros(())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning notes each hook that it calls; a module would look for parameters first
+        if (
+            name == "_current_fx_name"
+        ):  # Lightning notes each hook that it calls; a module would look for parameters first
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)

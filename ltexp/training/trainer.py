@@ -145,7 +145,7 @@ class Unprofiled(profilers.PassThroughProfiler):
 def _profiler(chosen: Any, folder: Path) -> profilers.Profiler:
     """Lightning would print its report to a logger that is silent here, so it goes to a file, fit-profile.txt."""
     if isinstance(chosen, str):
-        return PROFILERS[chosen](dirpath=folder, filename="profile")
+        return PROFILERS[chosen](dirpath=folder, filename="profile")  # type: ignore[no-any-return]
     built: profilers.Profiler = build(chosen, path="trainer.profiler") if chosen else Unprofiled()
     return built
 

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltexp.distributed import active, sum_over_ranks, world_size
+from ltexp.training.callbacks.quiet import Quiet
 
 
-class AgreeOnStatistics(Callback):
+class AgreeOnStatistics(Quiet):
     """After an epoch's last step, before anything is evaluated or kept, every process gets the statistics of all.
 
     Where the statistics are averaged or saved within an epoch, by another callback, it is after each step.

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 
 from ltexp.files import atomic_write
 from ltexp.run_folder import LAST_WEIGHTS
+from ltexp.training.callbacks.quiet import Quiet
 from ltexp.training.stage import Stage
 
 
-class KeepLastWeights(Callback):
+class KeepLastWeights(Quiet):
     """Writes the model's state when training ends; stands before the callback that then puts the average in its place.
 
     Args:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from ltexp.errors import TrainingError
 from ltexp.run_folder import METRICS, read_metrics, write_metrics
+from ltexp.training.callbacks.quiet import Quiet
 from ltexp.training.loggers import log_epoch
 from ltexp.training.stage import Stage
 
 
-class Monitor(Callback):
+class Monitor(Quiet):
     """Writes a row of metrics.csv for each epoch, and hands it to the loggers.
 
     Args:

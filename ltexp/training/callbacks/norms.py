@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from ltexp.run_folder import FEATURE_NORMS
+from ltexp.training.callbacks.quiet import Quiet
 from ltexp.training.norms import append_norms
 from ltexp.training.stage import Stage
 
 
-class FeatureNorms(Callback):
+class FeatureNorms(Quiet):
     """Writes a row of feature_norms.csv for each evaluation.
 
     Args:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, TextIO, cast
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, TextColumn
@@ -15,13 +14,14 @@ from rich.table import Column
 
 from ltexp.run_log import logged_streams
 from ltexp.training.callbacks.monitor import Monitor
+from ltexp.training.callbacks.quiet import Quiet
 from ltexp.training.stage import Stage
 
 REFRESH = 1.0  # seconds until the bar shows what was done since
 ROOM = 100  # columns of a terminal from which on the bar has room for accuracies
 
 
-class Progress(Callback):
+class Progress(Quiet):
     """Shows the progress of a stage on the first process; Lightning's bars show an epoch's, and fill a log with them.
 
     Args:

@@ -3,15 +3,15 @@
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from ltexp.distributed import broadcast_object
 from ltexp.errors import TrainingError
 from ltexp.launching.trials import report_value
+from ltexp.training.callbacks.quiet import Quiet
 from ltexp.training.stage import Stage
 
 
-class Prune(Callback):
+class Prune(Quiet):
     """Reports each evaluation on the validation part to the search, which may stop the trial.
 
     Args:

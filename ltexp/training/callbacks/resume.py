@@ -8,9 +8,10 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from ltexp.errors import CheckpointError
 from ltexp.run_folder import RESUME
+from ltexp.training.callbacks.quiet import Quiet
 
 
-class ResumeCheckpoint(Checkpoint):
+class ResumeCheckpoint(Quiet, Checkpoint):
     """Keeps, when an epoch ends, all that training needs to go on from there, other callbacks' state included.
 
     Lightning's ModelCheckpoint would serve, but for two things: a file that is written in one step, and no file that
