@@ -1,5 +1,7 @@
 """Augmentation of whole batches of small images on the device that holds them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -80,12 +82,14 @@ class CropFlip(Augmentation):
     def _crop(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         batch, padded_height, padded_width, channels = images.shape
         height, width = padded_height - 2 * self.padding, padded_width - 2 * self.padding
-        row = torch.arange(height, device=images.device) + draws["top"][:, None]
-        column = torch.arange(width, device=images.device)
+        # numbers of pixels in 32 bits: there are a thousand for each image, and half as much of them is to be moved
+        counting: dict[str, Any] = {"dtype": torch.int32, "device": images.device}
+        row = torch.arange(height, **counting) + draws["top"][:, None].int()
+        column = torch.arange(width, **counting)
         if self.flip:
             column = torch.where(draws["flip"][:, None], width - 1 - column, column)
-        column = column + draws["left"][:, None]
-        first = torch.arange(batch, device=images.device) * (padded_height * padded_width)
+        column = column + draws["left"][:, None].int()
+        first = torch.arange(batch, **counting) * (padded_height * padded_width)
         pixel = (first[:, None] + row * padded_width)[:, :, None] + column[:, None, :]
         # one gather of whole pixels: several times faster than indexing by image, row and column
         return images.reshape(-1, channels).index_select(0, pixel.flatten()).view(batch, height, width, channels)
