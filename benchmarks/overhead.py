@@ -1,9 +1,10 @@
 """What a step costs the host beside the network: milliseconds per step with a model of one parameter.
 
-Digits in batches of 64, and of CIFAR's images the making of batches of 128 alone, on one thread; times are this process's
-own on a core, not the clock's, so that other work on the machine counts less. Batches are made alone, then trained on,
-with and without mixup, in turn in this process; a bare loop of plain PyTorch over ready-made batches and Lightning's loop
-with a module that does nothing else show what those two take of it. Medians are printed, of epochs of STEPS steps.
+Digits in batches of 64, and of CIFAR's images the making of batches of 128 alone, on one thread; times are this
+process's own on a core, not the clock's, so that other work on the machine counts less. Batches are made alone, then
+trained on, with and without mixup, in turn in this process; a bare loop of plain PyTorch over ready-made batches and
+Lightning's loop with a module that does nothing else show what those two take of it. Medians are printed, of epochs of
+STEPS steps.
 """
 
 import os

@@ -46,6 +46,6 @@ def _worker(run: Path, rank: int) -> int | None:
             environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"ltexp.processes.worker" in command and os.fsencode(run) in command and b"RANK=%d" % rank in environment:
+        if b"ltexp.processes.rank" in command and os.fsencode(run) in command and b"RANK=%d" % rank in environment:
             return int(process.name)
     return None

@@ -22,19 +22,29 @@ WAITING_JOBS = 512  # that may ask it at a time
 
 # of the environment: what a process reads later than at its start, or what says nothing of how it computes
 LATER = ("LTEXP_", "HYDRA_", "LOKY", "JOBLIB", "ENABLE_IPC", "KMP_INIT_AT_FORK", "CUDA_VISIBLE_DEVICES")
+OF_RANKS = (  # what torch's launcher and its imports add to it for each process
+    *("RANK", "WORLD_SIZE", "ROLE_", "GROUP_", "LOCAL_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_ASYNC"),
+    "KMP_DUPLICATE_LIB_OK",
+)
 THREADS = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "NUMBA_", "NUMEXPR_")  # numbers of them: set in the job
+
+# when a process dies, the others' broken connections are no news: the failure is told in one line
+QUIET_EXCHANGES = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 _server: list[subprocess.Popen[bytes]] = []
 
 
-def start_prepared(sweep: bool) -> None:
+def start_prepared(sweep: bool, several: bool = False) -> None:
     """Starts the prepared process, which loads the libraries while the command goes on; only on Linux.
 
     Args:
         sweep: whether several jobs will share what is loaded.
+        several: whether a run has several processes, all of which are forked from this one.
     """
     if sys.platform != "linux" or _server:
         return
+    if several:
+        os.environ.setdefault(*QUIET_EXCHANGES)
     name = f"ltexp-{os.getpid()}-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")  # no file, and gone with its last user
@@ -154,5 +164,6 @@ def ask(module: str, text: str) -> tuple[int, str]:
 def _start_of(environment: Mapping[str, str]) -> str:
     """Names what libraries read of an environment when they are loaded: a job with another one starts afresh."""
     threads = {name for name in environment if name.startswith(THREADS) and name.endswith("_THREADS")}
-    kept = sorted(item for item in environment.items() if not item[0].startswith(LATER) and item[0] not in threads)
+    left_out = (*LATER, *OF_RANKS)
+    kept = sorted(item for item in environment.items() if not item[0].startswith(left_out) and item[0] not in threads)
     return digest(kept)[:16]

@@ -21,7 +21,7 @@ from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.header import header
 from ltexp.launching.nodes import join_run, meeting_point
-from ltexp.launching.prepared import PreparedProcess, start_here
+from ltexp.launching.prepared import QUIET_EXCHANGES, PreparedProcess, start_here
 from ltexp.launching.signals import Stopped, end_process, number_of, raised_signals
 from ltexp.processes.cores import usable_cores
 from ltexp.processes.failure import REFUSED, STOPPED, first_failure, forget_failure
@@ -220,8 +220,7 @@ def _environment(config: Config) -> dict[str, str]:
         # torch's launcher gives each process one thread where nothing is said; a CPU run wants its share of the cores
         share = max(1, usable_cores() // config.trainer.devices)
         environment.setdefault("OMP_NUM_THREADS", str(share))
-        # when a process dies, the others' broken connections are no news: the failure is told in one line
-        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        environment.setdefault(*QUIET_EXCHANGES)
     return environment
 
 
@@ -232,9 +231,7 @@ def _run(command: list[str], environment: dict[str, str], folder: Path) -> int:
         JobError: in the place of the signal, for a job that submitit runs: it is the cluster that ends that.
     """
     with raised_signals():
-        process: PreparedProcess | subprocess.Popen[bytes] | None = None
-        if command[0] == WORKER:
-            process = start_here(WORKER, command[1:], environment)
+        process: PreparedProcess | subprocess.Popen[bytes] | None = start_here(command[0], command[1:], environment)
         if process is None:
             words, bound = [sys.executable, "-m", *command], partial(die_with_parent, os.getpid())
             process = subprocess.Popen(words, env=environment, preexec_fn=bound)

@@ -46,11 +46,8 @@ class ValidateAndFreeze(Callback):
         with _ending_at_errors():
             if (folder := _typed_folder(config, "hydra.run.dir")) is not None:
                 require_own(folder)
-            if (
-                DRY_RUN_VARIABLE not in os.environ
-                and str(config.trainer.devices) == str(config.trainer.num_nodes) == "1"
-            ):
-                start_prepared(sweep=False)
+            if DRY_RUN_VARIABLE not in os.environ and str(config.trainer.num_nodes) == "1":
+                start_prepared(sweep=False, several=str(config.trainer.devices) != "1")
             frozen = freeze(config)
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
@@ -66,7 +63,7 @@ class ValidateAndFreeze(Callback):
             if check is not None:
                 check()
             if DRY_RUN_VARIABLE not in os.environ:
-                start_prepared(sweep=True)
+                start_prepared(sweep=True, several=str(config.trainer.devices) != "1")
             self._freeze_jobs(config)
 
     def _freeze_jobs(self, config: DictConfig) -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     if several:
         threading.Thread(target=end_with_other_nodes, args=(Path(folder),), daemon=True).start()
     try:
-        launch([*_meeting(folder, *several), f"--nproc-per-node={devices}", "-m", "ltexp.processes.worker", folder])
+        launch([*_meeting(folder, *several), f"--nproc-per-node={devices}", "-m", "ltexp.processes.rank", folder])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = REFUSED if failure.exitcode == REFUSED else 1

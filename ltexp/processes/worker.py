@@ -23,7 +23,7 @@ from torch.distributed import DistError
 from ltexp.config import load
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
-from ltexp.processes.failure import LAUNCHER, REFUSED, STOPPED, first_to_fail
+from ltexp.processes.failure import REFUSED, STOPPED, first_to_fail
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
 from ltexp.run_log import keep_log
@@ -40,7 +40,7 @@ PATIENCE = 15.0  # seconds in which the launcher has seen that a process is gone
 def main() -> None:
     """Runs the folder given on the command line; a user's mistake ends it with one line and status 1."""
     folder = Path(sys.argv[1])
-    die_with_parent(int(os.environ[LAUNCHER]) if several() else None)
+    die_with_parent()
     print_anywhere()
     quieten()
     keep_log(folder)
