@@ -1,7 +1,7 @@
 """Start and end of a run on the digits, and start of a dataset as large as iNaturalist 2018: seconds and peak memory.
 
-The run is `ltexp train method=ce` for one epoch; times are the clock's, of the best of ROUNDS, since other work on the
-machine only adds to them, and seconds of the processor are of all its processes.
+The run is `ltexp train method=ce` for one epoch, on one process and on four; times are the clock's, of the best of
+ROUNDS, since other work on the machine only adds to them, and seconds of the processor are of all its processes.
 
 Lists of 437,513 and 24,426 made-up lines over 8,142 classes are read and checked, classes counted, and the samplers of
 both stages built and asked for an epoch, in a process of its own on one thread. The images themselves do not exist and
@@ -24,6 +24,7 @@ FIRST_STEP, PROMPT = (
     3.0,
     0.5,
 )  # wanted on idle cores: seconds from Enter to the first step, and from the result to the end
+FOUR_PROCESSES = 10.0  # seconds from Enter to their first step
 TRAIN, TEST, CLASSES, LARGEST, SMALLEST = 437_513, 24_426, 8142, 1000, 2
 SECONDS, MEMORY = 5.0, 500.0  # wanted: at most so much; MiB
 
@@ -105,7 +106,7 @@ def check_files(folder: Path) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - busy
 
 
-def time_run(folder: Path) -> tuple[float, float, float, float]:
+def time_run(folder: Path, *further: str) -> tuple[float, float, float, float]:
     """Seconds of a run to its first line, to its first step and from its result to its end; and of the processor."""
     settings = ("method=ce", "stage1.epochs=1", "trainer.accelerator=cpu", "stage_cache.enabled=false")
     command = [
@@ -113,7 +114,7 @@ def time_run(folder: Path) -> tuple[float, float, float, float]:
         "-m",
         "ltexp",
         "train",
-        *settings,
+        *(*settings, *further),
         f"paths.outputs={folder}",
         f"hydra.run.dir={folder / 'run'}",
     ]
@@ -143,6 +144,14 @@ def main() -> None:
     print(f"from the result to the prompt                      {prompt:.2f} s")
     print(f"  wanted on idle cores                             {PROMPT:.2f} s")
     print(f"processor, one epoch and the figures               {processor:.2f} s")
+    rounds = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            rounds.append(time_run(Path(folder), "trainer=ddp", "trainer.devices=4", "evaluation.figures=false"))
+    _, step, _, processor = map(min, zip(*rounds, strict=True))
+    print(f"four processes, from Enter to the first step       {step:.2f} s")
+    print(f"  wanted on two idle cores                         {FOUR_PROCESSES:.2f} s")
+    print(f"  processor of all, one epoch                      {processor:.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         files = os.environ.get("FILES") == "1"
         write_lists(Path(folder), files)

@@ -26,6 +26,7 @@ from ltexp.launching import prepared
 from ltexp.launching.prepared import PREPARED, ask, start_here
 from ltexp.launching.signals import Stopped, end_process, raised_signals
 from ltexp.launching.start import require_own, require_own_sweep
+from ltexp.processes.failure import LAUNCHER
 from ltexp.processes.prepared import Server, become
 from ltexp.report.records import find_runs
 from ltexp.run_folder import LOCK, is_held
@@ -256,6 +257,38 @@ def test_a_job_of_a_prepared_process_answers_signals_and_ends_with_who_asked(
     os.kill(server, signal.SIGTERM)  # it ends its jobs first
     assert alone.wait(10) == -signal.SIGTERM
     assert gone(number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the prepared process is Linux's")
+def test_a_process_of_the_launcher_stands_for_its_fork(
+    server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as the fork does, hands SIGTERM on, and takes the fork with it."""
+    monkeypatch.setenv("WHO", "")
+    as_started(monkeypatch)
+    stands = "from ltexp.processes import rank; rank.WORKER = 'sleeping'; rank.main()"
+    # what torch's launcher adds
+    added = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+    environment = os.environ | added | {LAUNCHER: str(os.getpid())}
+
+    def begin(name: str, seconds: str) -> tuple[subprocess.Popen[bytes], int]:
+        words = [sys.executable, "-c", stands, str(tmp_path / name), seconds]
+        process = subprocess.Popen(words, env=environment)
+        wait_for(tmp_path / name, 20)
+        time.sleep(0.1)
+        fork = int((tmp_path / name).read_text())
+        assert fork not in descendants(os.getpid()) - descendants(server)
+        return process, fork
+
+    assert begin("quick", "0")[0].wait(10) == 7
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process, fork = begin(number.name, "60")
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        assert gone(fork)
+    process, fork = begin("starved", "60")
+    os.kill(fork, signal.SIGKILL)  # as where memory runs out
+    assert process.wait(10) == -signal.SIGKILL
 
 
 def descendants(process: int) -> set[int]:

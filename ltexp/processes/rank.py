@@ -23,7 +23,8 @@ def main() -> None:
         from ltexp.processes.worker import main as work
 
         work()
-        return
+        sys.stdout.flush()
+        os._exit(0)  # as a fork ends: taking the libraries down would take a second of each process
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they go to all processes, the worker included
     signal.signal(signal.SIGTERM, lambda number, _: job.send_signal(number))
