@@ -1,8 +1,10 @@
 """The second stage's loss of weight balancing (Alshammari et al., CVPR 2022)."""
 
-from typing import ClassVar
+import math
+from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ltexp.config.require import require
@@ -10,6 +12,8 @@ from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.context import BatchContext
 from ltexp.losses.reweighting import effective_number_weights
 from ltexp.outputs import ModelOutput
+
+NEAR_1 = 1e-7  # a probability nearer to 1 counts as so near
 
 
 class ClassBalancedBce(Loss):
@@ -42,7 +46,23 @@ class ClassBalancedBce(Loss):
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses, weighted."""
         log_p = self.logits(output).log_softmax(1)
+        summed = cast(Tensor, _LogLikelihoods.apply(log_p, target))
+        return -self.weights[target] * summed / self.num_classes
+
+
+class _LogLikelihoods(torch.autograd.Function):
+    """(B,) log p_y + Σ_{c ≠ y} log(1 - p_c) of log p (B, C), in half the passes that autograd would take."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(log_p, target)
         # log(1 - p), without the cancellation of a p near 1
-        log_rest = torch.log(-torch.expm1(log_p.clamp_max(-1e-7)))
-        per_class = log_rest.scatter(1, target[:, None], log_p.gather(1, target[:, None]))
-        return -self.weights[target] * per_class.mean(1)
+        summands = log_p.clamp_max(-NEAR_1).expm1_().neg_().log_()
+        return summands.scatter_(1, target[:, None], log_p.gather(1, target[:, None])).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        log_p, target = ctx.saved_tensors
+        slope = F.threshold(torch.expm1(-log_p), NEAR_1, math.inf).reciprocal()  # p / (1 - p)
+        own = gradients[0][:, None]
+        return (-own * slope).scatter_(1, target[:, None], own), None

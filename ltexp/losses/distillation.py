@@ -21,8 +21,8 @@ WEIGHTINGS = ("effective_number", "inverse_frequency")
 
 
 def divergence(log_target: Tensor, log_prediction: Tensor) -> Tensor:
-    """(B,) KL(target || prediction) of two log-distributions (B, C); never below zero, also where rounding says so."""
-    return (log_target.exp() * (log_target - log_prediction)).sum(1).clamp_min(0.0)
+    """(..., B) KL(target || prediction) of log-distributions (B, C) and (..., B, C); never below zero by rounding."""
+    return (log_target.exp() * (log_target - log_prediction)).sum(-1).clamp_min(0.0)
 
 
 def balanced_log_target(teacher_logits: Tensor, temperature: float, weights: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class NestedCollaborative(Loss):
     def hard_classes(self, logits: Tensor, target: Tensor) -> Tensor:
         """bool (B, C): an image's label, and the classes with the largest logits (B, C) beside it."""
         without = logits.detach().scatter(1, target[:, None], float("inf"))
-        chosen = without.topk(self.number, dim=1).indices
+        chosen = without.topk(self.number, dim=1, sorted=False).indices
         return torch.zeros_like(logits, dtype=torch.bool).scatter(1, chosen, True)
 
     def _of(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -104,5 +104,5 @@ class Ride(LDAM):
         started = has_started("rarity_start", self.rarity_start, context.epoch, context.max_epochs)
         temperatures = self.temperatures if started else torch.full_like(self.temperatures, self.temperature)
         mean = F.log_softmax(experts.detach().mean(0) / temperatures, dim=1)
-        each = [divergence(mean, F.log_softmax(expert / temperatures, dim=1)) for expert in experts]
-        return temperatures.mean() ** 2 * torch.stack(each).sum(0)
+        each = divergence(mean, F.log_softmax(experts / temperatures, dim=2))
+        return temperatures.mean() ** 2 * each.sum(0)
