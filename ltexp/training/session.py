@@ -29,6 +29,7 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
+from ltexp.training.class_names import kept_text, prompts_of
 from ltexp.training.mixing import Mixing, pretext_of
 from ltexp.training.predict import extract_features
 
@@ -184,8 +185,11 @@ class Session:
         return model.to(self.device)
 
     def fit_classifier(self, model: Model, before_training: bool = False) -> None:
-        """Shows the training features to a classifier that is fitted to them, or whose training starts from them."""
+        """Shows a classifier what it is fitted to, or starts its training from: training features, class names."""
         classifier = model.classifier
+        if classifier.reads_text is not None:
+            given = prompts_of(classifier.reads_text, self.data.class_names)
+            classifier.fit_text(kept_text(self.folder, model.backbone, self.config.backbone, given))
         if classifier.starts_from_features if before_training else classifier.needs_features:
             loader = self.evaluation_loader(self.data.train)
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)
