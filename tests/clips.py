@@ -53,3 +53,11 @@ def clip_words(file: Path | None = None) -> tuple[str, ...]:
 def names_of(classes: int, stage: str = "stage1") -> str:
     """The words for digits, which have no names of their own."""
     return f"{stage}.classifier.names=[{','.join(DIGITS[:classes])}]"
+
+
+def beside(method: str, classes: int = 10) -> tuple[str, ...]:
+    """The words that a method for pretrained networks needs beside its own name, on digits; of others none."""
+    if method == "zero_shot":
+        return (*clip_words(), names_of(classes))
+    tunings = {"linear_probe": "frozen", "lift": "adaptformer"}
+    return (*clip_words(), f"fine_tuning={tunings[method]}") if method in tunings else ()

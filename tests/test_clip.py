@@ -1,5 +1,6 @@
 """CLIPs of open_clip: the image tower with every tuning, and classifiers that read class names."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ltexp
-from ltexp.config import to_config
+from ltexp.analysis.crops import five_crops, predict_crops
+from ltexp.analysis.restored import restore
+from ltexp.config import load, to_config
 from ltexp.errors import CheckpointError, ConfigError, LtexpError
+from ltexp.evaluate import evaluate, parse
 from ltexp.evaluation.record import read_record
 from ltexp.models.class_text import Prompts
 from ltexp.models.clip_network import ClipNetwork
@@ -197,6 +201,67 @@ def test_a_linear_probe_learns_its_head_alone_on_features(tmp_path: Path) -> Non
     assert read_record(tmp_path / "run")["stages"][0]["features"]["extracted"] == 48
 
 
+def test_a_finished_head_from_text_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
+    typed = (*words("frozen", "lift"), "classifier@stage1.classifier=cosine_text", names_of(4), "stage1.optimizer.lr=1")
+    run_here(tmp_path / "run", *typed)
+    (tmp_path / "run" / "text_features.pt").unlink()
+    assert evaluate_main(tmp_path / "run") == read_record(tmp_path / "run")["metrics"]["all"]
+    assert not (tmp_path / "run" / "text_features.pt").exists()
+
+
+def evaluate_main(folder: Path, *typed: str) -> float:
+    """The accuracy that `ltexp evaluate` keeps."""
+    assert evaluate(*parse([str(folder), *typed])) == 0
+    newest = max((folder / "evaluations").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return float(json.loads(newest.read_text())["metrics"]["all"])
+
+
+def test_class_names_classify_over_a_run_that_learned_another_head(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *words("frozen"))
+    run_here(tmp_path / "named", "method=zero_shot", *TINY, *clip_words(), names_of(4))
+    found = evaluate_main(tmp_path / "run", "classifier=zero_shot", "names=[zero,one,two,three]")
+    assert found == read_record(tmp_path / "named")["metrics"]["all"]
+    run_here(tmp_path / "plain", "method=ce", *TINY, "stage1.epochs=1", "stage1.batch_size=16")
+    with pytest.raises(ConfigError, match=r"^the classifier reads class names, and the backbone has no text tower"):
+        evaluate_main(tmp_path / "plain", "classifier=zero_shot", "names=[zero,one,two,three]")
+
+
+# --- five crops
+
+
+def test_crops_lie_where_lifts_do() -> None:
+    """Of an image that counts its pixels, for 224 and 24 pixels more."""
+    whole = torch.arange(248.0 * 248).view(1, 1, 248, 248)
+    starts = [divmod(int(crop[0, 0, 0, 0]), 248) for crop in five_crops(whole, 224, 24)]
+    assert starts == [(0, 0), (0, 24), (24, 0), (24, 24), (12, 12)]
+    assert {crop.shape for crop in five_crops(whole, 224, 24)} == {(1, 1, 224, 224)}
+
+
+def test_crops_of_a_function_of_no_place_change_nothing_and_others_are_means(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *words("frozen"))
+    restored = restore(load(tmp_path / "run" / "config.yaml"), tmp_path / "run", "stage1", None)
+    pictures = next(iter(restored.session.evaluation_loader(restored.session.data.test))).inputs
+    with torch.no_grad():
+        expected = torch.stack([restored.model(crop).logits for crop in five_crops(pictures, 8, 2)]).mean(0)
+    found = predict_crops(restored, 2)
+    torch.testing.assert_close(torch.from_numpy(found.logits)[: len(expected)], expected, rtol=1e-4, atol=1e-5)
+    assert abs(found.logits - restored.predictions().logits).max() > 1e-4
+    restored.model.backbone.forward = lambda inputs: torch.ones(len(inputs), 32)
+    assert abs(predict_crops(restored, 2).logits - restored.predictions().logits).max() < 1e-6
+
+
+def test_evaluate_keeps_what_crops_give_and_refuses_what_it_cannot(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *words("frozen"))
+    assert 0 <= evaluate_main(tmp_path / "run", "crops=2") <= 100
+    assert json.loads((tmp_path / "run" / "evaluations" / "stage1_crops=2.json").read_text())["crops"] == 2
+    for typed, message in (
+        (["crops=0"], r"^invalid crops=0: expected a whole number of pixels"),
+        (["crops=2", "temperature=true"], r"^crops= is for accuracies .*leave out temperature=$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_main(tmp_path / "run", *typed)
+
+
 # --- refusals, before anything is trained
 
 
@@ -214,11 +279,11 @@ def test_a_linear_probe_learns_its_head_alone_on_features(tmp_path: Path) -> Non
         (("backbone.weights=none.pt", "fine_tuning=none"), r"backbone\.weights '.*none\.pt' is no file"),
         (
             ("backbone.weights=null", "fine_tuning=none"),
-            r"stage1: its classifier reads class names by random weights: set backbone\.weights=FILE",
+            r"stage1: the classifier reads class names by random weights: set backbone\.weights=FILE",
         ),
         (
             ("backbone=resnet8", "fine_tuning=none"),
-            r"stage1: its classifier reads class names, and the backbone has no text tower: add backbone=clip_vit",
+            r"stage1: the classifier reads class names, and the backbone has no text tower: add backbone=clip_vit",
         ),
         (("stage1.classifier.templates=[a photo]",), r"invalid stage1\.classifier\.templates="),
         (("stage1.classifier.templates=[]",), r"invalid stage1\.classifier\.templates="),

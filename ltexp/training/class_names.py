@@ -41,6 +41,21 @@ def prompts_of(prompts: Prompts, class_names: Sequence[str]) -> list[list[str]]:
     return prompts.of(class_names if given is None else given)
 
 
+def require_text(backbone: type[Backbone] | Backbone, node: Mapping[str, Any]) -> None:
+    """Refuses a backbone of this config node under a classifier that reads text, if it has no text tower with weights.
+
+    Raises:
+        ConfigError: saying what to add.
+    """
+    if not backbone.reads_text:
+        raise ConfigError(
+            "the classifier reads class names, and the backbone has no text tower: add backbone=clip_vit, or choose "
+            "another classifier"
+        )
+    if node.get("weights") is None:
+        raise ConfigError("the classifier reads class names by random weights: set backbone.weights=FILE")
+
+
 def fits_text(stage: StageConfig) -> bool:
     """Whether a classifier that reads text would read it in this stage: a fresh one, or one that is never trained."""
     return stage.checkpoint is None and (stage.init.classifier == "fresh" or stage.epochs == 0)

@@ -22,7 +22,7 @@ from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
 from ltexp.training.batch_checks import check_batches
-from ltexp.training.class_names import fits_text
+from ltexp.training.class_names import fits_text, require_text
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
@@ -240,13 +240,8 @@ def _check_text(name: str, stage: StageConfig, classifier: Classifier, backbone:
     """A classifier that reads class names has a text tower to read them, with weights."""
     if classifier.reads_text is None or not fits_text(stage):
         return
-    if not getattr(get_class(backbone["_target_"]), "reads_text", False):
-        raise ConfigError(
-            f"{name}: its classifier reads class names, and the backbone has no text tower: add backbone=clip_vit, or "
-            f"choose another classifier@{name}.classifier"
-        )
-    if backbone.get("weights") is None:
-        raise ConfigError(f"{name}: its classifier reads class names by random weights: set backbone.weights=FILE")
+    with within(name):
+        require_text(get_class(backbone["_target_"]), backbone)
 
 
 def _check_modules(name: str, stage: StageConfig, stages: Mapping[str, StageConfig]) -> None:

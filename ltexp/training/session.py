@@ -29,7 +29,7 @@ from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
-from ltexp.training.class_names import kept_text, prompts_of
+from ltexp.training.class_names import kept_text, prompts_of, require_text
 from ltexp.training.mixing import Mixing, pretext_of
 from ltexp.training.predict import extract_features
 
@@ -188,6 +188,7 @@ class Session:
         """Shows a classifier what it is fitted to, or starts its training from: training features, class names."""
         classifier = model.classifier
         if classifier.reads_text is not None:
+            require_text(model.backbone, self.config.backbone)
             given = prompts_of(classifier.reads_text, self.data.class_names)
             classifier.fit_text(kept_text(self.folder, model.backbone, self.config.backbone, given))
         if classifier.starts_from_features if before_training else classifier.needs_features:
