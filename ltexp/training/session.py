@@ -23,6 +23,7 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.evaluation.metrics import Metrics
 from ltexp.evaluation.shots import ShotRule
+from ltexp.features.kept import KeptFeatures
 from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.classifier import Classifier
@@ -49,6 +50,7 @@ class Session:
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
         held_out: training images that only the stream of that name shows.
         pretext: the mixing of a stage whose labels it makes; None: they are the dataset's.
+        features: those that a stage of this session shares with other runs, once it asks for them.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Session:
     shot_counts: Ints | None = None
     held_out: dict[str, Split] = field(default_factory=dict)
     pretext: Mixing | None = None
+    features: KeptFeatures | None = None
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
