@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clips import DIGITS, NAME, OPTIONS, clip_file, clip_words, names_of, random_clip
+from image_trees import long_tail, write_tree
+from PIL import Image
 from runs import TINY, assert_equal_weights, composed, run_here, weights
 from test_every_method import resume_in_each
 from torch import Tensor
@@ -260,6 +263,29 @@ def test_evaluate_keeps_what_crops_give_and_refuses_what_it_cannot(tmp_path: Pat
     ):
         with pytest.raises(ConfigError, match=message):
             evaluate_main(tmp_path / "run", *typed)
+
+
+@pytest.mark.slow
+def test_files_are_read_at_the_size_that_is_cropped_and_classes_named_by_their_folders(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", long_tail(4, 8, 2))
+    sizes = ("dataset.workers=0", "dataset.image_size=16", "dataset.resize=20", "backbone.image_size=16")
+    network = (*clip_words(), "backbone.options.text_cfg.context_length=16")
+    typed = ("method=zero_shot", "dataset=image_folder", f"dataset.source.folder={tree}", *network, *sizes)
+    run_here(tmp_path / "run", *typed)
+    kept = torch.load(tmp_path / "run" / "text_features.pt", weights_only=True)
+    named = read_record(tmp_path / "run")["class_names"]
+    torch.testing.assert_close(kept["directions"], built().class_text(Prompts().of(named)).directions)
+    restored = restore(load(tmp_path / "run" / "config.yaml"), tmp_path / "run", "stage1", None)
+    path = sorted(tree.glob("test/*/*.jpg"))[0]
+    # of 25 x 20 pixels the middle from round(2.5) = 2 on, of 40 x 32 then from 3.2 on
+    picture = np.asarray(
+        Image.open(path).convert("RGB").resize((20, 20), Image.Resampling.BILINEAR, box=(3.2, 0, 35.2, 32))
+    )
+    mean, std = (torch.tensor(restored.session.data.preprocessing[f"channel_{key}"]) for key in ("mean", "std"))
+    whole = ((torch.tensor(picture) / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = torch.stack([restored.model(crop).logits for crop in five_crops(whole, 16, 4)]).mean(0)
+    torch.testing.assert_close(torch.from_numpy(predict_crops(restored, 4).logits[:1]), expected, rtol=1e-3, atol=1e-4)
 
 
 # --- refusals, before anything is trained

@@ -7,6 +7,7 @@ import pytest
 import torch
 from clips import clip_file, clip_words
 from runs import TINY, assert_equal_weights, run_here, weights
+from test_distributed_methods import run_and_note
 from test_every_method import Killed
 
 from ltexp.evaluation.record import read_record
@@ -106,3 +107,14 @@ def test_features_of_anything_else_are_others(tmp_path: Path, extracted: list[in
     assert len({noted(tmp_path / str(number))["cache"] for number in range(len(others))}) == len(others)
     run_here(tmp_path / "moved", *words(SHARED, "seed=1"))
     assert noted(tmp_path / "moved")["cache"] == noted(tmp_path / "0")["cache"]
+
+
+@pytest.mark.slow
+def test_two_processes_extract_together_what_one_takes(tmp_path: Path, run_on_ranks: Any) -> None:
+    run_on_ranks(run_and_note, 2, str(tmp_path / "several"), words(SHARED, "trainer.devices=2"))
+    assert noted(tmp_path / "several")["from_cache"] == 0
+    run_here(tmp_path / "one", *words(SHARED))
+    assert noted(tmp_path / "one")["from_cache"] == 48
+    run_here(tmp_path / "alone", *words())
+    for name in ("several", "one"):
+        assert_equal_weights(weights(tmp_path / name, "stage1"), weights(tmp_path / "alone", "stage1"), 2e-5)
