@@ -123,16 +123,11 @@ class Outputs:
         return sorted(found, key=lambda measured: (not measured.protocol.full, *_order(measured)))
 
     def done(self, job: Job) -> dict[int, Run]:
-        """The runs, by seed, that leave nothing to do for `job`, under any precision and on any devices.
-
-        One that was typed in other words, such as a sweep's whose value is the usual one, counts by its config.
-        """
+        """The runs, by seed, that leave nothing to do for `job`, under any precision and on any devices."""
         found: dict[int, Run] = {}
         for measured in self.of(job):
             unlike = measured.protocol  # what is not as the job asks
-            if unlike.schedule or unlike.subset or unlike.selection:
-                continue
-            if not unlike.other or measured.runs[0].record.get("config_hash") == _config_hash(job):
+            if not (unlike.schedule or unlike.subset or unlike.selection or unlike.other):
                 found |= {int(run.record["seed"]): run for run in measured.runs}
         return found
 
@@ -155,6 +150,9 @@ def protocol(run: Run, job: Job) -> Protocol:
     typed = {files.get(text.partition("=")[0], text) for text in _own(run.overrides)}
     asked = set(_own(job.settings))
     other = [*sorted(typed - asked), *(f"without {text}" for text in sorted(asked - typed))]
+    precision = str((run.record.get("environment") or {}).get("precision", "32-true"))
+    if other and run.record.get("config_hash") == _config_hash(job, precision):
+        other = []  # the same in other words, such as a sweep's whose value is the usual one
     expected = expected_epochs(job)
     ran = tuple(int(stage.get("epochs") or 0) for stage in run.record["stages"])
     selection, shots = run.record["selection"], run.record["shot_rule"]
@@ -197,14 +195,15 @@ def expected_epochs(job: Job) -> tuple[int, ...]:
 
 
 @cache
-def _config_hash(job: Job) -> str | None:
-    """What the records of the job's runs hold; None where it does not compose."""
+def _config_hash(job: Job, precision: str) -> str | None:
+    """What the records of the job's runs under a precision hold; None where it does not compose."""
     from ltexp.config import to_config
     from ltexp.config.identity import config_hash
     from ltexp.reproduce.run import compose_job
 
     try:
-        return config_hash(to_config(compose_job(job)))
+        composed = compose_job(job)
+        return config_hash(to_config(composed | {"trainer": composed["trainer"] | {"precision": precision}}))
     except LtexpError:
         return None
 

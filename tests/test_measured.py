@@ -1,0 +1,46 @@
+"""The measured tables of the pages are what the kept records say, and stand beside the printed numbers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltexp.reproduce.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "docs" / "records" / "cifar100_lt_100"
+COLUMNS = ("all", "many", "medium", "few", "ece")
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    records = [json.loads(path.read_text()) for path in RECORDS.rglob("record.json")]
+    return {record["method"]: record for record in records}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reality_check.md"])
+def test_a_page_shows_the_numbers_of_the_records(page: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    shown = {method: [float(cell) for cell in cells.split("|")[: len(COLUMNS)]] for method, cells in rows}
+    records = kept()
+    assert records.keys() == shown.keys()
+    for method, record in records.items():
+        assert shown[method] == [round(record["metrics"][column], 2) for column in COLUMNS]
+        assert record["status"] == "finished"
+        assert record["stages"][0]["epochs"] == 200
+
+
+def test_the_records_stand_beside_the_printed_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", f"runs={RECORDS}", "dataset=cifar100_lt", "ratio=100", "backbone=resnet32", "format=csv"]
+    assert main([*words, "missing=false"]) == 0
+    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    heads = {name: place for place, name in enumerate(lines[0])}
+    found = {(line[heads["cell"]], line[heads["method"]]): line for line in lines[1:]}
+    for cell, method, printed in (("gcl/5.2", "gcl", 48.71), ("mislas/3", "ce", 38.4), ("glag/2", "decoupling", 43.3)):
+        line = found[cell, method]
+        trained = {"decoupling": "crt"}.get(method, method)
+        measured = float(line[heads["measured"]])
+        assert measured == round(kept()[trained]["metrics"]["all"], 2)
+        assert float(line[heads["difference"]]) == pytest.approx(measured - printed)
+        assert "other config" not in line[heads["protocol"]]
