@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clips import clip_file, clip_words
@@ -12,10 +13,12 @@ from test_every_method import Killed
 
 from ltexp.evaluation.record import read_record
 from ltexp.features import kept
+from ltexp.run_folder import PREDICTIONS
 
 pytest.importorskip("open_clip")
 
 SHARED = "stage_cache.enabled=true"
+TRAIN, TEST = 48, 200  # samples of the tiny dataset
 
 
 def words(*typed: str) -> tuple[str, ...]:
@@ -48,9 +51,17 @@ def test_a_grid_of_heads_extracts_once_and_learns_what_each_would_alone(tmp_path
         run_here(tmp_path / f"alone{number}", *words(*head))
         found = [weights(tmp_path / f"{how}{number}", "stage1") for how in ("shared", "alone")]
         assert_equal_weights(*found)
-        assert noted(tmp_path / f"shared{number}")["from_cache"] == (48 if number else 0)
+        said = noted(tmp_path / f"shared{number}")
+        assert (said["from_cache"], said["test_from_cache"]) == ((TRAIN, TEST) if number else (0, 0))
         assert "from_cache" not in noted(tmp_path / f"alone{number}")
-    assert extracted == [48]
+        logits, expected = (np.load(tmp_path / f"{how}{number}" / PREDICTIONS)["logits"] for how in ("shared", "alone"))
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert extracted == [TRAIN, TEST]
+
+
+def test_a_limited_evaluation_extracts_no_test_features(tmp_path: Path, extracted: list[int]) -> None:
+    run_here(tmp_path / "run", *words(SHARED, "+trainer.limit_test_batches=1"))
+    assert extracted == [TRAIN]
 
 
 def test_an_extraction_goes_on_where_it_was_killed(
@@ -71,7 +82,7 @@ def test_an_extraction_goes_on_where_it_was_killed(
     assert "features of 40 of 48 samples" in capsys.readouterr().out
     extracted.clear()
     run_here(tmp_path / "run", *words(SHARED, "resume=true"))
-    assert extracted == [8]
+    assert extracted == [8, *[20] * (TEST // 20)]
     assert noted(tmp_path / "run")["from_cache"] == 40
     assert "features of 40 of 48 samples taken from" in capsys.readouterr().out
     run_here(tmp_path / "alone", *words())
@@ -81,10 +92,11 @@ def test_an_extraction_goes_on_where_it_was_killed(
 @pytest.mark.parametrize("damage", [b"", b"no file of torch"])
 def test_a_damaged_part_is_extracted_again(damage: bytes, tmp_path: Path, extracted: list[int]) -> None:
     run_here(tmp_path / "run", *words(SHARED))
-    (part,) = (tmp_path / "stage_cache" / "features").glob("*/*.pt")
+    parts = (tmp_path / "stage_cache" / "features").glob("*/*.pt")
+    (part,) = (path for path in parts if len(torch.load(path, weights_only=True)["labels"]) == TRAIN)
     part.write_bytes(damage)
     run_here(tmp_path / "again", *words(SHARED, "stage1.optimizer.lr=0.01"))
-    assert extracted == [48, 48]
+    assert extracted == [TRAIN, TEST, TRAIN]
     assert noted(tmp_path / "again")["from_cache"] == 0
 
 
@@ -103,7 +115,7 @@ def test_features_of_anything_else_are_others(tmp_path: Path, extracted: list[in
     )
     for number, typed in enumerate(others):
         run_here(tmp_path / str(number), *words(SHARED, *typed))
-    assert len(extracted) == len(others)
+    assert sum(size != TEST for size in extracted) == len(others)
     assert len({noted(tmp_path / str(number))["cache"] for number in range(len(others))}) == len(others)
     run_here(tmp_path / "moved", *words(SHARED, "seed=1"))
     assert noted(tmp_path / "moved")["cache"] == noted(tmp_path / "0")["cache"]

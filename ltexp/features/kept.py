@@ -2,16 +2,19 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ltexp.config.identity import digest
 from ltexp.data.loader import Loader
+from ltexp.data.types import Split
 from ltexp.distributed import broadcast_object, rank, world_size
 from ltexp.errors import LtexpError
 from ltexp.features.extraction import extract
@@ -115,6 +118,28 @@ class KeptFeatures:
 
     def _path(self, start: int) -> Path:
         return self.folder / f"{start:09d}.pt"
+
+
+class FeatureStore:
+    """The features of one network that runs share, of any samples.
+
+    Args:
+        folder: that holds a folder for those of each set of samples.
+        network: all that determines them beside the samples.
+        loader: of a split, not augmented.
+    """
+
+    def __init__(self, folder: Path, network: Mapping[str, Any], loader: Callable[[Split], Loader[Any]]) -> None:
+        self.folder, self.network, self.loader = folder, network, loader
+
+    def of(self, split: Split, content: Sequence[Any]) -> KeptFeatures:
+        """Those of a split, with what tells its samples from others'."""
+        identity = digest({**self.network, "data": [*content, split.identity]})
+
+        def images(start: int, stop: int) -> Loader[Any]:
+            return self.loader(split.take(np.arange(start, stop)))
+
+        return KeptFeatures(self.folder / identity, len(split), images)
 
 
 def state_identity(module: torch.nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -152,6 +153,25 @@ class FeatureLoader(Loader[Split]):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
         self.source.load_state(state)
+
+
+class StoredFeatures(Loader[Split]):
+    """The kept features of a split, each once in its order: what an evaluation of the classifier reads.
+
+    Args:
+        split: their labels and positions.
+        features: (N, D), asked for once.
+        settings: see `Loader`.
+    """
+
+    feeds_classifier = True
+
+    def __init__(self, split: Split, features: Callable[[], Tensor], **settings: Any) -> None:
+        super().__init__(split, **settings)
+        self._obtain = cache(features)
+
+    def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
+        return self._obtain()[index]
 
 
 def class_scores(model: Model, loader: Loader[Any], precision: str) -> Tensor:

@@ -1,5 +1,6 @@
 """A stage that trains its classifier on features: what it trains on, and what it leaves beside its metrics."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
 from ltexp.config.build import build, target_sources
-from ltexp.config.identity import backbone_identity, digest
+from ltexp.config.identity import backbone_identity
 from ltexp.data.augmentation import NoAugmentation
 from ltexp.data.loader import Loader
 from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
-from ltexp.features.kept import KeptFeatures, state_identity
-from ltexp.features.loader import FeatureLoader
+from ltexp.features.kept import FeatureStore, KeptFeatures, state_identity
+from ltexp.features.loader import FeatureLoader, StoredFeatures
 from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
 from ltexp.run_folder import CONFIDENCE, read_metrics, write_metrics
@@ -40,6 +42,8 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
     made = source.start(session.class_counts, counts, stage.epochs)
     labels = torch.cat([torch.as_tensor(kept.labels), made])
     scored = (train.take(held) if held.any() else validation) if source.keeps_score else None
+    if session.store is not None:
+        session.features["train"] = session.store.of(kept, [session.data.content_hash, session.data.preprocessing])
     every = {"batch_size": EXTRACTION_BATCH * world_size()}
     augmentation, seed = build(stage.augmentation, path="augmentation"), session.stage_seed(name)
     return FeatureLoader(
@@ -52,7 +56,7 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
         precision=session.config.trainer.precision,
         fixed=isinstance(augmentation, NoAugmentation),
         class_names=session.data.class_names,
-        kept=_kept(session, name, stage, model, kept) if isinstance(augmentation, NoAugmentation) else None,
+        kept=session.features.get("train"),
         batch_size=stage.batch_size,
         device=session.device,
         sampler=build(stage.sampler, labels=labels, class_counts=torch.bincount(labels), path="sampler"),
@@ -64,30 +68,41 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
     )
 
 
-def _kept(session: Session, name: str, stage: StageConfig, model: Model, split: Split) -> KeptFeatures | None:
-    """Where these features are shared with other runs: those of a network as its file has it, beside the stages."""
+def open_store(session: Session, name: str, stage: StageConfig, model: Model) -> FeatureStore | None:
+    """Where features are shared with other runs, beside the stages; None where this stage's are its own.
+
+    They are those of a network as its file has it, of images that are not augmented.
+    """
     cache, pretrained = session.config.stage_cache, stage.init.backbone == "fresh" and stage.checkpoint is None
-    if not cache.enabled or not pretrained:
+    extracts = stage.features.get("_target_") and isinstance(build(stage.augmentation), NoAugmentation)
+    if not (cache.enabled and pretrained and extracts):
         return None
-    data, trainer = session.data, session.config.trainer
+    trainer = session.config.trainer
     backbone = {key: value for key, value in session.config.backbone.items() if key not in FILES_OF_A_BACKBONE}
-    identity = digest(
-        {
-            "version": ltexp.__version__,
-            "data": [data.content_hash, split.identity, data.preprocessing],
-            "backbone": [backbone_identity(backbone), state_identity(model.backbone), target_sources(backbone)],
-            "feature_power": stage.feature_power,
-            "numerics": [session.device.type, trainer.precision, trainer.channels_last],
-        }
-    )
+    network = {
+        "version": ltexp.__version__,
+        "backbone": [backbone_identity(backbone), state_identity(model.backbone), target_sources(backbone)],
+        "feature_power": stage.feature_power,
+        "numerics": [session.device.type, trainer.precision, trainer.channels_last],
+    }
+    batch, seed = EXTRACTION_BATCH * world_size(), session.stage_seed(name)
+    plain = NoAugmentation()
+    loader = partial(session.loader, batch_size=batch, augmentation=plain, seed=seed)
+    return FeatureStore(Path(cache.dir) / "features", network, loader)
 
-    def images(start: int, stop: int) -> Loader[Any]:
-        part = split.take(np.arange(start, stop))
-        return session.loader(part, batch_size=batch, augmentation=NoAugmentation(), seed=session.stage_seed(name))
 
-    batch = EXTRACTION_BATCH * world_size()
-    session.features = KeptFeatures(Path(cache.dir) / "features" / identity, len(split.labels), images)
-    return session.features
+def evaluate_on_kept(session: Session, model: Model) -> None:
+    """Makes evaluations of the stage read the test samples' features where the store has or takes those."""
+    if session.store is None:
+        return
+    data = session.data
+    kept = session.features["test"] = session.store.of(data.test, [data.test_hash, data.preprocessing])
+
+    def features() -> Tensor:
+        return kept.obtain(model, session.config.trainer.precision, data.class_names)[0]
+
+    labels, index = np.asarray(data.test.labels), np.arange(len(data.test))
+    session.read_features(data.test, partial(StoredFeatures, Split(labels=labels, index=index), features))
 
 
 def check_features(session: Session, stage: StageConfig) -> None:
@@ -122,9 +137,12 @@ def describe_features(session: Session, stage: StageConfig) -> dict[str, Any]:
     }
 
 
-def _taken(kept: KeptFeatures | None) -> dict[str, Any]:
-    """How many were there from another run, and where; nothing where none are kept."""
-    return {} if kept is None or kept.taken is None else {"cache": kept.folder.name, "from_cache": kept.taken}
+def _taken(features: Mapping[str, KeptFeatures]) -> dict[str, Any]:
+    """How many were there from another run, and where those of training are; nothing where none are kept."""
+    taken = {split: kept.taken for split, kept in features.items() if kept.taken is not None}
+    places = {"cache": features["train"].folder.name} if "train" in taken else {}
+    names = {"train": "from_cache", "test": "test_from_cache"}
+    return places | {names[split]: count for split, count in taken.items()}
 
 
 def write_history(loader: Loader[Any], folder: Path) -> None:

@@ -137,7 +137,8 @@ def collect(
     examined: Callable[[Batch], Batch] | None = None,
 ) -> Collector:
     """The same, each process's share with itself."""
-    return _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches, examined)
+    answer = model.classify if loader.feeds_classifier else model
+    return _collect(model, loader, precision, lambda inputs: logits_and_norm(answer(inputs)), batches, examined)
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:

@@ -26,7 +26,7 @@ from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
 from ltexp.training.curriculum import write_levels
 from ltexp.training.datamodule import StageData
-from ltexp.training.feature_stage import describe_features, write_history
+from ltexp.training.feature_stage import describe_features, evaluate_on_kept, open_store, write_history
 from ltexp.training.fingerprint import fingerprint_of
 from ltexp.training.hardware import WORTH_MEASURING, half_against_single, within_memory
 from ltexp.training.loggers import log_epoch
@@ -74,6 +74,9 @@ def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping
     fingerprint = fingerprint_of(session, name, stage, earlier)
     model = session.place(start_model(session, name, stage))
     make_trainable(model, stage)
+    session.store, session.features = open_store(session, name, stage, model), {}
+    if test_limit(session.config.trainer) is None:
+        evaluate_on_kept(session, model)
     cached = _obtain(session, name, stage, model, fingerprint)
     if cached and stage.checkpoint is None:
         for row in read_metrics(folder / METRICS):

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.evaluation.metrics import Metrics
 from ltexp.evaluation.shots import ShotRule
-from ltexp.features.kept import KeptFeatures
+from ltexp.features.kept import FeatureStore, KeptFeatures
 from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.classifier import Classifier
@@ -50,7 +51,8 @@ class Session:
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
         held_out: training images that only the stream of that name shows.
         pretext: the mixing of a stage whose labels it makes; None: they are the dataset's.
-        features: those that a stage of this session shares with other runs, once it asks for them.
+        store: of the features that a stage of this session shares with other runs; None: it shares none.
+        features: those of its training and its test samples, `train` and `test`, once it asks for them.
     """
 
     config: Config
@@ -61,7 +63,8 @@ class Session:
     shot_counts: Ints | None = None
     held_out: dict[str, Split] = field(default_factory=dict)
     pretext: Mixing | None = None
-    features: KeptFeatures | None = None
+    store: FeatureStore | None = None
+    features: dict[str, KeptFeatures] = field(default_factory=dict)
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
@@ -123,6 +126,12 @@ class Session:
             loader = self.loader(split, batch_size=EVALUATION_BATCH * world_size())
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
+
+    def read_features(self, split: Split, make: Callable[..., Loader[Any]]) -> None:
+        """Takes features for the evaluations of `split` from now on, from a loader that is made with the settings."""
+        placed = {"device": self.device, "rank": rank(), "world_size": world_size()}
+        made = make(batch_size=EVALUATION_BATCH * world_size(), **placed)
+        self._evaluation_loaders = {**self._evaluation_loaders, id(split): made}
 
     def evaluated(self) -> dict[str, Loader[Any]]:
         """The splits that are evaluated while a stage trains; made when first asked for."""

@@ -295,7 +295,9 @@ class Stage(pl.LightningModule):
         """Keeps what the model says of a batch of the split number `dataloader_idx`."""
         collector = list(self._collectors.values())[dataloader_idx]
         asked = self.mixing.examined(batch)
-        collector.add(asked, logits_and_norm(self.model(asked.inputs)))
+        loader = list(self.trainer.datamodule.evaluated.values())[dataloader_idx]  # type: ignore[attr-defined]
+        answer = self.model.classify if loader.feeds_classifier else self.model
+        collector.add(asked, logits_and_norm(answer(asked.inputs)))
 
     def on_validation_epoch_end(self) -> None:
         """Measures the predictions on each split; callbacks see them as `test_all`, `validation_few`, ..."""
