@@ -7,6 +7,7 @@
     ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
     ltexp evaluate RUN batch_norm=true                        # for figure=batch_norm
     ltexp evaluate RUN temperature=true                       # temperature scaling on the held-out images
+    ltexp evaluate RUN crops=24                               # means over five crops of images of 24 pixels more
     ltexp evaluate RUN shift=forward50                        # on a long-tailed test set, its prior unknown and known
     ltexp evaluate RUN shift=backward50 adapt=true            # experts weighed on its unlabelled images: transductive
     ltexp evaluate RUN ood=cifar100_lt                        # tells its test images from those of other classes
@@ -24,6 +25,8 @@ other classes) and ood.KEY (of that dataset), classifier (a file of conf/classif
 (true | false: what the stage's loss does to the logits of each class over the training images), batch_norm (true |
 false: the running statistics after each stage), temperature (true | false: divides the logits by the temperature that
 suits the run's held-out images best, dataset.validation.fraction; they are as long-tailed as the training images),
+crops (pixels: means over five crops, the corners and the middle, of test images that are so much larger than what the
+network reads),
 accelerator (auto | cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a
 file of conf/dataset/: its test samples in place of the run's own; its classes must be the run's), dataset.KEY (of that
 dataset, or of the run's own); and, where they have moved, the places of the run's own dataset of files:
@@ -33,7 +36,7 @@ dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, d
 import copy
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,13 +58,12 @@ from ltexp.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
-    from ltexp.training.predict import Predictions
 
 MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
 LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
 KEYS = (
-    *("classifier", "stage", "temperature", "shift", "adapt", "ood"),
+    *("classifier", "stage", "temperature", "crops", "shift", "adapt", "ood"),
     *(*KEPT, "accelerator", "precision", "data", "dataset"),
 )
 
@@ -82,6 +84,8 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     for flag in ("features", "batch_norm", "temperature", "adapt"):
         read_flag(options, flag)
     shifts_of(options)
+    if "crops" in options and (beside := [key for key in ("temperature", "ood", "adapt") if key in options]):
+        raise ConfigError(f"crops= is for accuracies of the model as it is: leave out {beside[0]}=")
     if options.get("ood", "") not in {"", *group_files("dataset")}:
         raise ConfigError(unknown_name("dataset", options["ood"], group_files("dataset")))
     if "ood" not in options and (stray := next((key for key in options if key.startswith("ood.")), None)):
@@ -177,6 +181,8 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     recorded = read_record(folder)
 
     # imports torch: only once the command line is sound
+    from ltexp.analysis.crops import predict_crops
+    from ltexp.analysis.further import further, said_of
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
@@ -185,7 +191,8 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         from ltexp.analysis.other_test import take_test
 
         take_test(restored.session, words)
-    measure_further = _further(restored, options)
+    measure_further = further(restored, shifts_of(options), options)
+    crops = _crops(restored, options)
     before, found = recorded.get("test_hash"), restored.session.data.test_hash
     other = bool(before and found and before != found)  # a record of before they were kept says nothing
     if other and not words:
@@ -193,67 +200,47 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")
-    name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
-    name = "_".join([name, *words]).replace("/", "-")
-    if len(name) > LONGEST:
-        name = f"{name[:LONGEST]}_{digest(words)[:8]}"
-    if other and not words:
-        name += f"_{found[:8]}"
+    name = _name([stage] if node is None else [stage, options["classifier"], *_settings(node)], words)
+    name += f"_{found[:8]}" if other and not words else ""
     content: dict[str, Any] = {"stage": stage, "classifier": node}
     content |= {"dataset": words, "test_hash": found} if words or other else {}
     if read_flag(options, "temperature"):
         content["temperature"], images = restored.scale_by_temperature()
         name += "_temperature"
         print(f"temperature {content['temperature']:.3f}, from {images} held-out images")
-    predictions, networks = restored.predictions(), restored.cost()
-    further = measure_further(predictions)
+    content |= crops
+    name += "".join(f"_{key}={value}" for key, value in crops.items())
+    predictions = predict_crops(restored, **crops) if crops else restored.predictions()
+    networks = restored.cost()
+    beside = measure_further(predictions)
     kept = {name: content | {"networks": networks, "metrics": restored.measure(predictions)}}
-    kept |= {f"{name}_{suffix}": content | own for suffix, own in further.items()}
+    kept |= {f"{name}_{suffix}": content | own for suffix, own in beside.items()}
     for own, evaluated in kept.items():
         write_text(folder / EVALUATIONS / f"{own}.json", json.dumps(evaluated, indent=1))
     show({own: evaluated["metrics"] for own, evaluated in kept.items() if "metrics" in evaluated}, recorded)
-    for evaluated in further.values():
-        print("".join(f"{line}\n" for line in _said_of(evaluated)), end="")
+    for evaluated in beside.values():
+        print("".join(f"{line}\n" for line in said_of(evaluated)), end="")
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
-    beside = f", {len(further)} more beside it" if further else ""
-    print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{beside}")
+    more = f", {len(beside)} more beside it" if beside else ""
+    print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{more}")
     return 0
 
 
-def _further(restored: "LoadedStage", options: dict[str, str]) -> "Callable[[Predictions], dict[str, dict[str, Any]]]":
-    """What else is asked for, checked: of the model's predictions, by the end of the name of the file that keeps it."""
-    from ltexp.analysis.out_of_distribution import out_of_distribution, session_of_others
-    from ltexp.analysis.shifted import check_shifts, evaluate_shifts
-
-    shifts, adapts = shifts_of(options), read_flag(options, "adapt") or False
-    words = [f"{key}={text}" for key, text in options.items() if key == "ood" or key.startswith("ood.")]
-    if shifts:
-        check_shifts(restored, adapts)
-    others = session_of_others(restored, words) if words else None
-
-    def measure(predictions: "Predictions") -> dict[str, dict[str, Any]]:
-        found = evaluate_shifts(restored, predictions, shifts, adapts) if shifts else {}
-        if others is not None:
-            ending = f"ood={options['ood']}" + (f"_{digest(words)[:8]}" if len(words) > 1 else "")
-            found[ending] = {"ood_words": words, "ood": out_of_distribution(restored, predictions, others)}
-        return found
-
-    return measure
+def _name(parts: Sequence[str], words: Sequence[str]) -> str:
+    """The beginning of the name of the file that keeps an evaluation."""
+    name = "_".join([*parts, *words]).replace("/", "-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}_{digest(words)[:8]}"
 
 
-def _said_of(found: dict[str, Any]) -> list[str]:
-    """Lines about what is kept beside the metrics."""
-    if "expert_weights" in found:
-        weights = ", ".join(f"{weight:.2f}" for weight in found["expert_weights"])
-        return [f"{found['shift']} adapted: {found['transductive']} (transductive): {weights}"]
-    if "ood" not in found:
-        return []
-    inside, outside = found["ood"]["samples"]
-    lines = [f"{inside:,} test samples of the run (positive) against {outside:,} others, in %"]
-    lines.append(f"{'':<40}" + "".join(f"{name:>9}" for name in ("AUROC", "AUPR", "FPR95")))
-    for name, measures in found["ood"]["scores"].items():
-        lines.append(f"{name:<40}" + "".join(f"{value:>9.2f}" for value in measures.values()))
-    return lines
+def _crops(restored: "LoadedStage", options: dict[str, str]) -> dict[str, int]:
+    """`crops` as typed, checked; empty where it is not."""
+    from ltexp.analysis.crops import check_crops
+
+    if "crops" not in options:
+        return {}
+    crops = parse_value("crops", options["crops"])
+    check_crops(restored, crops)
+    return {"crops": crops}
 
 
 def _has_moved(options: dict[str, str]) -> bool:

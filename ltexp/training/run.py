@@ -26,6 +26,7 @@ from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training import checkpoint
+from ltexp.training.class_names import check_class_names
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.feature_stage import check_features
 from ltexp.training.fingerprint import files_started_from
@@ -123,6 +124,7 @@ def check_against_data(session: Session) -> None:
         _check_mixing(own, name, stage)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
+        check_class_names(own, name, stage)
         if stage.teacher is not None and not names_stage(stage.teacher):
             load_teacher(own, stage)
 
