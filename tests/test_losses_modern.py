@@ -18,7 +18,7 @@ from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.bessel import log_bessel_over_power
-from ltexp.losses.class_balanced_bce import ClassBalancedBce
+from ltexp.losses.class_balanced_bce import ClassBalancedBce, _LogLikelihoods
 from ltexp.losses.context import BatchContext
 from ltexp.losses.cross_entropy import CrossEntropy
 from ltexp.losses.global_local import CumulativeHeads, ViewAgreement
@@ -218,6 +218,23 @@ def test_sade_is_for_three_experts() -> None:
     z = experts()[:2]
     with pytest.raises(ConfigError, match="skill_diverse is for 3 experts, and the network has 2"):
         SkillDiverse(COUNTS)(ModelOutput(logits=z.mean(0), expert_logits=z), LABELS)
+
+
+def test_the_gradients_of_class_balanced_bce_are_those_of_its_value() -> None:
+    """Of both orders, against differences; a class of probability 1 that is not the label's moves nothing."""
+    logits, target = torch.arange(12.0, dtype=torch.float64).sin().view(3, 4).requires_grad_(), torch.tensor([0, 3, 1])
+
+    def summed(values: Tensor) -> Tensor:
+        return cast(Tensor, _LogLikelihoods.apply(values.log_softmax(1), target))
+
+    assert torch.autograd.gradcheck(summed, (logits,))
+    assert torch.autograd.gradgradcheck(summed, (logits,))
+    sure = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    loss = ClassBalancedBce(torch.tensor([5, 5]))(sure, torch.tensor([0]))
+    loss.backward()
+    # -log p_0 = 200 and -log 1e-7, halved; only the first has a slope
+    torch.testing.assert_close(loss.item(), (200 + 16.118096) / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(sure.grad, torch.tensor([[-0.5, 0.5]]))
 
 
 @pytest.mark.parametrize(

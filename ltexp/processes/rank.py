@@ -13,6 +13,7 @@ from ltexp.processes.failure import LAUNCHER
 from ltexp.processes.parent import die_with_parent
 
 WORKER = "ltexp.processes.worker"
+AGAIN = 2  # seconds from one SIGTERM to the next
 
 
 def main() -> None:
@@ -27,7 +28,13 @@ def main() -> None:
         os._exit(0)  # as a fork ends: taking the libraries down would take a second of each process
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they go to all processes, the worker included
-    signal.signal(signal.SIGTERM, lambda number, _: job.send_signal(number))
+
+    def hand_on(*_: object) -> None:
+        job.send_signal(signal.SIGTERM)
+        signal.alarm(AGAIN)  # Lightning hears the first one, and goes no further where its next exchange fails
+
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, hand_on)
     status = job.wait()
     if status < 0:
         if -status != signal.SIGKILL:  # which nothing but the system handles
