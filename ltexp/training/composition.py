@@ -25,7 +25,8 @@ from ltexp.training.batch_checks import check_batches
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
-from ltexp.training.teacher import OF_A_TEACHER
+from ltexp.training.survey import check_surveys
+from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS
 
 ENDLESS = 10**6  # epochs
 
@@ -75,7 +76,9 @@ def check_composition(config: Config) -> None:
         with within(name):
             objective = _check_settings(stage)
         _check_needs(name, stage, objective)
+        _check_teachers(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
+        check_surveys(name, stage, objective)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
         _check_branches(name, config.backbone.get("branches", 1), stage, objective)
         _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
@@ -141,9 +144,9 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
     readers = {"its loss": objective.loss.needs}
     readers |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
     wirings = {module: Wiring.of(node) for module, node in present(stage.modules).items()}
-    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set())
+    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set()) | OF_TEACHERS
     for module, wired in wirings.items():
-        _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER)
+        _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER - OF_TEACHERS)
         if wired.keep and "labels" in wired.reads:
             raise ConfigError(f"{name}: module {module} reads labels, which evaluation has not: set its keep=false")
         given |= set(wired.gives)
@@ -162,6 +165,22 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
                 f"loss or term that does, or leave it out with ~module@{name}.modules.{module}"
             )
         read |= set(wired.reads)
+
+
+def _check_teachers(name: str, stage: StageConfig, objective: Objective) -> None:
+    """The teachers that losses read by name are there, and those that are there are read."""
+    read = {teacher for part in objective.by_key.values() for teacher in part.teachers}
+    for key, part in objective.by_key.items():
+        if missing := sorted(set(part.teachers) - set(stage.teachers)):
+            raise ConfigError(
+                f"{name}: its {key} needs a teacher {missing[0]}: add +{name}.teachers.{missing[0]}=STAGE, an earlier "
+                "stage or a run's folder"
+            )
+    if stage.epochs > 0 and (unread := sorted(set(stage.teachers) - read)):
+        raise ConfigError(
+            f"{name}: no loss or term reads its teacher {unread[0]}, but {', '.join(sorted(read)) or 'none by name'}: "
+            f"leave it out with ~{name}.teachers.{unread[0]}"
+        )
 
 
 def _check_given(name: str, reader: str, needs: Iterable[str], given: Set[str]) -> None:
@@ -230,7 +249,7 @@ def _check_features(
         )
     wirings = [Wiring.of(node) for node in present(stage.modules).values()]
     read = objective.needs.union(*(wired.reads for wired in wirings))
-    made = {"labels", "logits", "features", *OF_A_TEACHER}.union(*(wired.gives for wired in wirings))
+    made = {"labels", "logits", "features", *OF_A_TEACHER, *OF_TEACHERS}.union(*(wired.gives for wired in wirings))
     if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
@@ -263,9 +282,9 @@ def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> Non
 
 def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
     """What the stage starts from is there, and something in it learns or needs no learning."""
-    for where in (*stage.starts.values(), stage.teacher):
-        if where not in (None, "fresh") and not names_stage(where):
-            checkpoint.locate(str(where))
+    for where in (*stage.starts.values(), *stage.taught_by.values()):
+        if where != "fresh" and not names_stage(where):
+            checkpoint.locate(where)
     if stage.checkpoint is not None:
         checkpoint.locate(stage.checkpoint, name)
         return

@@ -14,7 +14,7 @@ from ltexp.data.loader import Batch, Loader
 from ltexp.distributed import gather_objects
 from ltexp.evaluation.metrics import merge_predictions
 from ltexp.models.model import Model
-from ltexp.outputs import ModelOutput
+from ltexp.outputs import ModelOutput, in_float32
 
 Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -107,6 +107,26 @@ def predict(
     """
     found = _collect(model, loader, precision, lambda images: logits_and_norm(model(images)), batches, examined)
     return found.predictions()
+
+
+def values_of_samples(
+    model: Model, loader: Loader[Any], precision: str, value: Callable[[ModelOutput, Tensor], Tensor]
+) -> Arrays:
+    """(index, values (N,), labels) of every sample of the loader's split, as `predict` gives logits.
+
+    Args:
+        model: asked in eval mode.
+        loader: without sampler.
+        precision: as in `trainer.precision`.
+        value: of an output in float32 and its labels, one number for each sample, (B,).
+    """
+    collector = Collector(loader.rows)
+    with evaluating(model):
+        for batch in loader:
+            with autocast(precision, loader.device):
+                output = model(batch.inputs)
+            collector.add(batch, value(in_float32(output), batch.labels))
+    return collector.merged()
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:

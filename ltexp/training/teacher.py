@@ -1,5 +1,7 @@
-"""A stage's teacher: a trained stage that answers on the student's batches and never learns."""
+"""A stage's teachers: trained stages that answer on the student's batches and never learn."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
 
-OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})  # of a model's output
+# of a model's output
+OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
+OF_TEACHERS = frozenset({"teachers_logits"})  # of several by name
 
 
 class Teacher:
@@ -28,17 +32,35 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, output: ModelOutput) -> None:
-        """Puts its scaled logits (B, C) and its features (B, D) into the student's `output` for the same inputs."""
-        self._put(self.model(inputs), output)
+    def __call__(self, inputs: Tensor, of_features: bool = False) -> ModelOutput:
+        """Its answer, with scaled logits (B, C).
 
-    @torch.no_grad()
-    def classify(self, features: Tensor, output: ModelOutput) -> None:
-        """The same of features (B, D) that are inputs themselves: its classifier's answer alone."""
-        self._put(self.model.classify(features), output)
+        Args:
+            inputs: what its backbone reads, or features (B, D) that are inputs themselves.
+            of_features: whether they are features, which its classifier alone answers.
+        """
+        own = self.model.classify(inputs) if of_features else self.model(inputs)
+        return replace(own, logits=own.logit_scale * own.logits, logit_scale=1.0)
 
-    def _put(self, own: ModelOutput, output: ModelOutput) -> None:
-        output.teacher_logits, output.teacher_features = own.logit_scale * own.logits, own.features
+
+class Teachers:
+    """All teachers of a stage.
+
+    Args:
+        one: the stage's `teacher`.
+        named: its `teachers`.
+    """
+
+    def __init__(self, one: Teacher | None = None, named: Mapping[str, Teacher] | None = None) -> None:
+        self.one, self.named = one, dict(named or {})
+
+    def answer(self, inputs: Tensor, output: ModelOutput, needs: Collection[str], of_features: bool = False) -> None:
+        """Puts into the student's `output` for the same inputs what `needs` names of the teachers'; see `Teacher`."""
+        if self.one is not None and not OF_A_TEACHER.isdisjoint(needs):
+            own = self.one(inputs, of_features)
+            output.teacher_logits, output.teacher_features = own.logits, own.features
+        if self.named and not OF_TEACHERS.isdisjoint(needs):
+            output.teachers_logits = {name: each(inputs, of_features).logits for name, each in self.named.items()}
 
 
 def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
