@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS ?= dev# of pyproject.toml; CI: dev,docs,export,pandas,vit
+EXTRAS ?= dev# of pyproject.toml; CI: dev,datasets,docs,export,pandas,vit
 
 .DEFAULT_GOAL := start
 .PHONY: start install quickstart test test-slow test-lowest lint type format docs bench faults clean help

@@ -168,14 +168,17 @@ def _of_methods(typed: Sequence[str], current: str) -> list[str]:
 
 
 def _of_data(typed: Sequence[str], current: str) -> list[str]:
-    from ltexp.data.__main__ import VERBS, _leaves
+    from ltexp.data.__main__ import VERBS, _leaves, preparable
     from ltexp.data.commands.catalog import dataset_config, datasets
+    from ltexp.data.commands.unpack import COLUMNS, SPLITS
 
     if not typed:
         return _starting(VERBS, current)
+    if typed[0] == "unpack":  # after a name of the user's own
+        return _keyed(current, ["source", "root", *COLUMNS, *SPLITS], {}) if typed[1:] else []
     named = [word for word in typed[1:] if word in datasets()]
     if not named:
-        return _starting(["cifar10", "cifar100", "ag_news"] if typed[0] == "prepare" else datasets(), current)
+        return _starting(preparable() if typed[0] == "prepare" else datasets(), current)
     own = {"prepare": ("source", "download"), "check": ("decode", "unreadable"), "cache": ("out", "workers")}
     keys = [key for key in _leaves(dataset_config(named[0])) if "_target_" not in key]
     return _keyed(current, ["root", *own.get(typed[0], ("out",)), *keys], {"decode": ("true", "false")})

@@ -7,6 +7,7 @@
     ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
     ltexp evaluate RUN batch_norm=true                        # for figure=batch_norm
     ltexp evaluate RUN temperature=true                       # temperature scaling on the held-out images
+    ltexp evaluate RUN crops=24                               # means over five crops of images of 24 pixels more
     ltexp evaluate RUN shift=forward50                        # on a long-tailed test set, its prior unknown and known
     ltexp evaluate RUN shift=backward50 adapt=true            # experts weighed on its unlabelled images: transductive
     ltexp evaluate RUN ood=cifar100_lt                        # tells its test images from those of other classes
@@ -24,6 +25,8 @@ other classes) and ood.KEY (of that dataset), classifier (a file of conf/classif
 (true | false: what the stage's loss does to the logits of each class over the training images), batch_norm (true |
 false: the running statistics after each stage), temperature (true | false: divides the logits by the temperature that
 suits the run's held-out images best, dataset.validation.fraction; they are as long-tailed as the training images),
+crops (pixels: means over five crops, the corners and the middle, of test images that are so much larger than what the
+network reads),
 accelerator (auto | cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a
 file of conf/dataset/: its test samples in place of the run's own; its classes must be the run's), dataset.KEY (of that
 dataset, or of the run's own); and, where they have moved, the places of the run's own dataset of files:
@@ -61,7 +64,7 @@ MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset 
 LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
 KEYS = (
-    *("classifier", "stage", "temperature", "shift", "adapt", "ood"),
+    *("classifier", "stage", "temperature", "crops", "shift", "adapt", "ood"),
     *(*KEPT, "accelerator", "precision", "data", "dataset"),
 )
 
@@ -82,6 +85,8 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
     for flag in ("features", "batch_norm", "temperature", "adapt"):
         read_flag(options, flag)
     shifts_of(options)
+    if "crops" in options and (beside := [key for key in ("temperature", "ood", "adapt") if key in options]):
+        raise ConfigError(f"crops= is for accuracies of the model as it is: leave out {beside[0]}=")
     if options.get("ood", "") not in {"", *group_files("dataset")}:
         raise ConfigError(unknown_name("dataset", options["ood"], group_files("dataset")))
     if "ood" not in options and (stray := next((key for key in options if key.startswith("ood.")), None)):
@@ -177,6 +182,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     recorded = read_record(folder)
 
     # imports torch: only once the command line is sound
+    from ltexp.analysis.crops import predict_crops
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
@@ -186,6 +192,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
 
         take_test(restored.session, words)
     measure_further = _further(restored, options)
+    crops = _crops(restored, options)
     before, found = recorded.get("test_hash"), restored.session.data.test_hash
     other = bool(before and found and before != found)  # a record of before they were kept says nothing
     if other and not words:
@@ -205,7 +212,10 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         content["temperature"], images = restored.scale_by_temperature()
         name += "_temperature"
         print(f"temperature {content['temperature']:.3f}, from {images} held-out images")
-    predictions, networks = restored.predictions(), restored.cost()
+    content |= crops
+    name += "".join(f"_{key}={value}" for key, value in crops.items())
+    predictions = predict_crops(restored, **crops) if crops else restored.predictions()
+    networks = restored.cost()
     further = measure_further(predictions)
     kept = {name: content | {"networks": networks, "metrics": restored.measure(predictions)}}
     kept |= {f"{name}_{suffix}": content | own for suffix, own in further.items()}
@@ -218,6 +228,17 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     beside = f", {len(further)} more beside it" if further else ""
     print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{beside}")
     return 0
+
+
+def _crops(restored: "LoadedStage", options: dict[str, str]) -> dict[str, int]:
+    """`crops` as typed, checked; empty where it is not."""
+    from ltexp.analysis.crops import check_crops
+
+    if "crops" not in options:
+        return {}
+    crops = parse_value("crops", options["crops"])
+    check_crops(restored, crops)
+    return {"crops": crops}
 
 
 def _further(restored: "LoadedStage", options: dict[str, str]) -> "Callable[[Predictions], dict[str, dict[str, Any]]]":

@@ -26,6 +26,7 @@ FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a co
 GRADIENTS = "gradients.csv"  # in the folder of a stage, a row for each class, where they were asked for
 CONFIDENCE = "confidence.csv"  # of a stage that generates features: beta of each tail class, a row for each epoch
 LEVELS = "levels.csv"  # of a stage with a curriculum of augmentation: each class's level, rows for each epoch
+TEXT_FEATURES = "text_features.pt"  # what the text tower said of the class names, where a classifier reads them
 EVALUATIONS = "evaluations"  # folder: what `ltexp evaluate` kept, a file for each
 BATCH_NORM = "batch_norm.npz"  # running statistics after each stage, where they were asked for
 FEATURES = "features.npz"  # of the training and the test split, where they were asked for

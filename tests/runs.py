@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clips import beside
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, in_order, names_stage, to_config
@@ -52,7 +53,7 @@ def tiny(method: str, *keys: str, epochs: int = 2, project: Path | None = None) 
         project: see `composed`.
     """
     stages = composed(f"method={method}", project=project)
-    overrides = [f"method={method}", *TINY]
+    overrides = [f"method={method}", *TINY, *beside(method, classes=4)]
     for name in trained_stages(method, project):
         overrides += [f"{name}.{key}" for key in (f"epochs={epochs}", "batch_size=16", *keys)]
         if "tail_at_most" in stages[name]["features"]:  # of the 24 and 13 of the head features are generated

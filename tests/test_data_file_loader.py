@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
@@ -22,6 +23,7 @@ from ltexp.data.files.augmentation import CentreCrop, Draw, RandomResizedCrop, j
 from ltexp.data.files.decode import Crop
 from ltexp.data.files.loader import FileLoader
 from ltexp.data.files.split import FileSplit
+from ltexp.data.files.workers import end_workers
 from ltexp.errors import ConfigError, DataError, TrainingError
 from ltexp.randomness import generator
 
@@ -299,3 +301,15 @@ def test_a_crop_of_the_middle_is_as_large_as_asked() -> None:
     left, top, right, bottom = CentreCrop(256, 224).crop(512, 400, {}).box
     assert (right - left, bottom - top) == pytest.approx((224 * 512 / 327, 224 * 400 / 256))
     assert (left + right, top + bottom) == pytest.approx((512, 400), abs=1.6)
+
+
+def test_killed_workers_are_known_to_have_ended() -> None:
+    """Torch's error about a killed worker must not come between the end of one and the note of it."""
+    for _ in range(20):
+        before = set(multiprocessing.active_children())
+        batches = iter(DataLoader(TensorDataset(torch.arange(8)), num_workers=2))
+        workers = set(multiprocessing.active_children()) - before
+        end_workers(workers)
+        assert len(workers) == 2
+        assert not any(worker.is_alive() for worker in workers)
+        del batches

@@ -22,7 +22,7 @@ import benchmarks
 from ltexp import evaluate, export, methods, predict
 from ltexp.config.composer import compose, products
 from ltexp.config.words import split_words
-from ltexp.data.commands import catalog
+from ltexp.data.commands import catalog, unpack
 from ltexp.data.images import arrays
 from ltexp.data.text import articles
 from ltexp.errors import ConfigError
@@ -111,6 +111,9 @@ def check_data(words: Sequence[str], _: Path) -> None:
     if not words:
         return
     verb, *rest = words
+    if verb == "unpack":  # of a name of the reader's own
+        split_words(rest, ("source", "root", *unpack.COLUMNS, *unpack.SPLITS))
+        return
     names = [word for word in rest if "=" not in word]
     assert verb in ("prepare", "check", "show", "cache"), words
     prepared = (*arrays.PREPARED_BY_COMMAND, *articles.PREPARED_BY_COMMAND)

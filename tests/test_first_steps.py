@@ -136,6 +136,9 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "augmentation two_views": ((), "nothing reads the further views of its images"),  # see test_parts.py
     "loss hybrid_contrastive": (("digits", "arrays"), "is for images in memory"),
     **{f"augmentation {name}": ((), "nothing reads the further views of its images") for name in SEVERAL},
+    **{
+        f"classifier {name}": ((), "the backbone has no text tower") for name in ("cosine_text", "zero_shot")
+    },  # test_clip.py
     "augmentation class_curriculum": (("digits", "arrays"), "is for images in memory"),
     "augmentation contrastive": (("digits", "arrays"), "is for images in memory"),
     "augmentation contrastive_files": (("files",), "is for image files"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from choices import names
+from clips import beside
 from runs import composed
 
 from ltexp.config import to_config
@@ -30,7 +31,7 @@ def notices(*overrides: str, counts: torch.Tensor = LONG, imbalance: str = "long
 def test_nothing_is_said_of_a_method_as_its_paper_trains_it(method: str) -> None:
     # EQL has no rare class among so few; at CIFAR's ratio 100 it has
     counts = torch.tensor([500, 100, 20, 5, 2]) if method == "eql" else LONG
-    assert notices(f"method={method}", "dataset=cifar100_lt", counts=counts) == []
+    assert notices(f"method={method}", "dataset=cifar100_lt", *beside(method), counts=counts) == []
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,13 @@ def test_nothing_is_said_of_a_method_as_its_paper_trains_it(method: str) -> None
             ["method=ce", "stage1.epochs=8", "stage1.schedule.warmup_epochs=0", "stage1.schedule.milestones=[0.5,0.9]"],
             LONG,
             "stage1.schedule.milestones: there is no drop at 0.9 of its 8 epochs",
+        ),
+        (
+            ["method=lift"],
+            LONG,
+            "stage1.classifier starts from class means of an untrained network, which learns from scratch: add a "
+            "network with weights and a fine_tuning, such as backbone=timm backbone.weights=FILE "
+            "fine_tuning=adaptformer",
         ),
         (
             ["method=eql"],

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from choices import CONF, names
+from clips import beside
 from runs import composed
 from torch.optim import SGD
 
@@ -158,7 +159,7 @@ def test_another_classifier_leaves_the_backbones_rate_alone() -> None:
 @pytest.mark.parametrize("dataset", [*LARGE, "image_folder", "image_list", "image_csv"])
 def test_every_method_composes_on_every_large_set(dataset: str) -> None:
     for method in names("method"):
-        overrides = [f"method={method}", f"dataset={dataset}"]
+        overrides = [f"method={method}", f"dataset={dataset}", *beside(method)]
         if method.startswith(("ride", "sade")) and dataset == "places_lt":
             with pytest.raises(ConfigError, match="fine_tuning=none"):
                 of(*overrides)

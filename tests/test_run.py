@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from choices import names
+from clips import beside
 from runs import assert_equal_weights, run_here, weights
 
 from ltexp.config import build as build_module
@@ -57,7 +58,7 @@ def test_stage_2_leaves_the_convolutions_as_stage_1_left_them_and_moves_the_stat
 
 @pytest.mark.parametrize("method", names("method"))
 def test_every_method_runs(method: str, tmp_path: Path) -> None:
-    run_here(tmp_path / "run", f"method={method}", "stage1.epochs=1")
+    run_here(tmp_path / "run", f"method={method}", *beside(method), "stage1.epochs=1")
     metrics = record(tmp_path / "run")["metrics"]
     assert 0 < metrics["all"] <= 100
     assert np.isfinite(metrics["ece"])

@@ -115,7 +115,8 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
             raise ConfigError(f"{stage} learned labels of its own: over its backbone evaluate nearest_class_mean")
         model.logit_scale = source.scale_for(model.classifier)
     model = session.place(model).eval()
-    session.fit_classifier(model)
+    if classifier is not None or model.classifier.reads_text is None:  # the checkpoint holds what it has read
+        session.fit_classifier(model)
     return LoadedStage(session, stage, model, taken_over=classifier is not None)
 
 

@@ -203,7 +203,9 @@ def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: s
         return
     with within(path):
         if key not in accepted and (path, key) == ("backbone", "tuning"):
-            raise ConfigError("this fine_tuning is for networks of timm: add backbone=timm, or fine_tuning=none", key)
+            raise ConfigError(
+                "this fine_tuning is for networks of timm: add backbone=timm (or clip_vit), or fine_tuning=none", key
+            )
         if key not in accepted:
             raise UnknownKeyError(key, accepted)
         require(fits(value, accepted[key]), key, value, accepted[key])

@@ -1,4 +1,4 @@
-"""`ltexp data prepare | check | show | cache`; `--help` after each says more."""
+"""`ltexp data prepare | unpack | check | show | cache`; `--help` after each says more."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from ltexp.config.path import take_config_dirs
 from ltexp.config.require import is_whole, require
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.data.commands.catalog import as_path, build_source, dataset_config, datasets, resolve
+from ltexp.data.commands.texts import CACHE, CHECK, PREPARE, SHOW, UNPACK
 from ltexp.data.images.arrays import default_root
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -18,84 +19,14 @@ from ltexp.processes.cores import usable_cores
 # The functions import what they need themselves, so that each command starts at once; none imports torch except to
 # download.
 
-PREPARE = """\
-Makes <root>/<dataset>/{train,test}_{images,labels}.npy and classes.txt, in the published order of the images;
-of AG's News, <root>/ag_news/{train,test}.csv, the dataset's own files, once every line of them is found in order.
 
-  ltexp data prepare cifar100                      from what the data root holds, else by download
-  ltexp data prepare cifar100 source=~/Downloads   from cifar-100-python.tar.gz or cifar-100-binary.tar.gz,
-                                                   one of them unpacked, or prepared arrays
+def preparable() -> list[str]:
+    """The datasets that `ltexp data prepare` makes."""
+    from ltexp.data.images.official import OFFICIAL
+    from ltexp.data.images.packed import PACKED
+    from ltexp.data.text.articles import PREPARED_BY_COMMAND
 
-  ltexp data prepare ag_news source=~/Downloads    from ag_news_csv.tgz, or train.csv and test.csv
-  ltexp data prepare svhn                          from train_32x32.mat and test_32x32.mat, else by download
-  ltexp data prepare cinic10 source=~/Downloads    from CINIC-10.tar.gz, or its folder
-  ltexp data prepare tiny_imagenet source=~/Downloads      from tiny-imagenet-200.zip, or its folder
-
-datasets: cifar10, cifar100, svhn; never by download cinic10, tiny_imagenet, ag_news
-keys:
-  source=PATH           archive, folder of an unpacked one, folder of prepared files, or a folder with one of these
-  root=PATH             data root (default: the environment variable LTEXP_DATA, else data)
-  download=true|false   true: download anew; false: never (default: only if there is nothing to prepare from)
-"""
-
-CHECK = """\
-Says exactly what is missing or wrong with each dataset's files; exits with 1 if anything is.
-
-  ltexp data check                      every dataset
-  ltexp data check cifar10 cifar100_lt
-  ltexp data check imagenet_lt                         lists, counts, and that each image file exists
-  ltexp data check imagenet_lt decode=true             and that each can be decoded, on all cores
-  ltexp data check image_folder source.folder=PATH
-
-The prepared form of a dataset of small images is a folder of the data root with
-  train_images.npy, test_images.npy   uint8 (N, H, W, 3), RGB
-  train_labels.npy, test_labels.npy   int64 (N,), from 0
-  classes.txt                         one name a line, in label order
-and of texts a folder with train.csv and test.csv: class index from 1, then the fields of text.
-Image files lie in a folder for each class, or are named by lists of "path label" lines.
-
-datasets: {datasets}
-keys:
-  root=PATH         data root (default: the environment variable LTEXP_DATA, else data)
-  decode=true       decode image files as well
-  unreadable=FILE   write the paths of missing and damaged images of one dataset there; a run with
-                    dataset.leave_out=FILE goes on without them
-  and, of one dataset, every key that `ltexp methods dataset/<dataset>` shows
-"""
-
-SHOW = """\
-Prints a long-tailed dataset's sizes, class counts, ratio and shots, and draws its class frequencies.
-
-  ltexp data show cifar100_lt
-  ltexp data show cifar10_lt imbalance=step imbalance_ratio=50 subset.seed=1 out=step.pdf
-
-datasets: {datasets}
-keys:
-  root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
-  out=PATH    the figure, .png, .pdf or .svg (default: outputs/data/<dataset>_<imbalance>_<ratio>.png)
-  and every key that `ltexp methods dataset/<dataset>` shows, such as imbalance=, imbalance_ratio=, max_per_class=,
-  num_classes=, subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
-"""
-
-
-CACHE = """\
-Makes a copy of all images of a dataset of files, resized to dataset.resize pixels on the short side as evaluation does,
-so that training decodes small images instead of large ones. A run reads it with dataset.cache=FOLDER.
-
-  ltexp data cache imagenet_lt
-  ltexp data cache image_folder source.folder=~/birds out=~/birds_256 workers=8
-
-A smaller JPEG is kept as it is, everything else becomes a JPEG of quality 95, which changes a pixel by two of 255
-on average. The command can be stopped at any time, and goes on where it was when it is given again. A cache that is not
-finished, damaged, of other lists or of another size is refused by every run.
-
-datasets: {datasets}
-keys:
-  root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
-  out=PATH    folder of the cache (default: ROOT/cache/DATASET_RESIZE)
-  workers=N   processes that decode (default: one for each core)
-  and every key that `ltexp methods dataset/<dataset>` shows (also written dataset.resize= and so on)
-"""
+    return [*OFFICIAL, *PACKED, *PREPARED_BY_COMMAND]
 
 
 def run_prepare(words: Sequence[str]) -> int:
@@ -103,10 +34,9 @@ def run_prepare(words: Sequence[str]) -> int:
     from ltexp.data.commands.prepare import prepare, prepare_articles, prepare_packed
     from ltexp.data.images.official import OFFICIAL
     from ltexp.data.images.packed import PACKED
-    from ltexp.data.text.articles import PREPARED_BY_COMMAND
 
     names, options = split_words(words, ("source", "root", "download"))
-    known = [*OFFICIAL, *PACKED, *PREPARED_BY_COMMAND]
+    known = preparable()
     if len(names) != 1:
         raise ConfigError(f"name one dataset: ltexp data prepare {' | '.join(known)}")
     if names[0] not in known:
@@ -125,6 +55,41 @@ def run_prepare(words: Sequence[str]) -> int:
         folder, origin = prepare_articles(names[0], build_source(names[0]), _root(options), source)
     print(f"{folder}: {origin}")
     return _report_check(names[0], dataset_config(resolve(names)[names[0]]), folder.parent)
+
+
+def run_unpack(words: Sequence[str]) -> int:
+    """Unpacks one folder of Hugging Face datasets."""
+    from rich.markup import escape
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from ltexp.data.commands.unpack import COLUMNS, SPLITS, unpack
+
+    names, options = split_words(words, ("source", "root", *COLUMNS, *SPLITS))
+    if len(names) != 1 or "source" not in options:
+        raise ConfigError("name the dataset that is made and its source: ltexp data unpack NAME source=FOLDER")
+    folder = _root(options) / names[0]
+    columns, splits = ({key: options[key] for key in keys if key in options} for keys in (COLUMNS, SPLITS))
+    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn())
+    task = bar.add_task(escape(names[0]))
+
+    def show(done: int, of: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=of)
+
+    try:
+        unpacked = unpack(as_path(options["source"]), folder, columns, splits, show)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+    left = f"; not taken: {', '.join(unpacked.left)}" if unpacked.left else ""
+    print(f"{folder}: {', '.join(f'{count:,} {split}' for split, count in unpacked.images.items())} images{left}")
+    keys = [f"source.folder={names[0]}", "source.classes=classes.txt"]
+    keys += [f"source.{split}={split}.txt" for split in unpacked.images if split != "train"]
+    print(
+        f"for a run: ltexp train dataset=image_list dataset.name={names[0]} " + " ".join(f"dataset.{k}" for k in keys)
+    )
+    config, _ = _with_keys(dataset_config("image_list"), keys, ())
+    return _report_check("image_list", config, folder.parent)
 
 
 def run_check(words: Sequence[str]) -> int:
@@ -243,6 +208,7 @@ def _set(node: dict[str, Any], key: str, value: Any) -> None:
 
 VERBS = {
     "prepare": (run_prepare, PREPARE, "make the files of CIFAR, SVHN, CINIC-10, Tiny ImageNet or AG's News"),
+    "unpack": (run_unpack, UNPACK, "make image files and lists of a folder of Hugging Face datasets"),
     "check": (run_check, CHECK, "say what is missing or wrong"),
     "show": (run_show, SHOW, "print and draw a dataset's long tail"),
     "cache": (run_cache, CACHE, "make a copy of image files that decodes quickly"),

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ltexp.data.loader import Batch, Loader
-from ltexp.data.tail.profile import name_class
 from ltexp.data.types import Split
-from ltexp.distributed import gather_batch, sum_over_ranks
-from ltexp.errors import TrainingError
+from ltexp.distributed import sum_over_ranks
 from ltexp.features.bank import FeatureBank
+from ltexp.features.extraction import extract
 from ltexp.features.generation import Generation
+from ltexp.features.kept import KeptFeatures
 from ltexp.features.source import ExtractedFeatures
-from ltexp.features.statistics import ClassStatistics
 from ltexp.models.model import Model
 from ltexp.randomness import generator
 from ltexp.training.predict import autocast, evaluating
@@ -41,6 +40,7 @@ class FeatureLoader(Loader[Split]):
         precision: as in `trainer.precision`.
         fixed: whether the images are the same in every epoch, so that once is enough.
         class_names: for messages.
+        kept: where the features are shared with other runs; None: they are this run's alone.
         settings: see `Loader`.
     """
 
@@ -58,12 +58,13 @@ class FeatureLoader(Loader[Split]):
         precision: str,
         fixed: bool,
         class_names: Sequence[str],
+        kept: KeptFeatures | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(split, **settings)
         self._images, self._scored = images, scored
         self._model, self._stage1, self._precision, self._fixed = model, stage1, precision, fixed
-        self.source, self._class_names = source, class_names
+        self.source, self._class_names, self._kept = source, class_names, kept
         self._steps = max(1, CHUNK // (model.backbone.feature_dim * self.batch_size))
         self._bank: FeatureBank
         self._extracted = False
@@ -78,7 +79,11 @@ class FeatureLoader(Loader[Split]):
         self._chunk = self._generation = None  # the last epoch's are gone before this one's come
         if not (self._fixed and self._extracted):
             self._images.set_epoch(epoch)
-            self._bank = FeatureBank(*extract(self._model, self._images, self._precision, self._class_names))
+            if self._kept is None:
+                found = extract(self._model, self._images, self._precision, self._class_names)
+            else:
+                found = self._kept.obtain(self._model, self._precision, self._class_names)
+            self._bank = FeatureBank(*found)
             self._extracted = True
         self._generation = self.source.plan(self._bank, epoch, self._seed)
 
@@ -147,51 +152,6 @@ class FeatureLoader(Loader[Split]):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
         self.source.load_state(state)
-
-
-def extract(
-    model: Model, loader: Loader[Any], precision: str, class_names: Sequence[str]
-) -> tuple[Tensor, Tensor, ClassStatistics]:
-    """(features (N, D) float32, labels (N,), their statistics) of all samples of a loader, on every process.
-
-    Raises:
-        TrainingError: for features that are not numbers, or below 0 where the model raises them to a power.
-    """
-    rows, width, device = loader.rows, model.backbone.feature_dim, loader.device
-    features = torch.empty(rows, width, device=device)
-    labels = torch.empty(rows, dtype=torch.int64, device=device)
-    negative, broken = (torch.zeros(rows, dtype=torch.bool, device=device) for _ in range(2))
-    statistics = ClassStatistics(len(class_names), width, device)
-    start = 0
-    with evaluating(model):
-        for batch in loader:
-            with autocast(precision, device):
-                plain = model.backbone(batch.inputs).float()
-            found = model.transform(plain)
-            if batch.share > 0:
-                statistics.update(found, batch.labels)
-            part = slice(start, start + batch.size)
-            features[part] = gather_batch(found, batch.size)
-            labels[part] = gather_batch(batch.labels, batch.size)
-            negative[part] = gather_batch((plain < 0).any(1), batch.size)
-            broken[part] = gather_batch(~plain.isfinite().all(1), batch.size)
-            start += batch.size
-    statistics.merge()
-    if broken.any():
-        raise TrainingError(
-            "the backbone gives features that are not finite, first for class "
-            f"{_first(broken, labels, class_names)}: train it with a lower learning rate, or trainer.precision=32-true"
-        )
-    if model.feature_power != 1 and negative.any():
-        raise TrainingError(
-            f"feature_power={model.feature_power} needs features of 0 or more, and the backbone gives negative ones, "
-            f"first for class {_first(negative, labels, class_names)}: set the stage's feature_power=1"
-        )
-    return features, labels, statistics
-
-
-def _first(marked: Tensor, labels: Tensor, class_names: Sequence[str]) -> str:
-    return name_class(int(labels[marked.nonzero()[0, 0]]), class_names)
 
 
 def class_scores(model: Model, loader: Loader[Any], precision: str) -> Tensor:

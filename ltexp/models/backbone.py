@@ -7,6 +7,7 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import FILES_OF_A_BACKBONE
+from ltexp.models.class_text import ClassText
 
 
 class Backbone(nn.Module):
@@ -20,11 +21,13 @@ class Backbone(nn.Module):
             after the other. Default 1.
         builds_without_data: whether its config node alone is enough to build it, so that it is tried before data is
             read, on torch's meta device.
+        reads_text: whether it comes with a text tower, for classifiers that read class names (`class_text`).
         notes: what a run says of it before it uses it, one line each.
     """
 
     reads: ClassVar[str] = "images"
     builds_without_data: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
     notes: Sequence[str] = ()
     feature_dim: int
     map_channels: list[int]
@@ -56,6 +59,22 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: saying what to choose instead.
         """
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuses text that its text tower cannot read.
+
+        Raises:
+            ConfigError: naming the first such prompt.
+        """
+        raise NotImplementedError
+
+    def class_text(self, prompts: Sequence[Sequence[str]]) -> ClassText:
+        """What its text tower says of each class.
+
+        Args:
+            prompts: of each of C classes one or more.
+        """
+        raise NotImplementedError
 
     def frozen_parts(self) -> list[nn.Module]:
         """Parts that never learn as a whole: no stage takes them out of eval mode."""

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ltexp.config.require import require, require_choice
 from ltexp.errors import CheckpointError, ConfigError
+from ltexp.models.class_text import ClassText, Prompts
 from ltexp.outputs import ModelOutput
 
 INITS = ("kaiming", "default")
@@ -30,6 +31,8 @@ class Classifier(nn.Module):
             "aligned" where a linear map is scaled and shifted by sample.
         needs_features: whether `fit` has to see the training features before the first evaluation.
         starts_from_features: whether `fit` has to see them before a fresh one's first training step.
+        reads_text: the names and prompts that it asks of its backbone's text tower: to be fitted (`fit_text`) where
+            it needs nothing else, to start from where it is trained. None: it reads no text.
         experts: E where the classifier reads the features (B, E, D) of E experts, else None.
 
     Args:
@@ -40,6 +43,7 @@ class Classifier(nn.Module):
     kind: Kind = "linear"
     needs_features: ClassVar[bool] = False
     starts_from_features: ClassVar[bool] = False
+    reads_text: Prompts | None = None
     experts: int | None = None
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
@@ -88,6 +92,9 @@ class Classifier(nn.Module):
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Reads the training set's features (N, D) with labels (N,), if it needs or starts from them; else nothing."""
+
+    def fit_text(self, text: ClassText) -> None:
+        """Takes what the backbone's text tower says of the classes, if it reads text; else nothing."""
 
     def set_class_counts(self, class_counts: Tensor) -> None:
         """Reads the training set's class counts (C,) where the logits depend on them; else does nothing."""

@@ -57,7 +57,7 @@ class TimmNetwork(Backbone):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk, self.image_size = _network(name, image_size, dict(options or {}))
+        self.trunk, self.image_size = self._build(name, image_size, dict(options or {}))
         self.notes: list[str] = []
         network = cast(Any, self.trunk)
         self.feature_dim = int(getattr(network, "head_hidden_size", None) or network.num_features)
@@ -76,10 +76,18 @@ class TimmNetwork(Backbone):
             except (AssertionError, AttributeError):
                 require(False, "gradient_checkpointing", True, f"false: timm has none for {name}")
 
+    def _build(self, name: str, image_size: int | None, options: dict[str, Any]) -> tuple[nn.Module, int]:
+        """(the network without classifier, the side of its images)."""
+        return _network(name, image_size, options)
+
+    def _state_in(self, content: Any, what: str) -> dict[str, Tensor]:
+        """Of what the file of weights holds the network's state, by timm's names."""
+        return state_below_prefix(content, self.trunk.state_dict().keys(), what)
+
     def _start_from(self, weights: str, name: str) -> None:
         what = f"backbone.weights '{weights}'"
         own = self.trunk.state_dict()
-        state = state_below_prefix(_read(weights), own.keys(), what)
+        state = self._state_in(read_weights(weights), what)
         heads = getattr(self.trunk, "pretrained_cfg", {}).get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else tuple(heads)
         left_out = tuple(f"{head}." for head in heads)
@@ -244,7 +252,12 @@ def _timm() -> Any:
     return timm
 
 
-def _read(weights: str) -> Any:
+def read_weights(weights: str) -> Any:
+    """What a file of weights holds, of torch.save or safetensors.
+
+    Raises:
+        CheckpointError: if it is not there, or damaged.
+    """
     path = Path(weights).expanduser()
     if not path.is_file():
         raise CheckpointError(

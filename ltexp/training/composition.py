@@ -22,6 +22,7 @@ from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training import checkpoint
 from ltexp.training.batch_checks import check_batches
+from ltexp.training.class_names import fits_text, require_text
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
@@ -83,6 +84,7 @@ def check_composition(config: Config) -> None:
         _check_branches(name, config.backbone.get("branches", 1), stage, objective)
         _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
         _check_factors(name, stage, classifier)
+        _check_text(name, stage, classifier, config.backbone)
         _check_start(name, stage, classifier)
         _continue(stage, classifier, earlier)
         for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
@@ -252,6 +254,14 @@ def _check_features(
     made = {"labels", "logits", "features", *OF_A_TEACHER, *OF_TEACHERS}.union(*(wired.gives for wired in wirings))
     if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
+
+
+def _check_text(name: str, stage: StageConfig, classifier: Classifier, backbone: Mapping[str, Any]) -> None:
+    """A classifier that reads class names has a text tower to read them, with weights."""
+    if classifier.reads_text is None or not fits_text(stage):
+        return
+    with within(name):
+        require_text(get_class(backbone["_target_"]), backbone)
 
 
 def _check_modules(name: str, stage: StageConfig, stages: Mapping[str, StageConfig]) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltexp.config import StageConfig, names_stage
-from ltexp.config.build import build
+import ltexp
+from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
+from ltexp.config.build import build, target_sources
+from ltexp.config.identity import backbone_identity, digest
 from ltexp.data.augmentation import NoAugmentation
 from ltexp.data.loader import Loader
 from ltexp.data.tail.selection import last_of_class
 from ltexp.data.types import Split
 from ltexp.distributed import rank, world_size
+from ltexp.features.kept import KeptFeatures, state_identity
 from ltexp.features.loader import FeatureLoader
 from ltexp.features.source import ExtractedFeatures
 from ltexp.models.model import Model
@@ -49,6 +52,7 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
         precision=session.config.trainer.precision,
         fixed=isinstance(augmentation, NoAugmentation),
         class_names=session.data.class_names,
+        kept=_kept(session, name, stage, model, kept) if isinstance(augmentation, NoAugmentation) else None,
         batch_size=stage.batch_size,
         device=session.device,
         sampler=build(stage.sampler, labels=labels, class_counts=torch.bincount(labels), path="sampler"),
@@ -58,6 +62,32 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
         rank=rank(),
         world_size=world_size(),
     )
+
+
+def _kept(session: Session, name: str, stage: StageConfig, model: Model, split: Split) -> KeptFeatures | None:
+    """Where these features are shared with other runs: those of a network as its file has it, beside the stages."""
+    cache, pretrained = session.config.stage_cache, stage.init.backbone == "fresh" and stage.checkpoint is None
+    if not cache.enabled or not pretrained:
+        return None
+    data, trainer = session.data, session.config.trainer
+    backbone = {key: value for key, value in session.config.backbone.items() if key not in FILES_OF_A_BACKBONE}
+    identity = digest(
+        {
+            "version": ltexp.__version__,
+            "data": [data.content_hash, split.identity, data.preprocessing],
+            "backbone": [backbone_identity(backbone), state_identity(model.backbone), target_sources(backbone)],
+            "feature_power": stage.feature_power,
+            "numerics": [session.device.type, trainer.precision, trainer.channels_last],
+        }
+    )
+
+    def images(start: int, stop: int) -> Loader[Any]:
+        part = split.take(np.arange(start, stop))
+        return session.loader(part, batch_size=batch, augmentation=NoAugmentation(), seed=session.stage_seed(name))
+
+    batch = EXTRACTION_BATCH * world_size()
+    session.features = KeptFeatures(Path(cache.dir) / "features" / identity, len(split.labels), images)
+    return session.features
 
 
 def check_features(session: Session, stage: StageConfig) -> None:
@@ -87,8 +117,14 @@ def describe_features(session: Session, stage: StageConfig) -> dict[str, Any]:
             "extracted": int(kept.sum()),
             "generated": len(source.start(session.class_counts, kept, stage.epochs)),
             "scored_on": scored if source.keeps_score else None,
+            **_taken(session.features),
         }
     }
+
+
+def _taken(kept: KeptFeatures | None) -> dict[str, Any]:
+    """How many were there from another run, and where; nothing where none are kept."""
+    return {} if kept is None or kept.taken is None else {"cache": kept.folder.name, "from_cache": kept.taken}
 
 
 def write_history(loader: Loader[Any], folder: Path) -> None:

@@ -52,6 +52,8 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             # such a batch's size may leave one row, which has joined the batch before since
             **({"last_batch": 2} if 1 < stage.batch_size <= 8 and not stage.features.get("_target_") else {}),
             "files": files_started_from(stage, name, session.config.backbone),
+            # the data's hash knows no names
+            **({"class_names": list(data.class_names)} if "templates" in stage.classifier else {}),
             # of one stage as in the first fingerprints, which so stay valid
             "previous": started_from if len(started_from) > 1 else next(iter(started_from), None),
         }

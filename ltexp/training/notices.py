@@ -1,10 +1,12 @@
 """Settings that have no effect on a run, each said in a line before it begins."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import StageConfig
@@ -28,6 +30,7 @@ def settings_without_effect(session: Session) -> list[str]:
     lines = list(_of_data(session.data, typed))
     for name, stage in config.stages.items():
         lines += [f"{name}.{line}" for line in _of_terms(name, stage, typed)]
+        lines += [f"{name}.{line}" for line in _of_start(stage, config.backbone)]
         if stage.epochs > 0 and stage.checkpoint is None:
             counts = session.for_stage(stage).class_counts
             lines += [f"{name}.{line}" for line in (*_of_schedule(stage), *_of_objective(stage, counts))]
@@ -47,6 +50,16 @@ def _of_terms(name: str, stage: StageConfig, typed: list[str]) -> Iterator[str]:
         keys = [key for key in typed if key.rpartition("@")[2].startswith(place) and key != f"{place}weight"]
         if settings.weight == 0 and keys:
             yield f"terms.{term} has weight 0: {', '.join(keys)} has no effect"
+
+
+def _of_start(stage: StageConfig, backbone: Mapping[str, Any]) -> Iterator[str]:
+    """A head from class means is for a network that has learned to see."""
+    untrained = stage.checkpoint is None and {stage.init.backbone, stage.init.classifier} == {"fresh"}
+    if untrained and not backbone.get("weights") and get_class(stage.classifier["_target_"]).starts_from_features:  # type: ignore[attr-defined]
+        yield (
+            "classifier starts from class means of an untrained network, which learns from scratch: add a network with "
+            "weights and a fine_tuning, such as backbone=timm backbone.weights=FILE fine_tuning=adaptformer"
+        )
 
 
 def _of_schedule(stage: StageConfig) -> Iterator[str]:

@@ -26,6 +26,7 @@ from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training import checkpoint
+from ltexp.training.class_names import check_class_names
 from ltexp.training.composition import check_composition, without_idle_epochs
 from ltexp.training.data_checks import check_data
 from ltexp.training.feature_stage import check_features
@@ -122,6 +123,7 @@ def check_against_data(session: Session) -> None:
         _check_mixing(own, name, stage)
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
+        check_class_names(own, name, stage)
         check_data(own, name, stage)
         for teacher in stage.taught_by.values():
             if not names_stage(teacher):

@@ -23,12 +23,14 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.arrays import Ints
 from ltexp.evaluation.metrics import Metrics
 from ltexp.evaluation.shots import ShotRule
+from ltexp.features.kept import KeptFeatures
 from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.classifier import Classifier
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, build_module, present
 from ltexp.randomness import default_generator, key_to_seed
+from ltexp.training.class_names import kept_text, prompts_of, require_text
 from ltexp.training.mixing import Mixing, pretext_of
 from ltexp.training.predict import extract_features
 
@@ -48,6 +50,7 @@ class Session:
         shot_counts: (C,) the class counts that tell many, medium and few shot; None: those of `data`.
         held_out: training images that only the stream of that name shows.
         pretext: the mixing of a stage whose labels it makes; None: they are the dataset's.
+        features: those that a stage of this session shares with other runs, once it asks for them.
     """
 
     config: Config
@@ -58,6 +61,7 @@ class Session:
     shot_counts: Ints | None = None
     held_out: dict[str, Split] = field(default_factory=dict)
     pretext: Mixing | None = None
+    features: KeptFeatures | None = None
     _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
@@ -184,8 +188,12 @@ class Session:
         return model.to(self.device)
 
     def fit_classifier(self, model: Model, before_training: bool = False) -> None:
-        """Shows the training features to a classifier that is fitted to them, or whose training starts from them."""
+        """Shows a classifier what it is fitted to, or starts its training from: training features, class names."""
         classifier = model.classifier
+        if classifier.reads_text is not None:
+            require_text(model.backbone, self.config.backbone)
+            given = prompts_of(classifier.reads_text, self.data.class_names)
+            classifier.fit_text(kept_text(self.folder, model.backbone, self.config.backbone, given))
         if classifier.starts_from_features if before_training else classifier.needs_features:
             loader = self.evaluation_loader(self.data.train)
             _, features, labels = extract_features(model, loader, self.config.trainer.precision)

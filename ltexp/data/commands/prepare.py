@@ -52,7 +52,7 @@ def prepare(dataset: str, root: Path, source: Path | None = None, download: bool
     if download is False:
         looked_for = ", ".join((official.python.archive, official.binary.archive, official.python.folder))
         raise DataError(f"nothing to prepare {dataset} from: found none of {looked_for} in {root}; give source=PATH")
-    with _temporary_folder(root, dataset) as folder:
+    with temporary_folder(root, dataset) as folder:
         return _convert(_download(official, folder, root), dataset, official, target)
 
 
@@ -80,7 +80,7 @@ def prepare_packed(dataset: str, root: Path, source: Path | None, download: bool
             write_arrays(official.read(found, official), target)
             return target, f"from {found}"
         if dataset == "svhn" and source is None and download is not False:
-            with _temporary_folder(root, dataset) as folder, _patience():
+            with temporary_folder(root, dataset) as folder, _patience():
                 write_arrays(read_svhn(folder, official, download=True), target)
             return target, f"from {official.site}"
     except (OSError, tarfile.TarError, EOFError, zipfile.BadZipFile) as error:
@@ -117,7 +117,7 @@ def prepare_articles(dataset: str, articles: CsvArticles, root: Path, source: Pa
         looked_for = f"{' and '.join(ARTICLE_FILES)}, a folder {dataset} with them, or {dataset}_csv.tgz"
         raise DataError(f"nothing to prepare {dataset} from: {source or root} holds no {looked_for}; give source=PATH")
     try:
-        with _temporary_folder(root, dataset) as folder:
+        with temporary_folder(root, dataset) as folder:
             if found.is_dir():
                 for name in ARTICLE_FILES:
                     shutil.copyfile(found / name, folder / name)
@@ -162,7 +162,7 @@ def write_arrays(arrays: SourceArrays, target: Path) -> None:
     if problems:
         raise DataError(f"not of the prepared form: {'; '.join(problems)}")
     try:
-        with _temporary_folder(target.parent, target.name) as folder:
+        with temporary_folder(target.parent, target.name) as folder:
             for name in ARRAYS:
                 with (folder / f"{name}.npy").open("wb") as file:
                     np.save(file, np.ascontiguousarray(getattr(arrays, name)), allow_pickle=False)
@@ -185,7 +185,7 @@ def _move(folder: Path, target: Path, files: Sequence[str]) -> None:
 
 
 @contextmanager
-def _temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))

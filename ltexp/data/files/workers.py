@@ -2,8 +2,9 @@
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,18 +36,33 @@ def start_workers(make: Callable[[Callable[[int], None]], DataLoader[Any]]) -> t
         batches = iter(pool)
         if all(begun.acquire(timeout=START_LIMIT) for _ in range(pool.num_workers)):
             return pool, batches
-        _end(set(multiprocessing.active_children()) - before)
+        end_workers(set(multiprocessing.active_children()) - before)
     raise TrainingError(
         f"the processes that decode images do not begin within {START_LIMIT:g} s: set dataset.workers=0, "
         "or try again when this machine is less busy"
     )
 
 
-def _end(workers: set[Any]) -> None:
-    for act in ("kill", "join"):
+def end_workers(workers: set[Any]) -> None:
+    """Kills worker processes and waits until they have ended."""
+    with _deaths_unreported():
         for worker in workers:
-            with suppress(RuntimeError):  # by which torch says that a worker was killed
-                getattr(worker, act)()
+            worker.kill()
+        for worker in workers:
+            worker.join()
+
+
+@contextmanager
+def _deaths_unreported() -> Iterator[None]:
+    """Torch raises an error in the main thread when a worker was killed, be it between its end and the note of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _begin(begun: Any, _: int) -> None:
