@@ -27,7 +27,7 @@ from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
 from ltexp.training.survey import check_surveys
-from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS
+from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS, check_teachers
 
 ENDLESS = 10**6  # epochs
 
@@ -77,7 +77,7 @@ def check_composition(config: Config) -> None:
         with within(name):
             objective = _check_settings(stage)
         _check_needs(name, stage, objective)
-        _check_teachers(name, stage, objective)
+        check_teachers(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
         check_surveys(name, stage, objective)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
@@ -167,22 +167,6 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
                 f"loss or term that does, or leave it out with ~module@{name}.modules.{module}"
             )
         read |= set(wired.reads)
-
-
-def _check_teachers(name: str, stage: StageConfig, objective: Objective) -> None:
-    """The teachers that losses read by name are there, and those that are there are read."""
-    read = {teacher for part in objective.by_key.values() for teacher in part.teachers}
-    for key, part in objective.by_key.items():
-        if missing := sorted(set(part.teachers) - set(stage.teachers)):
-            raise ConfigError(
-                f"{name}: its {key} needs a teacher {missing[0]}: add +{name}.teachers.{missing[0]}=STAGE, an earlier "
-                "stage or a run's folder"
-            )
-    if stage.epochs > 0 and (unread := sorted(set(stage.teachers) - read)):
-        raise ConfigError(
-            f"{name}: no loss or term reads its teacher {unread[0]}, but {', '.join(sorted(read)) or 'none by name'}: "
-            f"leave it out with ~{name}.teachers.{unread[0]}"
-        )
 
 
 def _check_given(name: str, reader: str, needs: Iterable[str], given: Set[str]) -> None:

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.errors import CheckpointError
+from ltexp.errors import CheckpointError, ConfigError
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.checkpoint import load_backbone
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
+from ltexp.training.objective import Objective
 
 # of a model's output
 OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
@@ -61,6 +63,31 @@ class Teachers:
             output.teacher_logits, output.teacher_features = own.logits, own.features
         if self.named and not OF_TEACHERS.isdisjoint(needs):
             output.teachers_logits = {name: each(inputs, of_features).logits for name, each in self.named.items()}
+
+
+def check_teachers(name: str, stage: StageConfig, objective: Objective) -> None:
+    """Refuses a stage without a teacher that a loss reads by name, or with one that none reads.
+
+    Args:
+        name: of the stage.
+        stage: its config.
+        objective: of the stage, on made-up class counts.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    read = {teacher for part in objective.by_key.values() for teacher in part.teachers}
+    for key, part in objective.by_key.items():
+        if missing := sorted(set(part.teachers) - set(stage.teachers)):
+            raise ConfigError(
+                f"{name}: its {key} needs a teacher {missing[0]}: add +{name}.teachers.{missing[0]}=STAGE, an earlier "
+                "stage or a run's folder"
+            )
+    if stage.epochs > 0 and (unread := sorted(set(stage.teachers) - read)):
+        raise ConfigError(
+            f"{name}: no loss or term reads its teacher {unread[0]}, but {', '.join(sorted(read)) or 'none by name'}: "
+            f"leave it out with ~{name}.teachers.{unread[0]}"
+        )
 
 
 def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
