@@ -347,6 +347,10 @@ REFUSED = {
         ("evaluation.few_shot_below=2",),
         r"^stage3\.sampler: no class has fewer than 2 training images: set evaluation\.many_shot_above and",
     ),
+    "an expert of other classes than it is shown": (
+        ("stage1.loss.group=few",),
+        r"^stage1: its loss is of other classes than those that its sampler shows: choose one of them",
+    ),
     "no validation split": (
         ("dataset.validation.fraction=0",),
         r"^stage4\.loss: experts are weighted by validation images, and there are none: set dataset\.validation",

@@ -8,6 +8,7 @@ from ltexp.config import StageConfig
 from ltexp.config.require import within
 from ltexp.data.samplers import Sampler
 from ltexp.data.types import Split
+from ltexp.errors import ConfigError
 from ltexp.training.batches import sampler_of
 from ltexp.training.objective import Objective
 from ltexp.training.session import Session
@@ -30,12 +31,20 @@ def check_data(session: Session, name: str, stage: StageConfig) -> None:
     nodes = {f"{name}.sampler": (stage.sampler, train)} if not stage.features.get("_target_") else {}
     for own, stream in stage.streams.items():
         nodes[f"{name}.streams.{own}.sampler"] = stream.sampler, session.held_out.get(own, train)
+    objective = Objective(stage, session.class_counts)
     for key, (node, split) in nodes.items():
-        if getattr(get_class(node["_target_"]), "check_data", Sampler.check_data) is not Sampler.check_data:
-            with within(key):
-                sampler_of(session, node, split).check_data()
+        if getattr(get_class(node["_target_"]), "check_data", Sampler.check_data) is Sampler.check_data:
+            continue
+        sampler = sampler_of(session, node, split)
+        with within(key):
+            sampler.check_data()
+        learned = objective.loss.learned_prior(sampler.class_probabilities(0, stage.epochs))
+        if node is stage.sampler and learned.isnan().any():  # of no shares at all
+            raise ConfigError(
+                f"{name}: its loss is of other classes than those that its sampler shows: choose one of them"
+            )
     counts = None if validation is None else _counts(validation, session.num_classes)
-    for key, part in Objective(stage, session.class_counts).by_key.items():
+    for key, part in objective.by_key.items():
         with within(f"{name}.{key}"):
             part.check_data(counts)
 
