@@ -17,7 +17,7 @@ VERBS = {
     "predict": "what a finished run's model says of your images, as a CSV file",
     "export": "a finished run's model as an ONNX file",
     "report": "tables and figures from any set of runs",
-    "data": "prepare, check and show datasets",
+    "data": "prepare, unpack, check and show datasets",
     "completion": "tab completion for bash, zsh and fish",
 }
 TRAINS = ("train", "reproduce")

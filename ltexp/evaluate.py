@@ -36,7 +36,7 @@ dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, d
 import copy
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,6 @@ from ltexp.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
-    from ltexp.training.predict import Predictions
 
 MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
 LONGEST = 120  # characters of a file's name, where paths were typed
@@ -183,6 +182,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
 
     # imports torch: only once the command line is sound
     from ltexp.analysis.crops import predict_crops
+    from ltexp.analysis.further import further, said_of
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
@@ -191,7 +191,7 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
         from ltexp.analysis.other_test import take_test
 
         take_test(restored.session, words)
-    measure_further = _further(restored, options)
+    measure_further = further(restored, shifts_of(options), options)
     crops = _crops(restored, options)
     before, found = recorded.get("test_hash"), restored.session.data.test_hash
     other = bool(before and found and before != found)  # a record of before they were kept says nothing
@@ -200,12 +200,8 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")
-    name = stage if node is None else "_".join([stage, options["classifier"], *_settings(node)])
-    name = "_".join([name, *words]).replace("/", "-")
-    if len(name) > LONGEST:
-        name = f"{name[:LONGEST]}_{digest(words)[:8]}"
-    if other and not words:
-        name += f"_{found[:8]}"
+    name = _name([stage] if node is None else [stage, options["classifier"], *_settings(node)], words)
+    name += f"_{found[:8]}" if other and not words else ""
     content: dict[str, Any] = {"stage": stage, "classifier": node}
     content |= {"dataset": words, "test_hash": found} if words or other else {}
     if read_flag(options, "temperature"):
@@ -216,18 +212,24 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     name += "".join(f"_{key}={value}" for key, value in crops.items())
     predictions = predict_crops(restored, **crops) if crops else restored.predictions()
     networks = restored.cost()
-    further = measure_further(predictions)
+    beside = measure_further(predictions)
     kept = {name: content | {"networks": networks, "metrics": restored.measure(predictions)}}
-    kept |= {f"{name}_{suffix}": content | own for suffix, own in further.items()}
+    kept |= {f"{name}_{suffix}": content | own for suffix, own in beside.items()}
     for own, evaluated in kept.items():
         write_text(folder / EVALUATIONS / f"{own}.json", json.dumps(evaluated, indent=1))
     show({own: evaluated["metrics"] for own, evaluated in kept.items() if "metrics" in evaluated}, recorded)
-    for evaluated in further.values():
-        print("".join(f"{line}\n" for line in _said_of(evaluated)), end="")
+    for evaluated in beside.values():
+        print("".join(f"{line}\n" for line in said_of(evaluated)), end="")
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
-    beside = f", {len(further)} more beside it" if further else ""
-    print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{beside}")
+    more = f", {len(beside)} more beside it" if beside else ""
+    print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{more}")
     return 0
+
+
+def _name(parts: Sequence[str], words: Sequence[str]) -> str:
+    """The beginning of the name of the file that keeps an evaluation."""
+    name = "_".join([*parts, *words]).replace("/", "-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}_{digest(words)[:8]}"
 
 
 def _crops(restored: "LoadedStage", options: dict[str, str]) -> dict[str, int]:
@@ -239,42 +241,6 @@ def _crops(restored: "LoadedStage", options: dict[str, str]) -> dict[str, int]:
     crops = parse_value("crops", options["crops"])
     check_crops(restored, crops)
     return {"crops": crops}
-
-
-def _further(restored: "LoadedStage", options: dict[str, str]) -> "Callable[[Predictions], dict[str, dict[str, Any]]]":
-    """What else is asked for, checked: of the model's predictions, by the end of the name of the file that keeps it."""
-    from ltexp.analysis.out_of_distribution import out_of_distribution, session_of_others
-    from ltexp.analysis.shifted import check_shifts, evaluate_shifts
-
-    shifts, adapts = shifts_of(options), read_flag(options, "adapt") or False
-    words = [f"{key}={text}" for key, text in options.items() if key == "ood" or key.startswith("ood.")]
-    if shifts:
-        check_shifts(restored, adapts)
-    others = session_of_others(restored, words) if words else None
-
-    def measure(predictions: "Predictions") -> dict[str, dict[str, Any]]:
-        found = evaluate_shifts(restored, predictions, shifts, adapts) if shifts else {}
-        if others is not None:
-            ending = f"ood={options['ood']}" + (f"_{digest(words)[:8]}" if len(words) > 1 else "")
-            found[ending] = {"ood_words": words, "ood": out_of_distribution(restored, predictions, others)}
-        return found
-
-    return measure
-
-
-def _said_of(found: dict[str, Any]) -> list[str]:
-    """Lines about what is kept beside the metrics."""
-    if "expert_weights" in found:
-        weights = ", ".join(f"{weight:.2f}" for weight in found["expert_weights"])
-        return [f"{found['shift']} adapted: {found['transductive']} (transductive): {weights}"]
-    if "ood" not in found:
-        return []
-    inside, outside = found["ood"]["samples"]
-    lines = [f"{inside:,} test samples of the run (positive) against {outside:,} others, in %"]
-    lines.append(f"{'':<40}" + "".join(f"{name:>9}" for name in ("AUROC", "AUPR", "FPR95")))
-    for name, measures in found["ood"]["scores"].items():
-        lines.append(f"{name:<40}" + "".join(f"{value:>9.2f}" for value in measures.values()))
-    return lines
 
 
 def _has_moved(options: dict[str, str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ltexp.papers
+import ltexp.papers.reading
 from ltexp.errors import ConfigError
 from ltexp.papers import all_cells, find_paper, find_table, load_papers, match_cells
 
@@ -95,10 +96,10 @@ def test_what_a_row_is_trained_as_has_a_place_for_each_column() -> None:
     columns = [{"dataset": "cifar10_lt", "ratio": ratio, "backbone": "resnet32"} for ratio in (100, 50)]
     row = {"method": "decoupling", "own": None, "values": [1.0, 2.0], "as": ["lws", "tau_norm stage1.epochs=200"]}
     paper = {"paper": "x", "metric": "top1_accuracy"}
-    cells = ltexp.papers._row(paper, "1", columns, row)
+    cells = ltexp.papers.reading._row(paper, "1", columns, row)
     assert [cell.trained_as for cell in cells] == ["lws", "tau_norm stage1.epochs=200"]
     with pytest.raises(ValueError, match="row decoupling: 1 as for 2 columns"):
-        ltexp.papers._row(paper, "1", columns, row | {"as": ["lws"]})
+        ltexp.papers.reading._row(paper, "1", columns, row | {"as": ["lws"]})
 
 
 def test_a_damaged_paper_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

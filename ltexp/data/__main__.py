@@ -221,7 +221,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ltexp data", description="Prepare, check and show datasets.", allow_abbrev=False)
+    parser = _Parser(prog="ltexp data", description="Prepare, unpack, check and show datasets.", allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (_, text, summary) in VERBS.items():
         text = text.replace("{datasets}", ", ".join(datasets()))

@@ -1,0 +1,89 @@
+"""Which paper's settings a run has: those that are typed, else those that its method names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.default_element import ConfigDefault, GroupDefault
+from hydra.core.object_type import ObjectType
+
+from ltexp.config.config_files import PRIMARY
+from ltexp.errors import ConfigError
+from ltexp.names import unknown_name
+
+SETTINGS = "settings"  # key of a method: whose settings it takes, a folder of conf/paper/
+
+
+def with_paper(repo: ConfigRepository, overrides: list[str]) -> list[str]:
+    """`overrides` with the choice of a paper's settings: of `paper=FAMILY`, else of the family that a method names.
+
+    They are those of conf/paper/FAMILY/DATASET.yaml or, where there are none, of the dataset's recipe; of several
+    families, `paper=[mislas,glag]`, the last is the strongest.
+
+    Raises:
+        ConfigError: a family that is typed and has no settings for the dataset.
+    """
+    typed = {text.partition("=")[0]: text for text in overrides}
+    paper = typed.get("paper")
+    rest = [text for text in overrides if text != paper]
+    if paper in ("paper=null", "paper=none"):  # no settings but the method's own
+        return rest
+    chosen = {group: _chosen_file(repo, group, typed) for group in ("method", "dataset", "experiment")}
+    if paper is None:
+        family = _settings_of(repo, chosen["experiment"]) or _settings_of(repo, chosen["method"])
+        file = _file_of(repo, family, chosen["dataset"]) if family else None
+        return [*rest, f"paper={file}"] if file else rest
+    families = [name.strip() for name in paper.removeprefix("paper=").strip("[]").split(",")]
+    if len(families) == 1 and not repo.group_exists(f"paper/{families[0]}"):
+        return overrides  # one file by its name
+    files = [_file_of(repo, family, chosen["dataset"]) for family in families]
+    for family in (family for family, file in zip(families, files, strict=True) if file is None):
+        if not repo.group_exists(f"paper/{family}"):
+            known = repo.get_group_options("paper", results_filter=ObjectType.GROUP)
+            raise ConfigError(unknown_name("paper", family, known))
+        there = ", ".join(repo.get_group_options(f"paper/{family}"))
+        raise ConfigError(f"{paper}: that paper has no settings for {chosen['dataset']}, only for {there}")
+    return [*rest, f"paper={files[0]}" if len(files) == 1 else f"paper=[{','.join(map(str, files))}]"]
+
+
+def _file_of(repo: ConfigRepository, family: str, dataset: str | None) -> str | None:
+    """The choice of group `paper` that has a family's settings for a dataset."""
+    recipe = _chosen_in(repo, dataset, "recipe@_global_") if dataset else None
+    names = (str(dataset).removeprefix("dataset/"), recipe)
+    files = (f"{family}/{name}" for name in names if name)
+    return next((file for file in files if repo.config_exists(f"paper/{file}")), None)
+
+
+def _chosen_file(repo: ConfigRepository, group: str, typed: Mapping[str, str]) -> str | None:
+    """The file of a group that is chosen: typed, by a sweep or an experiment that is typed, or by config.yaml."""
+    if group in typed:
+        name: str | None = typed[group].partition("=")[2]
+    else:
+        files = [f"{kind}/{typed[kind].partition('=')[2]}" for kind in ("sweep", "experiment") if kind in typed]
+        names = [_chosen_in(repo, path, group) for path in (*files, PRIMARY)]
+        name = next((name for name in names if name is not None), None)
+    path = f"{group}/{name}"
+    return path if name and repo.config_exists(path) else None
+
+
+def _settings_of(repo: ConfigRepository, path: str | None) -> str | None:
+    """The family of settings that a method, or else what it builds on, names."""
+    if path is None:
+        return None
+    loaded: Any = repo.load_config(path)
+    own: str | None = loaded.config.get(SETTINGS)
+    bases = [str(entry.path) for entry in reversed(loaded.defaults_list) if isinstance(entry, ConfigDefault)]
+    folder = path.rpartition("/")[0]
+    named = (_settings_of(repo, f"{folder}/{base}") for base in bases if base != "_self_" and "/" not in base)
+    return own or next((name for name in named if name), None)
+
+
+def _chosen_in(repo: Any, path: str, group: str) -> str | None:
+    """What a file's own defaults list chooses of a group (`method`, `recipe@_global_`)."""
+    loaded = repo.load_config(path) if repo.config_exists(path) else None
+    for entry in loaded.defaults_list if loaded is not None else ():
+        if isinstance(entry, GroupDefault) and isinstance(entry.value, str):
+            package = f"@{entry.package}" if entry.package else ""
+            if f"{str(entry.group).lstrip('/')}{package}" == group:
+                return entry.value
+    return None
