@@ -1,7 +1,7 @@
 """Processor time of a training step of the comparators against one of `ce`: ResNet-32, CIFAR-100-LT, batches of 128.
 
 It is processor time of this process, and the least of it over interleaved rounds, so that other work on the machine
-counts for little. Of a method of two stages the step is stage 2's.
+counts for little. Of a method of several stages the step is the last one's.
 """
 
 import time
@@ -55,6 +55,9 @@ def main() -> None:
     kinds["tde, two branches joined"] = configured("tde", "stage1", "backbone.branches=2"), "stage1"
     # over the features of an untrained network its own rate diverges, which takes no other time
     kinds["oltr"] = configured("oltr", "stage2", "stage2.optimizer.lr=1.0e-4"), "stage2"
+    # without its passes over whole splits between epochs
+    alike = ("stage4.loss.self_paced=false", "stage4.loss.curriculum=false")
+    kinds["lfme, a student of three experts"] = configured("lfme", "stage4", *alike), "stage4"
     kinds["m2m, from its start on"] = configured("m2m", "stage2", "stage2.step.start=0"), "stage2"
     compare(kinds)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ltexp.config import Config, to_config
+from ltexp.config import Config, names_stage, to_config
 from ltexp.config.build import build
 from ltexp.config.composer import compose
 from ltexp.data.types import ImageSplit, LongTailedData
@@ -83,10 +83,11 @@ def real(config: Config, data: LongTailedData, stage_name: str) -> list[float]:
         model = session.place(session.fresh_model(built, config.stages[built]))
         model.set_trainable(stage.trainable.backbone, stage.trainable.classifier, stage.batch_norm)
         (Path(folder) / stage_name).mkdir()
-        if stage.teacher == "stage1":  # a teacher of the student's size; what it has learned does not matter
+        for teacher in filter(names_stage, set(stage.taught_by.values())):
+            # of the student's size; what it has learned does not matter
             counts = data.class_counts.tolist()
-            (Path(folder) / "stage1").mkdir()
-            checkpoint.save(Path(folder) / "stage1" / CHECKPOINT, model, config.backbone, config.stage1, counts)
+            (Path(folder) / teacher).mkdir()
+            checkpoint.save(Path(folder) / teacher / CHECKPOINT, model, config.backbone, config.stages[teacher], counts)
         train(session, stage_name, stage, model, Path(folder) / stage_name)
         return [float(row["images_per_second"]) for row in read_metrics(Path(folder) / stage_name / "metrics.csv")]
 

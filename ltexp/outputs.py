@@ -1,8 +1,10 @@
 """What a model hands to a loss: one small dataclass, filled as far as the stage needs it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -17,6 +19,7 @@ class ModelOutput:
         expert_logits: (E, B, C) for a network of E experts.
         teacher_logits: (B, C) when the stage has a teacher; carries no gradient.
         teacher_features: (B, D), what the teacher's classifier read; likewise.
+        teachers_logits: (B, C) of each of the stage's `teachers` by its name; likewise.
         auxiliary_logits: (B, C) of an auxiliary network.
         auxiliary_maps: the auxiliary network's maps, one for each of `feature_maps`.
         logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
@@ -30,6 +33,7 @@ class ModelOutput:
     expert_logits: Tensor | None = None
     teacher_logits: Tensor | None = None
     teacher_features: Tensor | None = None
+    teachers_logits: dict[str, Tensor] | None = None
     auxiliary_logits: Tensor | None = None
     auxiliary_maps: list[Tensor] | None = None
     logit_scale: float = 1.0
@@ -55,7 +59,22 @@ FIELDS = frozenset(
         "expert_logits",
         "teacher_logits",
         "teacher_features",
+        "teachers_logits",
         "auxiliary_logits",
         "auxiliary_maps",
     }
 )
+
+
+def in_float32(output: ModelOutput) -> ModelOutput:
+    """The output with its tensors in float32: under autocast the network runs in half precision, losses do not.
+
+    Lists of maps stay as they are: a loss sums them up in float32 without a copy of them.
+    """
+
+    def lifted(values: Mapping[str, Any]) -> dict[str, Any]:
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return {k: v.float() for k, v in tensors.items() if v.is_floating_point() and v.dtype != torch.float32}
+
+    fields, extra = lifted({name: getattr(output, name) for name in FIELDS}), lifted(output.extra)
+    return replace(output, extra=output.extra | extra, **fields) if fields or extra else output

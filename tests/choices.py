@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
+from ltexp.evaluation.shots import GROUPS
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext, StreamBatch
 from ltexp.outputs import ModelOutput
@@ -64,6 +65,7 @@ def full_output(logits: Tensor, width: int = 6) -> ModelOutput:
         expert_logits=logits + shifts - shifts.mean(0),
         teacher_logits=normal(rows, classes),
         teacher_features=normal(rows, width),
+        teachers_logits={name: logits.detach() + normal(rows, classes) for name in GROUPS},
         feature_maps=[normal(rows, 4, side, side) for side in (4, 2)],
         auxiliary_logits=normal(rows, classes),
         auxiliary_maps=[normal(rows, 4, side, side).square() for side in (4, 2)],

@@ -176,6 +176,13 @@ def test_a_papers_settings_by_family() -> None:
         composed("method=ce", "paper=dasl")
 
 
+def test_a_papers_settings_of_a_stage_that_is_not_there_are_left_out() -> None:
+    plain = composed("method=ce", "dataset=imagenet_lt", "paper=lfme", small=False)
+    assert not [name for name in ("stage2", "stage3", "stage4") if plain.get(name) is not None]
+    assert (plain["stage1"]["epochs"], plain["stage1"]["batch_size"]) == (120, 128)
+    assert "many_above" not in plain["stage1"]["sampler"]
+
+
 def test_cfg_job_prints_what_is_trained() -> None:
     """For a method with shared parts and one whose paper chooses: what Hydra prints is what is frozen."""
     for method in ("ride_bkd_3", "dasl"):

@@ -30,6 +30,7 @@ SAMPLERS = {
     "class_based_effective_number",
     "reversed",
     "deferred",
+    "shot_group",
 }
 CHOICES = [(group, name) for group in GIVEN for name in names(group)]
 

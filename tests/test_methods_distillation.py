@@ -14,11 +14,12 @@ from ltexp.config.build import build
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.models.model import Model
+from ltexp.outputs import ModelOutput
 from ltexp.training import run_stage
 from ltexp.training.objective import Objective
 from ltexp.training.session import Session
-from ltexp.training.start import load_model, load_teacher
-from ltexp.training.teacher import Teacher
+from ltexp.training.start import load_model, load_teachers
+from ltexp.training.teacher import Teacher, Teachers
 
 COSINE = tuple(
     f"{key}={value}"
@@ -127,20 +128,21 @@ def test_the_teacher_reads_the_mixed_batch_and_stays_bit_equal(
     teachers: list[Teacher] = []
     before: list[dict[str, Tensor]] = []
     seen: list[bool] = []
-    load, call = run_stage.load_teacher, Teacher.__call__
+    load, call = run_stage.load_teachers, Teacher.__call__
 
-    def loaded(*arguments: Any) -> Teacher | None:
-        teacher = load(*arguments)
-        if teacher is not None:
-            teachers.append(teacher)
-            before.append({name: value.clone() for name, value in teacher.model.state_dict().items()})
-        return teacher
+    def loaded(*arguments: Any) -> Teachers:
+        found = load(*arguments)
+        if found.one is not None:
+            teachers.append(found.one)
+            before.append({name: value.clone() for name, value in found.one.model.state_dict().items()})
+        return found
 
-    def called(self: Teacher, inputs: Tensor, output: Any) -> None:
-        call(self, inputs, output)
+    def called(self: Teacher, inputs: Tensor, of_features: bool = False) -> ModelOutput:
+        output = call(self, inputs, of_features)
         assert not self.model.training
-        assert not output.teacher_logits.requires_grad
+        assert not output.logits.requires_grad
         seen.append(inputs is last[0])
+        return output
 
     last: list[Tensor] = [torch.empty(0)]
     forward = Model.forward
@@ -150,7 +152,7 @@ def test_the_teacher_reads_the_mixed_batch_and_stays_bit_equal(
             last[0] = inputs
         return forward(self, inputs, *arguments, **keywords)
 
-    monkeypatch.setattr(run_stage, "load_teacher", loaded)
+    monkeypatch.setattr(run_stage, "load_teachers", loaded)
     monkeypatch.setattr(Teacher, "__call__", called)
     monkeypatch.setattr(Model, "forward", spied)
     run_here(tmp_path / "run", f"method={method}", "stage1.epochs=2")
@@ -198,11 +200,10 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it(
     session = Session(config, tmp_path / "run", build(config.dataset, root=config.paths.data), torch.device("cpu"))
     model = session.fresh_model("stage2", config.stage2)
     load_model(model, tmp_path / "run" / "stage1" / "checkpoint.pt")
-    teacher = load_teacher(session, config.stage2)
-    assert teacher is not None
+    teachers = load_teachers(session, config.stage2)
     inputs, labels = session.sample_inputs().expand(4, -1, -1, -1), torch.arange(4)
     output = model.eval()(inputs, {"expert_logits"})
-    teacher(inputs, output)
+    teachers.answer(inputs, output, {"teacher_logits"})
     term = Objective(config.stage2, session.class_counts).terms["distillation"]
     assert output.logit_scale > 1
     assert term(output, labels).item() == pytest.approx(0, abs=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from runs import composed
 
-from ltexp.config import to_config
+from ltexp.config import names_stage, to_config
 from ltexp.config.path import conf_dir
 from ltexp.papers import all_cells, find_table, match_cells, published_only
 from ltexp.reproduce.jobs import Job, job_of
@@ -195,7 +195,7 @@ def check(jobs: Iterable[Job]) -> None:
             assert plain["dataset"]["imbalance_ratio"] == job.ratio
             assert plain["dataset"]["imbalance"] == job.imbalance
         stages = read_stages(job.overrides)
-        assert set(stages) == {name for name in ("pretext", "stage1", "stage2") if plain.get(name) is not None}, job
+        assert set(stages) == {name for name in plain if names_stage(name) and plain[name] is not None}, job
         data = (job.dataset, job.imbalance, job.ratio, job.backbone)
         assert by_signature.setdefault((*data, stages["stage1"].signature), plain["stage1"]) == plain["stage1"], job
 

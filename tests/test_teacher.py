@@ -36,6 +36,19 @@ class Match(Loss):
         return (output.logits - output.teacher_logits).square().mean(1)
 
 
+class MatchAll(Loss):
+    """The same of two teachers by name."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"teachers_logits"})
+    teachers = ("own", "other")
+    seen: ClassVar[list[ModelOutput]] = []
+
+    def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
+        assert output.teachers_logits is not None
+        self.seen.append(output)
+        return sum((output.logits - logits).square().mean(1) for logits in output.teachers_logits.values())
+
+
 class Pooled(StageModule):
     """An auxiliary network: the classes from the means of the last map."""
 
@@ -98,6 +111,31 @@ def test_another_run_can_be_the_teacher_whatever_its_backbone(tmp_path: Path) ->
     assert record(tmp_path / "student")["status"] == "finished"
 
 
+def test_several_teachers_by_name_answer_each_for_itself(tmp_path: Path) -> None:
+    """One of the run and one of another; the backbone is the first one's, frozen, so that its answer is known."""
+    MatchAll.seen.clear()
+    run_here(tmp_path / "other", "method=ce", "backbone=resnet20", "stage1.epochs=1")
+    run_here(
+        tmp_path / "student",
+        *("method=crt", "stage1.epochs=1", "stage2.epochs=1", "+stage2.teachers.own=stage1"),
+        *(f"+stage2.teachers.other={tmp_path / 'other'}", "+stage2.terms.match.weight=1.0"),
+        f"+stage2.terms.match.loss={{_target_: {__name__}.MatchAll}}",
+    )
+    output = MatchAll.seen[0]
+    assert output.teacher_logits is None
+    assert output.teachers_logits is not None
+    assert list(output.teachers_logits) == ["own", "other"]
+    own, other = output.teachers_logits.values()
+    assert not own.requires_grad
+    assert not other.requires_grad
+    teacher = checkpoint.read(tmp_path / "student" / "stage1" / "checkpoint.pt").build_classifier()
+    torch.testing.assert_close(own, teacher(output.features), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(own, other, atol=0.1)
+    files = record(tmp_path / "student")["started_from"]
+    assert list(files) == ["stage2"]
+    assert len(files["stage2"]) == 1
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [("dataset.num_classes=5", "knows 5 classes"), ("dataset.imbalance_ratio=10", "other class counts")],
@@ -116,7 +154,15 @@ def test_a_teacher_of_other_classes_or_counts_is_refused_before_training(
     [
         ((*STUDENT, "stage2.teacher=null"), r"stage2: term match needs a teacher: set stage2.teacher"),
         (("method=crt", "stage2.teacher=stage1"), r"stage2: no loss or term reads its teacher"),
-        (("method=ce", "stage1.teacher=stage1"), r"invalid stage1.teacher=stage1"),
+        (("method=ce", "stage1.teacher=stage1"), r"invalid stage1.teacher=stage1: expected null or a path"),
+        (
+            ("method=ce", "+stage1.teachers.a=stage1"),
+            r"invalid stage1.teachers.a=stage1: expected a path; a stage cannot",
+        ),
+        (
+            ("method=crt", "+stage2.teachers.a=nowhere"),
+            r"stage2: no loss or term reads its teacher a, but none by name",
+        ),
         ((*STUDENT, "stage2.teacher=nowhere"), r"no checkpoint at .*nowhere"),
         (("method=ce", *AUXILIARY[1:]), r"stage1: term auxiliary needs auxiliary_logits, and no module gives it"),
         (("method=ce", AUXILIARY[0]), r"stage1: nothing reads what its module auxiliary gives"),

@@ -8,11 +8,13 @@ import torch
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
 from ltexp.losses.context import StreamBatch
+from ltexp.outputs import in_float32
 from ltexp.run_folder import GRADIENTS, write_metrics
 from ltexp.training.batches import train_loader
 from ltexp.training.predict import autocast
-from ltexp.training.stage import Stage, in_float32
-from ltexp.training.start import load_teacher
+from ltexp.training.stage import Stage
+from ltexp.training.start import load_teachers
+from ltexp.training.survey import SplitSurvey
 
 
 def write_gradients(restored: LoadedStage) -> Path:
@@ -32,12 +34,13 @@ def write_gradients(restored: LoadedStage) -> Path:
     if session.pretext is not None:
         raise ConfigError(f"{name} learns labels of its own, so it has no gradient by class: choose another stage")
     loader = train_loader(session, name, stage, restored.model)
-    teacher = load_teacher(session, stage)
-    module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teacher, loader)
+    teachers = load_teachers(session, stage)
+    module = Stage(restored.model, stage, session.class_counts, session.stage_seed(name), teachers, loader)
     objective = module.objective.to(session.device)
     restored.model.eval()
     last = max(stage.epochs - 1, 0)
     loader.set_epoch(last)
+    objective.before_epoch(last, max(stage.epochs, 1), SplitSurvey(session, restored.model, teachers))
     sums = torch.zeros(2, session.data.num_classes, dtype=torch.float64, device=session.device)
     for batch in loader:
         with torch.no_grad(), autocast(session.config.trainer.precision, session.device):

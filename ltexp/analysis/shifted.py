@@ -7,7 +7,7 @@ from ltexp.analysis.adaptation import adapt, views_of
 from ltexp.analysis.learned_prior import learned_prior
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
-from ltexp.evaluation.arrays import Ints
+from ltexp.evaluation.arrays import Floats, Ints
 from ltexp.evaluation.metrics import group_means
 from ltexp.evaluation.shifted import Predicted, Shift, shifted_accuracy, shifted_recalls
 from ltexp.training.predict import Predictions
@@ -23,6 +23,8 @@ def check_shifts(restored: LoadedStage, adapts: bool) -> None:
         raise ConfigError(f"shift= is about the dataset's classes, and {restored.stage} learned labels of its own")
     if adapts:
         views_of(restored)
+    if not _prior(restored).all():
+        raise ConfigError(f"shift= is about all classes, and {restored.stage} learned some of them alone")
 
 
 def evaluate_shifts(
@@ -36,11 +38,8 @@ def evaluate_shifts(
         shifts: the test distributions.
         adapts: whether the experts' weights are learned on the unlabelled images of each of them.
     """
-    session, model, stage = restored.session, restored.model, restored.stage
-    untrained = restored.taken_over or session.config.stages[stage].epochs == 0
-    classifier = model.classifier if untrained else None
-    prior = learned_prior(session.config, stage, session.class_counts.cpu(), classifier)
-    predicted = Predicted(predictions.logits * model.logit_scale, predictions.labels, prior)
+    session, model = restored.session, restored.model
+    predicted = Predicted(predictions.logits * model.logit_scale, predictions.labels, _prior(restored))
     found: dict[str, dict[str, Any]] = {}
     for name, by_shift in shifted_recalls(predicted, session.metrics.class_counts, shifts).items():
         for shift, recalls in zip(shifts, by_shift, strict=True):
@@ -55,6 +54,14 @@ def evaluate_shifts(
             "metrics": _metrics(restored, shift, adapted.recalls, predicted.test_counts),
         }
     return found
+
+
+def _prior(restored: LoadedStage) -> Floats:
+    """(C,) the class shares that the stage's logits are for."""
+    session, stage = restored.session, restored.stage
+    untrained = restored.taken_over or session.config.stages[stage].epochs == 0
+    classifier = restored.model.classifier if untrained else None
+    return learned_prior(session.config, stage, session.class_counts.cpu(), classifier)
 
 
 def _metrics(restored: LoadedStage, shift: Shift, recalls: Sequence[float | None], test_counts: Ints) -> dict[str, Any]:

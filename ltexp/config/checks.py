@@ -88,11 +88,14 @@ def _check_sources(stages: Mapping[str, StageConfig]) -> None:
     require(needed, f"{first}.epochs", stages[first].epochs, "at least 1")
     earlier: list[str] = []
     for name, stage in stages.items():
-        places = {start_key(name, part): (where, "fresh") for part, where in stage.starts.items()}
-        for key, (where, none) in (places | {f"{name}.teacher": (stage.teacher, "null")}).items():
-            if where is not None and names_stage(where) and where not in earlier:
-                known = ", ".join([none, *earlier])
-                require(False, key, where, f"{known} or a path{_why_not(stages, name, where)}")
+        places = {start_key(name, part): (where, ["fresh"]) for part, where in stage.starts.items()}
+        for key, where in stage.taught_by.items():
+            places[f"{name}.{key}"] = where, ["null"] if key == "teacher" else []
+        for key, (where, none) in places.items():
+            if names_stage(where) and where not in earlier:
+                known = ", ".join([*none, *earlier])
+                expected = f"{known} or a path" if known else "a path"
+                require(False, key, where, f"{expected}{_why_not(stages, name, where)}")
         earlier.append(name)
 
 

@@ -106,7 +106,7 @@ class Fold:
             place = f"{path}.{key}".lstrip(".")
             if STAGE.fullmatch(place):
                 self._note_stage(place, value, layer)
-                if value is None:
+                if value is None or not (layer.says_stages or place in target):
                     continue
             if self._is_entry(path) and not self._exists(place, value):
                 continue

@@ -2,13 +2,18 @@
 
 import re
 
+from ltexp.config.schema import STAGE
+
 # of a dataset; a run's data is known by its content hashes
 OF_A_DATASET = (
     *(f"dataset.source.{key}" for key in ("folder", "train", "validation", "test", "classes")),
     *("dataset.cache", "dataset.leave_out"),
 )
 # files that a run starts from or learns from, where the value is a path; they are known by their checksums
-_OF_FILES = re.compile(r"backbone\.(weights|vectors)|stage\d\.(checkpoint|teacher|init\.\w+|modules\.\w+\.start)")
+_OF_FILES = re.compile(
+    r"backbone\.(weights|vectors)|"
+    rf"({STAGE.pattern})\.(checkpoint|teacher|teachers\.\w+|init\.\w+|modules\.\w+\.start)"
+)
 
 
 def is_moved(key: str, one: object, other: object) -> bool:

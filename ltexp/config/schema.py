@@ -98,6 +98,7 @@ class StageConfig:
     classifier: dict[str, Any] = field(default_factory=dict)
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher: str | None = None
+    teachers: dict[str, str] = field(default_factory=dict)  # several, by the names that its losses have for them
     loss: dict[str, Any] = field(default_factory=dict)
     loss_weight: float = 1.0
     terms: dict[str, Term] = field(default_factory=dict)
@@ -118,9 +119,16 @@ class StageConfig:
         return {"backbone": self.init.backbone, "classifier": self.init.classifier, **modules}
 
     @property
+    def taught_by(self) -> dict[str, str]:
+        """Where each of its teachers is from, by key: `teacher`, `teachers.NAME`."""
+        one = {} if self.teacher is None else {"teacher": self.teacher}
+        return one | {f"teachers.{name}": where for name, where in self.teachers.items()}
+
+    @property
     def sources(self) -> list[str]:
         """The stages of the same run that it starts from or learns from, in their order."""
-        return in_order({where for where in (*self.starts.values(), self.teacher) if where and names_stage(where)})
+        places = {*self.starts.values(), *self.taught_by.values()}
+        return in_order(where for where in places if names_stage(where))
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ltexp.config.build import build
-from ltexp.config.require import require
+from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
@@ -56,6 +56,12 @@ class Deferred(Sampler):
             ConfigError: a start that the stage never reaches.
         """
         return self.after if has_started("start", self.start, epoch, max_epochs) else self.before
+
+    def check_data(self) -> None:
+        """As both samplers do; see `Sampler`."""
+        for path, sampler in {"before": self.before, "after": self.after}.items():
+            with within(path):
+                sampler.check_data()
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) those of the epoch's sampler."""

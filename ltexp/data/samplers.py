@@ -47,6 +47,13 @@ class Sampler(ABC):
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) float64, the expected share of each class in the images of `epoch` (from 0) of `max_epochs`."""
 
+    def check_data(self) -> None:  # noqa: B027 - a hook
+        """Refuses the labels of a real training set, which it was built with, before anything is trained.
+
+        Raises:
+            ConfigError: saying what to change.
+        """
+
     def indices(self, seed: int, epoch: int, max_epochs: int) -> Tensor:
         """(epoch_length,) int64 positions in `labels`, in the order in which the epoch shows them."""
         draws = generator("order", seed, epoch)

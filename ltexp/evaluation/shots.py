@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ltexp.config.require import require
 from ltexp.evaluation.arrays import to_numpy
 
 GROUPS = ("many", "medium", "few")
@@ -23,6 +24,28 @@ class ShotRule:
 
     many_above: int = 100
     few_below: int = 20
+
+    @classmethod
+    def checked(cls, many_above: int, few_below: int) -> "ShotRule":
+        """The rule with bounds that are settings.
+
+        Raises:
+            ConfigError: for bounds by which a class would be of two groups.
+        """
+        require(few_below <= many_above + 1, "few_below", few_below, f"at most many_above + 1 = {many_above + 1}")
+        return cls(many_above, few_below)
+
+    def empty(self, group: str) -> str:
+        """What is wrong where no class is of a group, and what to do."""
+        return (
+            f"no class has {self.of_group(group)} training images: set evaluation.many_shot_above and few_shot_below "
+            f"so that some are {group}-shot"
+        )
+
+    def of_group(self, group: str) -> str:
+        """How many training images a class of a group has, in words."""
+        medium = f"{self.few_below} to {self.many_above}"
+        return {"many": f"more than {self.many_above}", "medium": medium, "few": f"fewer than {self.few_below}"}[group]
 
     @property
     def text(self) -> str:

@@ -42,6 +42,7 @@ def _make_absolute(plain: dict[str, Any]) -> None:
     for name, stage in plain.items():
         if names_stage(name) and stage is not None:
             places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in stage["init"])]
+            places += [(stage["teachers"], name) for name in stage.get("teachers", {})]
             places += [(node, "start") for node in stage.get("modules", {}).values() if "start" in node]
     places += [(plain["dataset"], key) for key in FILES_OF_A_DATASET if key in plain["dataset"]]
     for node, key in places:

@@ -4,7 +4,7 @@ A new loss is usually one method, `per_sample`, or `per_sample_in_context` where
 A loss with a term that is not a sum over samples overrides `forward`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
 from ltexp.distributed import active, sum_over_ranks
 from ltexp.errors import ConfigError
-from ltexp.losses.context import BatchContext
+from ltexp.losses.context import BatchContext, Survey
 from ltexp.outputs import FIELDS, ModelOutput
 
 
@@ -37,6 +37,8 @@ class Loss(nn.Module):
         needs: what the loss reads of the model's output beside logits and features: fields of `ModelOutput` such as
             "teacher_logits", or names in its `extra`; and "features" if the loss takes one a sample, which experts do
             not have. A stage that cannot fill them is refused before any data is read.
+        teachers: the names of those of the stage's `teachers` whose logits it reads (`ModelOutput.teachers_logits`).
+        surveys: the splits, `train` or `validation`, that it surveys before an epoch (`before_epoch`).
         streams: the stage's further batches that the loss reads (`BatchContext.streams`).
         branches: the one of the network's branches that a batch takes in training: the stage's own (None), and each of
             `streams` by name. Empty: every batch takes all.
@@ -52,6 +54,8 @@ class Loss(nn.Module):
 
     classifier: ClassVar[str] = "any"
     needs: ClassVar[frozenset[str]] = frozenset()
+    teachers: Collection[str] = ()
+    surveys: Collection[str] = ()
     streams: ClassVar[frozenset[str]] = frozenset()
     branches: ClassVar[Mapping[str | None, int]] = {}
     reads_labels: ClassVar[bool] = True
@@ -84,6 +88,27 @@ class Loss(nn.Module):
 
         Raises:
             ConfigError: naming the setting.
+        """
+
+    def check_data(self, validation: Tensor | None) -> None:
+        """Refuses the data of a stage, whose class counts it was built with, before anything is trained.
+
+        Args:
+            validation: int64 (C,), the validation samples of each class. None: there are none.
+
+        Raises:
+            ConfigError: saying what to change.
+        """
+
+    def before_epoch(self, epoch: int, max_epochs: int, survey: Survey) -> None:
+        """Called before the first step of every epoch, on every process, where it `surveys` a split.
+
+        A resumed stage calls it with its weights of that moment: what is learned of a survey is in no checkpoint.
+
+        Args:
+            epoch: from 0.
+            max_epochs: epochs of the stage.
+            survey: of the model as it is then, and of its teachers.
         """
 
     def set_progress(self, epoch: int, max_epochs: int, step: int = 0) -> None:

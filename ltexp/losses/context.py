@@ -1,8 +1,9 @@
 """What a loss may know of the batch that its output and labels are of, beside the two themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class BatchContext:
         labels: int64 (n,), the labels of all of this process's rows, of which the call's are that part. None: the
             call's are all.
         size: rows of the global batch. None: this process's are all.
+        index: int64 (n,), the rows of the training split, or of what a stream shows, that all of this process's rows
+            are; of a mixed batch its own images. None: not known.
         class_weights: (C,) weights that the stage gives its loss (deferred re-weighting), summing to C.
         sample_weights: weights of the call's rows (B,), which multiply their losses before the mean. They may carry a
             gradient.
@@ -57,6 +60,7 @@ class BatchContext:
     part: slice = field(default_factory=partial(slice, None))
     labels: Tensor | None = None
     size: int | None = None
+    index: Tensor | None = None
     class_weights: Tensor | None = None
     sample_weights: Tensor | None = None
     again: bool = False
@@ -83,3 +87,18 @@ class BatchContext:
 
 
 WHOLE_BATCH = BatchContext()
+
+
+class Survey(Protocol):
+    """Asks a model about every sample of one of the stage's splits."""
+
+    def __call__(
+        self, split: str, value: Callable[[ModelOutput, Tensor], Tensor], teacher: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(values (N,), int64 labels (N,)) in the split's order, on the CPU and the same on every process.
+
+        Args:
+            split: `train`, not augmented, or `validation`.
+            value: of an output in float32 and its labels (B,), one number for each sample, (B,).
+            teacher: the one of the stage's `teachers` that answers. None: the stage's own model, in eval mode.
+        """

@@ -22,7 +22,7 @@ def train_loader(session: Session, name: str, stage: StageConfig, model: Model) 
     if stage.features.get("_target_"):
         return feature_loader(session, name, stage, model)
     settings = {"augmentation": build(stage.augmentation, path=f"{name}.augmentation"), "max_epochs": stage.epochs}
-    sampler, seed = _sampler(session, stage.sampler, session.data.train), session.stage_seed(name)
+    sampler, seed = sampler_of(session, stage.sampler, session.data.train), session.stage_seed(name)
     main = {"batch_size": stage.batch_size, "sampler": sampler, "seed": seed, "shuffle_within": blends(stage)}
     loader = session.loader(session.data.train, **main, **settings)
     if (curriculum := curriculum_of(loader.augmentation)) is not None:
@@ -45,14 +45,15 @@ def _stream_loader(
     split, size = session.held_out.get(name, session.data.train), stream.batch_size or stage.batch_size
     # batches of the stage's size are as large as the stage's to the last, so that a loss may pair their rows
     paired = size == stage.batch_size
-    sampler = Stretched(_sampler(session, stream.sampler, split), lambda: main.rows if paired else len(main) * size)
+    sampler = Stretched(sampler_of(session, stream.sampler, split), lambda: main.rows if paired else len(main) * size)
     own = (
         {"augmentation": build(stream.augmentation, path="augmentation")} if stream.augmentation.get("_target_") else {}
     )
     return session.loader(split, batch_size=size, sampler=sampler, seed=seed, **{**settings, **own})
 
 
-def _sampler(session: Session, node: dict[str, Any], split: Split) -> Sampler:
+def sampler_of(session: Session, node: dict[str, Any], split: Split) -> Sampler:
+    """The sampler of a config node over a split."""
     labels = torch.as_tensor(split.labels)
     counts = torch.bincount(labels, minlength=session.data.num_classes)
     sampler: Sampler = build(node, labels=labels, class_counts=counts, path="sampler")

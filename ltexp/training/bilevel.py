@@ -24,9 +24,8 @@ from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
 from ltexp.models.model import without_autocast
-from ltexp.outputs import ModelOutput
+from ltexp.outputs import ModelOutput, in_float32
 from ltexp.training.mixing import blends
-from ltexp.training.stage import in_float32
 from ltexp.training.steps import Closure, Step, SteppedStage, statistics_at_rest
 
 
@@ -65,6 +64,7 @@ class MetaStep(Step):
             "on whole batches: set trainer.accumulate=1": trainer.accumulate > 1,
             "through gradients of gradients, which torch.compile has not: set trainer.compile=false": trainer.compile,
             f"without a teacher: set {name}.teacher=null": stage.teacher is not None,
+            f"without teachers: leave out {name}.teachers": bool(stage.teachers),
             f"on images as they are: set mixing@{name}.mixing=none": blends(stage),
             "at the stage's own batch: leave out terms of streams": any(term.stream for term in stage.terms.values()),
             f"by a step of SGD: set optimizer@{name}.optimizer=sgd": self.as_optimizer

@@ -26,7 +26,8 @@ from ltexp.training.class_names import fits_text, require_text
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.schedules import build_schedule
-from ltexp.training.teacher import OF_A_TEACHER
+from ltexp.training.survey import check_surveys
+from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS, check_teachers
 
 ENDLESS = 10**6  # epochs
 
@@ -76,7 +77,9 @@ def check_composition(config: Config) -> None:
         with within(name):
             objective = _check_settings(stage)
         _check_needs(name, stage, objective)
+        check_teachers(name, stage, objective)
         check_batches(name, stage, objective, config.trainer)
+        check_surveys(name, stage, objective)
         _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
         _check_branches(name, config.backbone.get("branches", 1), stage, objective)
         _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
@@ -143,9 +146,9 @@ def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
     readers = {"its loss": objective.loss.needs}
     readers |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
     wirings = {module: Wiring.of(node) for module, node in present(stage.modules).items()}
-    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set())
+    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set()) | OF_TEACHERS
     for module, wired in wirings.items():
-        _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER)
+        _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER - OF_TEACHERS)
         if wired.keep and "labels" in wired.reads:
             raise ConfigError(f"{name}: module {module} reads labels, which evaluation has not: set its keep=false")
         given |= set(wired.gives)
@@ -232,7 +235,7 @@ def _check_features(
         )
     wirings = [Wiring.of(node) for node in present(stage.modules).values()]
     read = objective.needs.union(*(wired.reads for wired in wirings))
-    made = {"labels", "logits", "features", *OF_A_TEACHER}.union(*(wired.gives for wired in wirings))
+    made = {"labels", "logits", "features", *OF_A_TEACHER, *OF_TEACHERS}.union(*(wired.gives for wired in wirings))
     if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 
@@ -273,9 +276,9 @@ def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> Non
 
 def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
     """What the stage starts from is there, and something in it learns or needs no learning."""
-    for where in (*stage.starts.values(), stage.teacher):
-        if where not in (None, "fresh") and not names_stage(where):
-            checkpoint.locate(str(where))
+    for where in (*stage.starts.values(), *stage.taught_by.values()):
+        if where != "fresh" and not names_stage(where):
+            checkpoint.locate(where)
     if stage.checkpoint is not None:
         checkpoint.locate(stage.checkpoint, name)
         return

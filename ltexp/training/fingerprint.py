@@ -68,7 +68,10 @@ def _beyond(session: Session, stage: StageConfig) -> dict[str, str]:
 
 def files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:
     """Hashes of the checkpoint files that the stage starts from; their path says nothing of their content."""
-    places = [*((where, "stage1") for where in (*stage.starts.values(), stage.teacher)), (stage.checkpoint, name)]
+    places = [
+        *((where, "stage1") for where in (*stage.starts.values(), *stage.taught_by.values())),
+        (stage.checkpoint, name),
+    ]
     given = [(where, of) for where, of in places if where not in (None, "fresh") and not names_stage(where)]
     paths = [checkpoint.locate(str(where), of) for where, of in given]
     paths += [Path(file) for key in FILES_OF_A_BACKBONE if (file := backbone.get(key)) and Path(file).is_file()]

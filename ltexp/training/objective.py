@@ -10,7 +10,7 @@ from ltexp.config import StageConfig
 from ltexp.config.build import build
 from ltexp.config.require import within
 from ltexp.losses.base import Loss
-from ltexp.losses.context import WHOLE_BATCH, BatchContext
+from ltexp.losses.context import WHOLE_BATCH, BatchContext, Survey
 from ltexp.losses.reweighting import Reweighted
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
@@ -46,6 +46,12 @@ class Objective(nn.Module):
         return [self.loss, *cast(Iterable[Loss], self.terms.values())]
 
     @property
+    def by_key(self) -> dict[str, Loss]:
+        """The loss and its terms by their keys in the stage's config."""
+        terms = {f"terms.{name}.loss": cast(Loss, term) for name, term in self.terms.items()}
+        return {"loss": self.loss, **terms}
+
+    @property
     def logit_scale(self) -> float:
         """What turns the model's logits into those of its softmax (the scale of a cosine loss)."""
         return float(self.loss.logit_scale)
@@ -71,10 +77,15 @@ class Objective(nn.Module):
         Raises:
             ConfigError: naming the setting.
         """
-        parts = {"loss": self.loss} | {f"terms.{name}.loss": cast(Loss, term) for name, term in self.terms.items()}
-        for path, part in parts.items():
+        for path, part in self.by_key.items():
             with within(path):
                 part.check_epochs(epochs)
+
+    def before_epoch(self, epoch: int, max_epochs: int, survey: Survey) -> None:
+        """Lets those parts survey a split that do so before an epoch; see `Loss.before_epoch`."""
+        for part in self._parts:
+            if part.surveys:
+                part.before_epoch(epoch, max_epochs, survey)
 
     def end_epoch(self) -> None:
         """Tells every part that an epoch has ended."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ltexp.data.loader import Batch, Loader
-from ltexp.distributed import gather_objects, rank, rows_to_first
+from ltexp.distributed import broadcast_object, gather_objects, rank, rows_to_first
 from ltexp.evaluation.metrics import Top1, merge_predictions, top1_of
 from ltexp.models.model import Model
-from ltexp.outputs import ModelOutput
+from ltexp.outputs import ModelOutput, in_float32
 
 Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -139,6 +139,27 @@ def collect(
     """The same, each process's share with itself."""
     answer = model.classify if loader.feeds_classifier else model
     return _collect(model, loader, precision, lambda inputs: logits_and_norm(answer(inputs)), batches, examined)
+
+
+def values_of_samples(
+    model: Model, loader: Loader[Any], precision: str, value: Callable[[ModelOutput, Tensor], Tensor]
+) -> Arrays:
+    """(index, values (N,), labels) of every sample of the loader's split, on every process.
+
+    Args:
+        model: asked in eval mode.
+        loader: without sampler.
+        precision: as in `trainer.precision`.
+        value: of an output in float32 and its labels, one number for each sample, (B,).
+    """
+    collector = Collector(loader.rows)
+    with evaluating(model):
+        for batch in loader:
+            with autocast(precision, loader.device):
+                output = model(batch.inputs)
+            collector.add(batch, value(in_float32(output), batch.labels))
+    found: Arrays = broadcast_object(collector.merged())  # the first process alone has them
+    return found
 
 
 def extract_features(model: Model, loader: Loader[Any], precision: str) -> Arrays:

@@ -39,10 +39,13 @@ def check_pretexts(stages: Mapping[str, StageConfig]) -> None:
         if stages[name].features.get("_target_"):
             raise ConfigError(f"{name}: its mixing makes labels of images, and it trains on features: set {key}=none")
     for name, stage in stages.items():
-        for what, where in (("classifier", stage.init.classifier), ("teacher", stage.teacher)):
+        for key, where in {"init.classifier": stage.init.classifier, **stage.taught_by}.items():
             if where in pretexts and name not in pretexts:
-                held = f"{name}.init.classifier=fresh" if what == "classifier" else f"{name}.teacher=null"
-                raise ConfigError(f"{name}: the {what} in {where} knows that stage's own labels: set {held}")
+                what = "classifier" if key == "init.classifier" else "teacher"
+                held = {"init.classifier": "=fresh", "teacher": "=null"}.get(key, " to another stage")
+                raise ConfigError(
+                    f"{name}: the {what} in {where} knows that stage's own labels: set {name}.{key}{held}"
+                )
         if stage.init.backbone in pretexts and _compares(stage):
             raise ConfigError(
                 f"{name}: {stage.init.backbone} has no classifier of the dataset's classes to compare with: set "

@@ -28,6 +28,7 @@ from ltexp.run_folder import PREDICTIONS
 from ltexp.training import checkpoint
 from ltexp.training.class_names import check_class_names
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.data_checks import check_data
 from ltexp.training.feature_stage import check_features
 from ltexp.training.fingerprint import files_started_from
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
@@ -125,8 +126,10 @@ def check_against_data(session: Session) -> None:
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
         check_class_names(own, name, stage)
-        if stage.teacher is not None and not names_stage(stage.teacher):
-            load_teacher(own, stage)
+        check_data(own, name, stage)
+        for teacher in stage.taught_by.values():
+            if not names_stage(teacher):
+                load_teacher(own, teacher)
 
 
 def _check_backbone(session: Session) -> None:

@@ -34,7 +34,8 @@ from ltexp.training.norms import weight_norms
 from ltexp.training.predict import Collector, batches_of, collect
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
-from ltexp.training.start import load_model, load_teacher, make_trainable, show_training_set, start_model
+from ltexp.training.start import load_model, load_teachers, make_trainable, show_training_set, start_model
+from ltexp.training.survey import SplitSurvey
 from ltexp.training.trainer import make_trainer, one_line
 
 
@@ -179,17 +180,19 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     settings = session.config.trainer
     if settings.precision == "bf16-mixed" and session.device.type == "cpu":
         _judge_half(session, name, stage, model, stage.epochs * len(loader))
+    teachers = load_teachers(session, stage)
     module = Stage(
         model,
         stage,
         session.class_counts,
         session.stage_seed(name),
-        load_teacher(session, stage),
+        teachers,
         loader,
         settings.accumulate,
         settings.gradient_clip_val,
         settings.lightning.get("gradient_clip_algorithm") or "norm",
         session.metrics,
+        SplitSurvey(session, model, teachers),
     )
     if settings.compile:
         model.compile_backbone(settings.compile_backend)

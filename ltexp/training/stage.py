@@ -1,7 +1,6 @@
 """The one training loop: a Lightning module that any stage of any method runs in."""
 
 import inspect
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,17 +20,17 @@ from ltexp.data.loader import Batch, Loader, stream_seed
 from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.metrics import Metrics, Top1
-from ltexp.losses.context import BatchContext, StreamBatch
+from ltexp.losses.context import BatchContext, StreamBatch, Survey
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
-from ltexp.outputs import FIELDS, ModelOutput
+from ltexp.outputs import ModelOutput, in_float32
 from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, logits_and_norm
 from ltexp.training.schedules import build_schedule
 from ltexp.training.steps import build_step
-from ltexp.training.teacher import OF_A_TEACHER, Teacher
+from ltexp.training.teacher import Teachers
 
 
 class Stage(pl.LightningModule):
@@ -42,7 +41,7 @@ class Stage(pl.LightningModule):
         config: the stage.
         class_counts: int64 (C,), the training images of each class.
         seed: of this stage's random draws.
-        teacher: whose logits the objective may read.
+        teachers: whose answers the objective may read.
         loader: of the batches; one of features feeds the classifier alone.
         accumulate: parts that each process takes its rows of a batch in, one after the other, before the step. The step
             is the whole batch's: so are mixing, draws and weights by class. Batch norm in training normalises by part,
@@ -50,6 +49,7 @@ class Stage(pl.LightningModule):
         gradient_clip: the largest norm, or value, of the gradient; None: any.
         gradient_clip_by: `norm` or `value`.
         metrics: the rules of evaluations while training; None where there are none.
+        survey: of the stage's splits, for losses that take one before an epoch.
 
     Attributes:
         measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
@@ -63,12 +63,13 @@ class Stage(pl.LightningModule):
         config: StageConfig,
         class_counts: Tensor,
         seed: int,
-        teacher: Teacher | None = None,
+        teachers: Teachers | None = None,
         loader: Loader[Any] | None = None,
         accumulate: int = 1,
         gradient_clip: float | None = None,
         gradient_clip_by: str = "norm",
         metrics: Metrics | None = None,
+        survey: Survey | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the gradients of a batch may come in parts
@@ -88,8 +89,8 @@ class Stage(pl.LightningModule):
         self.mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
         with default_generator("init", seed, "step"):
             self.step = build_step(config.step, class_counts)
-        self.teacher = teacher
-        self.teacher_answers = not self.objective.needs.isdisjoint(OF_A_TEACHER)
+        self.teachers, self.survey = teachers or Teachers(), survey
+        self.teacher = self.teachers.one
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
         parts = (model.classifier, *model.attached.values())
         self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
@@ -122,6 +123,8 @@ class Stage(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.loss_sum = torch.zeros((), device=self.device)
         self.measured, self.top1, self._epoch_loss = {}, {}, None
+        if self.survey is not None:
+            self.objective.before_epoch(self.current_epoch, self.config.epochs, self.survey)
 
     def training_step(self, batch: Batch, _: int) -> None:
         """One step of the optimizer."""
@@ -171,6 +174,7 @@ class Stage(pl.LightningModule):
             step=batch.step,
             share=batch.share,
             size=batch.size,
+            index=batch.index,
             again=again,
         )
 
@@ -209,6 +213,7 @@ class Stage(pl.LightningModule):
                     size=own.size,
                     part=own_rows,
                     labels=own.labels,
+                    index=own.index,
                     sample_weights=None,
                 )
                 value = self.objective.of_stream(name, there)
@@ -245,14 +250,13 @@ class Stage(pl.LightningModule):
 
     def output_of(self, inputs: Tensor, labels: Tensor, views: int = 1, stream: str | None = None) -> ModelOutput:
         """What the objective reads of a batch; of several views the inputs are given view by view."""
-        needs, teacher = self.needs[stream], self.teacher
+        needs = self.needs[stream]
         if self.feeds_classifier:
             output = self.model.classify(inputs, needs, labels)
         else:
             output = self.model(inputs, needs, views, labels, self.objective.branch_of(stream))
-        if teacher is not None and self.teacher_answers:  # which answers on the first view
-            first = inputs if views == 1 else inputs[: len(labels)]
-            (teacher.classify if self.feeds_classifier else teacher)(first, output)
+        first = inputs if views == 1 else inputs[: len(labels)]
+        self.teachers.answer(first, output, needs, self.feeds_classifier)
         return output
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -333,17 +337,3 @@ Stage.training_step.__signature__ = inspect.signature(Stage.training_step)  # ty
 def rows_of(rows: int, number: int, parts: int) -> slice:
     """The part `number`, from 0, of `rows` rows cut into as many of about the same size."""
     return slice(rows * number // parts, rows * (number + 1) // parts)
-
-
-def in_float32(output: ModelOutput) -> ModelOutput:
-    """The output with its tensors in float32: under autocast the network runs in half precision, losses do not.
-
-    Lists of maps stay as they are: a loss sums them up in float32 without a copy of them.
-    """
-
-    def lifted(values: Mapping[str, Any]) -> dict[str, Any]:
-        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        return {k: v.float() for k, v in tensors.items() if v.is_floating_point() and v.dtype != torch.float32}
-
-    fields, extra = lifted({name: getattr(output, name) for name in FIELDS}), lifted(output.extra)
-    return replace(output, extra=output.extra | extra, **fields) if fields or extra else output

@@ -1,4 +1,4 @@
-"""What a stage starts from: its model's parts, and its teacher."""
+"""What a stage starts from: its model's parts, and its teachers."""
 
 from pathlib import Path
 from typing import cast
@@ -15,7 +15,7 @@ from ltexp.models.self_supervised import is_foreign, read_backbone
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.session import Session
-from ltexp.training.teacher import Teacher, model_of, read_teacher
+from ltexp.training.teacher import Teacher, Teachers, model_of, read_teacher
 
 
 def start_model(session: Session, name: str, stage: StageConfig) -> Model:
@@ -65,16 +65,23 @@ def load_module(model: Model, name: str, source: checkpoint.Checkpoint, where: s
     load_part(model.attached[name], source.modules[name]["state"], f"the module {name} in {where}")
 
 
-def load_teacher(session: Session, stage: StageConfig) -> Teacher | None:
-    """The stage's teacher on this process's device, if it has one.
+def load_teachers(session: Session, stage: StageConfig) -> Teachers:
+    """The stage's teachers on this process's device, where it has any.
 
     Raises:
         CheckpointError: see `read_teacher`.
     """
-    if stage.teacher is None:
-        return None
-    path = _located(session, stage.teacher)
-    teacher = read_teacher(path, session.class_counts, session.data.backbone_settings)
+    named = {name: load_teacher(session, where) for name, where in stage.teachers.items()}
+    return Teachers(None if stage.teacher is None else load_teacher(session, stage.teacher), named)
+
+
+def load_teacher(session: Session, where: str) -> Teacher:
+    """The teacher in the stage, run or file `where`, on this process's device.
+
+    Raises:
+        CheckpointError: see `read_teacher`.
+    """
+    teacher = read_teacher(_located(session, where), session.class_counts, session.data.backbone_settings)
     session.place(teacher.model)
     return teacher
 

@@ -1,20 +1,26 @@
-"""A stage's teacher: a trained stage that answers on the student's batches and never learns."""
+"""A stage's teachers: trained stages that answer on the student's batches and never learn."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.errors import CheckpointError
+from ltexp.errors import CheckpointError, ConfigError
 from ltexp.models.backbone import Backbone, without_files
 from ltexp.models.checkpoint import load_backbone
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
+from ltexp.training.objective import Objective
 
-OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})  # of a model's output
+# of a model's output
+OF_A_TEACHER = frozenset({"teacher_logits", "teacher_features"})
+OF_TEACHERS = frozenset({"teachers_logits"})  # of several by name
 
 
 class Teacher:
@@ -28,17 +34,60 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, output: ModelOutput) -> None:
-        """Puts its scaled logits (B, C) and its features (B, D) into the student's `output` for the same inputs."""
-        self._put(self.model(inputs), output)
+    def __call__(self, inputs: Tensor, of_features: bool = False) -> ModelOutput:
+        """Its answer, with scaled logits (B, C).
 
-    @torch.no_grad()
-    def classify(self, features: Tensor, output: ModelOutput) -> None:
-        """The same of features (B, D) that are inputs themselves: its classifier's answer alone."""
-        self._put(self.model.classify(features), output)
+        Args:
+            inputs: what its backbone reads, or features (B, D) that are inputs themselves.
+            of_features: whether they are features, which its classifier alone answers.
+        """
+        own = self.model.classify(inputs) if of_features else self.model(inputs)
+        return replace(own, logits=own.logit_scale * own.logits, logit_scale=1.0)
 
-    def _put(self, own: ModelOutput, output: ModelOutput) -> None:
-        output.teacher_logits, output.teacher_features = own.logit_scale * own.logits, own.features
+
+class Teachers:
+    """All teachers of a stage.
+
+    Args:
+        one: the stage's `teacher`.
+        named: its `teachers`.
+    """
+
+    def __init__(self, one: Teacher | None = None, named: Mapping[str, Teacher] | None = None) -> None:
+        self.one, self.named = one, dict(named or {})
+
+    def answer(self, inputs: Tensor, output: ModelOutput, needs: Collection[str], of_features: bool = False) -> None:
+        """Puts into the student's `output` for the same inputs what `needs` names of the teachers'; see `Teacher`."""
+        if self.one is not None and not OF_A_TEACHER.isdisjoint(needs):
+            own = self.one(inputs, of_features)
+            output.teacher_logits, output.teacher_features = own.logits, own.features
+        if self.named and not OF_TEACHERS.isdisjoint(needs):
+            output.teachers_logits = {name: each(inputs, of_features).logits for name, each in self.named.items()}
+
+
+def check_teachers(name: str, stage: StageConfig, objective: Objective) -> None:
+    """Refuses a stage without a teacher that a loss reads by name, or with one that none reads.
+
+    Args:
+        name: of the stage.
+        stage: its config.
+        objective: of the stage, on made-up class counts.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    read = {teacher for part in objective.by_key.values() for teacher in part.teachers}
+    for key, part in objective.by_key.items():
+        if missing := sorted(set(part.teachers) - set(stage.teachers)):
+            raise ConfigError(
+                f"{name}: its {key} needs a teacher {missing[0]}: add +{name}.teachers.{missing[0]}=STAGE, an earlier "
+                "stage or a run's folder"
+            )
+    if stage.epochs > 0 and (unread := sorted(set(stage.teachers) - read)):
+        raise ConfigError(
+            f"{name}: no loss or term reads its teacher {unread[0]}, but {', '.join(sorted(read)) or 'none by name'}: "
+            f"leave it out with ~{name}.teachers.{unread[0]}"
+        )
 
 
 def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, Any]) -> Teacher:
