@@ -20,9 +20,12 @@ class Augmentation(ABC):
     Attributes:
         samples: the kind of samples that it works with (`Loader.samples`); "" for all.
         padding: pixels of zeros that the loader puts around every image beforehand.
+        replayable: whether a call does the same operations on the device for every batch, so that it can be part of a
+            replayed step (`trainer.step_graph`). Of others, batches are made before it.
     """
 
     samples: str = "images in memory"
+    replayable: bool = False
     padding: int = 0
 
     @property
@@ -89,6 +92,7 @@ class NoAugmentation(Augmentation):
     """Images as they are; of files, the part that evaluation sees."""
 
     samples = ""
+    replayable = True
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {}

@@ -24,6 +24,8 @@ class Remix(Mixup):
         ConfigError: α not positive, κ below 1, or τ outside [0, 1].
     """
 
+    replayable = False  # what it fills in depends on the batch's weight
+
     def __init__(self, class_counts: Tensor, alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> None:
         super().__init__(class_counts, alpha)
         require(kappa >= 1, "kappa", kappa, "a number of 1 or more")

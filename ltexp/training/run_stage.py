@@ -186,10 +186,12 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         settings.gradient_clip_val,
         settings.lightning.get("gradient_clip_algorithm") or "norm",
         session.metrics,
+        settings.step_graph,
     )
     if settings.compile:
-        model.compile_backbone(settings.compile_backend)
-    data = StageData(loader, session.evaluated(), settings.lightning.get("overfit_batches", 0))
+        model.compile_backbone(settings.compile_backend, settings.compile_mode)
+    overfit, makes = settings.lightning.get("overfit_batches", 0), module.graph is not None and module.graph.makes
+    data = StageData(loader, session.evaluated(), overfit, recipes=makes)
     module.train()
     try:
         _fit(trainer, module, data, folder)

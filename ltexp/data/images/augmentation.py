@@ -47,6 +47,7 @@ class CropFlip(Augmentation):
         self.cutout = cutout
         self.rotation = rotation
         self.grey = grey
+        self.replayable = type(self) is CropFlip and not auto_augment  # whose operations depend on the draws
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`top` and `left` (count,), the crop's corner in the padded image, `flip` (count,) of bool, `operation` and
