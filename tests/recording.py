@@ -1,7 +1,7 @@
 """A CUDA graph's like on a CPU: takes down the operations of a step, and does them again on the same memory.
 
-What Python does in between is not done again, as in a graph: a number that a replay should have been given, and was not,
-shows in what it computes. An operation whose result the host has to wait for is noted with where it was called.
+What Python does in between is not done again, as in a graph: a number that a replay should have been given, and was
+not, shows in what it computes.
 """
 
 import traceback
@@ -17,28 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 import ltexp
 
 aten = torch.ops.aten
-# whose result the host needs: a number, or a shape that depends on values; and numbers that come from the host
-WAITS = {
-    aten._local_scalar_dense.default,
-    aten.nonzero.default,
-    aten.masked_select.default,
-    aten._unique2.default,
-    aten.unique_dim.default,
-    aten.unique_consecutive.default,
-    aten.bincount.default,
-    aten.repeat_interleave.Tensor,
-    aten.equal.default,
-    aten.lift_fresh.default,
-}
 ROOT = Path(ltexp.__file__).parent
-
-
-def is_waiting(function: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether the host waits for an operation; indexing by a mask looks for what it selects."""
-    if function in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
-        masks = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in arguments[1])
-        return masks and (function == aten.index.Tensor or len(arguments) < 3 or arguments[2].numel() != 1)
-    return function in WAITS
 
 
 def caller() -> str:
@@ -48,23 +27,6 @@ def caller() -> str:
         if path.is_relative_to(ROOT):
             return f"{path.relative_to(ROOT)}:{frame.lineno} {frame.line}"
     return ""
-
-
-class Waits(TorchDispatchMode):
-    """Notes the operations within the block that the host waits for.
-
-    Attributes:
-        found: (operation, where in ltexp it is called), in order.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, str]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if is_waiting(func, args):
-            self.found.append((str(func), caller()))
-        return func(*args, **(kwargs or {}))
 
 
 class Recorder(TorchDispatchMode):

@@ -1,7 +1,7 @@
 """No step of training makes the host wait for its device, and all of it lies there: tried on torch's meta device.
 
-A meta tensor has no values. So what reads one on the host fails, as does an operation whose shape depends on values, or
-one on tensors of two devices, which a GPU would refuse as well; copies from the host, which it would wait for, are noted.
+A meta tensor has no values: what reads one on the host fails, as does an operation whose shape depends on values, or one
+on tensors of two devices, which a GPU would refuse too. Copies from the host, which it would wait for, are noted.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ import torch
 from choices import names
 from recording import caller
 from runs import run_here, tiny, trained_stages
-from test_every_method import every_method
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -90,7 +89,9 @@ def take_steps(stage: Stage, loader: Any, epoch: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_a_step_neither_waits_for_the_device_nor_leaves_it(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_neither_waits_for_the_device_nor_leaves_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_here(tmp_path / "run", *tiny(method, epochs=1))
     monkeypatch.setattr(Stage, "manual_backward", lambda self, loss: loss.backward())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device

@@ -190,6 +190,8 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
     )
     if settings.compile:
         model.compile_backbone(settings.compile_backend, settings.compile_mode)
+    if module.graph is not None and len(loader) == 1 and rank() == 0:
+        print(f"note: trainer.step_graph has no effect on {name}, whose epochs have one step", flush=True)
     overfit, makes = settings.lightning.get("overfit_batches", 0), module.graph is not None and module.graph.makes
     data = StageData(loader, session.evaluated(), overfit, recipes=makes)
     module.train()

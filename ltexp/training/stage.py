@@ -28,8 +28,9 @@ from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, Predictions, logits_and_norm
+from ltexp.training.replayable import replayable_optimizer
 from ltexp.training.schedules import build_schedule
-from ltexp.training.step_graph import StepGraph, replayable_optimizer
+from ltexp.training.step_graph import StepGraph
 from ltexp.training.steps import build_step
 from ltexp.training.teacher import OF_A_TEACHER, Teacher
 

@@ -6,17 +6,16 @@ is put there first: what the batch is made of, learning rates, what the host dra
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pytorch_lightning as pl
 import torch
-from hydra.utils import get_class
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
-from ltexp.config import StageConfig
 from ltexp.data.loader import Batch, Loader, Recipe
 from ltexp.errors import ConfigError
+from ltexp.models.dropout import KeyedDropout
 from ltexp.randomness import Numbers, drawing, key_to_seed
 from ltexp.training.mixing import Mixed, Mixing
 
@@ -193,8 +192,11 @@ class StepGraph:
         captured.feed(given)
         # or weights that an earlier step has cast would be taken for those of every step
         torch.clear_autocast_cache()
+        before = host_state(stage)
         with drawing(captured.draws), self._tensor_rates(optimizer):
             captured.graph.capture(lambda: self._step(stage, optimizer, captured.given), made)
+        if changed := [key[1] for key, value in host_state(stage).items() if before.get(key, value) != value]:
+            raise ConfigError(f"a replayed step would not change {changed[0]}, which its steps do: {OFF}")
         return captured
 
     def _step(self, stage: "Stage", optimizer: LightningOptimizer, given: Any) -> None:
@@ -204,7 +206,8 @@ class StepGraph:
             mixed = stage.mixing(batch, stage.seed)
         else:
             batch, mixed = given
-        stage.take_step(optimizer, batch, mixed)
+        with buffers_in_place(stage):
+            stage.take_step(optimizer, batch, mixed)
 
     def _set_rates(self, optimizer: LightningOptimizer, device: torch.device) -> None:
         self._rates = self._rates or [torch.empty((), device=device) for _ in optimizer.param_groups]
@@ -237,6 +240,29 @@ def with_tensors(mixed: Mixed) -> Mixed:
     other = 1.0 - own if other is None else other
     weights = [w if isinstance(w, Tensor) else torch.full((), w, device=mixed.inputs.device) for w in (own, other)]
     return mixed._replace(targets=mixed.targets._replace(weight=weights[0], partner_weight=weights[1]))
+
+
+@contextmanager
+def buffers_in_place(module: nn.Module) -> Iterator[None]:
+    """After the block, a buffer that a new tensor has taken the place of is the old one, with the new one's content."""
+    before = [(part, name, buffer) for part in module.modules() for name, buffer in part._buffers.items()]
+    yield
+    with torch.no_grad():
+        for part, name, buffer in before:
+            new = part._buffers[name]
+            if buffer is not None and new is not None and new is not buffer:
+                part._buffers[name] = buffer.copy_(new)
+
+
+def host_state(module: nn.Module) -> dict[tuple[int, str], Any]:
+    """What its parts keep beside parameters and buffers: numbers, and which tensors. Keys of draws are left out."""
+    parts = [part for part in module.modules() if not isinstance(part, KeyedDropout | pl.LightningModule)]
+    return {
+        (id(part), f"{type(part).__name__}.{name}"): id(value) if isinstance(value, Tensor) else value
+        for part in parts
+        for name, value in vars(part).items()
+        if value is None or isinstance(value, bool | int | float | str | Tensor)
+    }
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -277,20 +303,3 @@ def structure(value: Any) -> Hashable:
         return tuple(structure(own) for own in value)
     own: Hashable = value
     return own
-
-
-def replayable_optimizer(stage: StageConfig) -> dict[str, bool]:
-    """The keywords by which the stage's optimizer works in a graph.
-
-    Raises:
-        ConfigError: if it knows none.
-    """
-    target = stage.optimizer["_target_"]
-    known = signature(get_class(target)).parameters
-    keywords = {key: True for key in ("fused", "capturable") if key in known}
-    if not keywords:
-        raise ConfigError(
-            f"trainer.step_graph=true: {target} takes neither `fused` nor `capturable`, so that its steps cannot be "
-            "replayed: choose torch.optim.SGD or AdamW, or set trainer.step_graph=false"
-        )
-    return keywords
