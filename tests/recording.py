@@ -98,6 +98,7 @@ class RecordedGraph:
         self.operations = recorder.operations
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)  # or it would cast once more
     def replay(self) -> None:
         type(self).replays += 1
         for function, arguments, keywords, fresh in self.operations:

@@ -214,7 +214,7 @@ class WithinSteps(pl.Callback):
 def test_callbacks_within_steps_and_optimizers_of_the_host_are_refused() -> None:
     own = {"_target_": f"{__name__}.WithinSteps"}
     check_hooks({"progress": {"_target_": "ltexp.training.callbacks.Progress"}, "off": None})
-    with pytest.raises(ConfigError, match="callbacks.own acts within steps, .* callbacks.own=null"):
+    with pytest.raises(ConfigError, match=r"callbacks\.own acts within steps, .* callbacks\.own=null"):
         check_hooks({"own": own})
     stage = StageConfig(epochs=1, batch_size=1, optimizer={"_target_": "torch.optim.LBFGS"})
     with pytest.raises(ConfigError, match=r"stage1: torch\.optim\.LBFGS is neither fused nor capturable"):

@@ -5,13 +5,20 @@ All random draws of an epoch are made at its start, one for each position of the
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ltexp.config.require import is_number, is_whole, require
 from ltexp.errors import ConfigError
+
+
+@lru_cache(maxsize=None, typed=True)
+def constant(device: torch.device, *values: Any) -> Tensor:
+    """Numbers, or rows of them, as a tensor on the device, made once: a copy of the host's makes it wait for a GPU."""
+    return torch.tensor(values, device=device)
 
 
 class Augmentation(ABC):

@@ -192,7 +192,7 @@ def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
     if size % (2 * world) == 0 or world == 1:
         shift = size // 2 // world
         return half_turned(batch.inputs, shift), half_turned(batch.labels, shift)
-    mine = ((own_rows(size) + size // 2) % size).to(batch.labels.device, non_blocking=True)
+    mine = (own_rows(size, batch.labels.device) + size // 2) % size
     return gather_batch(batch.inputs, size)[mine], gather_batch(batch.labels, size)[mine]
 
 

@@ -36,7 +36,7 @@ class Remix(Mixup):
         """The batch mixed as by mixup, and a label weight for each row."""
         weight = self.draw_weight(seed, batch.epoch, batch.step)
         partners, partner_labels = partners_of(batch)
-        counts = self.class_counts.to(batch.labels.device)
+        counts = self.class_counts = self.class_counts.to(batch.labels.device)
         label_weight = self.label_weight(counts[batch.labels], counts[partner_labels], weight)
         return Mixed(batch.inputs.lerp(partners, 1.0 - weight), Mixture(batch.labels, partner_labels, label_weight))
 

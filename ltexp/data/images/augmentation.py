@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import is_whole, require
-from ltexp.data.augmentation import Augmentation
+from ltexp.data.augmentation import Augmentation, constant
 from ltexp.data.images.auto_augment import apply_operations, draw_operations
 from ltexp.data.images.moving import rotate
 
@@ -94,7 +94,7 @@ class CropFlip(Augmentation):
 
 def without_colours(images: Tensor) -> Tensor:
     """`images` (B, H, W, 3) in grey, of the same type: the luma of ITU-R 601-2, as Pillow has it."""
-    luma = images.float() @ torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    luma = images.float() @ constant(images.device, 0.299, 0.587, 0.114)
     return luma.round().to(images.dtype)[..., None].expand_as(images)
 
 
