@@ -1,4 +1,4 @@
-"""What a GPU computes, against the CPU: `make gpu` (docs/gpu.md). The same tests run on a CPU: so they are known to work."""
+"""What a GPU computes, against the CPU: `make gpu` (docs/gpu.md). The same tests run on a CPU as well."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from choices import build, context_of, full_output, names
 from image_trees import write_tree
 from runs import TINY, assert_equal_weights, composed, run_here, tiny, trained_stages, weights
 from test_every_method import Killed, courses, every_method, kill_in
-from test_step_graph import never_captured, takes_several_passes
+from test_step_graph import TELLING, never_captured, takes_several_passes
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -145,7 +145,7 @@ def test_batches_of_files_arrive_whole(device: str, tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", [9, 5, 3])
     words = [
         "dataset=image_folder",
-        f"dataset.source.root={tmp_path / 'tree'}",
+        f"dataset.source.folder={tmp_path / 'tree'}",
         "backbone=resnet10",
         "dataset.workers=2",
     ]
@@ -168,8 +168,10 @@ def test_memory_that_runs_out_is_said_in_a_line(device: str, tmp_path: Path, mon
 
 
 @cuda
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [*((name, "32-true") for name in names("method")), *((name, "bf16-mixed") for name in TELLING)],
+)
 def test_steps_replayed_from_cuda_graphs_equal_steps_that_run(
     method: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
