@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from choices import names
+from choices import load, names
+from hydra.utils import get_class
 from recording import RecordedGraph
 from runs import assert_equal_weights, composed, run_here, tiny, trained_stages, weights
 from test_every_method import Killed, courses, every_method, kill_in
@@ -26,8 +27,8 @@ from ltexp.training.steps import Standard
 
 ON = ("trainer.accelerator=auto", "trainer.step_graph=true")
 # mixup in the graph; a mixing before it; keyed draws in a loss; a queue and a copy of the network; buffers exchanged
-LOOK_AHEAD: set[str] = set()
 TELLING = ("mislas", "cutmix", "gcl", "paco", "proco")
+QUICK = ("mislas",)
 
 
 def takes_several_passes(method: str) -> bool:
@@ -66,7 +67,7 @@ def words(method: str, *further: str) -> tuple[str, ...]:
     return *tiny(method, epochs=3), *ON, *further
 
 
-@pytest.mark.parametrize("method", every_method(TELLING))
+@pytest.mark.parametrize("method", every_method(QUICK))
 def test_replayed_steps_equal_steps_that_run(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage's weights, bit by bit, and the losses of its epochs."""
     if takes_several_passes(method):
@@ -84,12 +85,12 @@ def test_replayed_steps_equal_steps_that_run(method: str, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     "further",
     [
-        ("optimizer@stage1.optimizer=adamw",),
+        pytest.param(("optimizer@stage1.optimizer=adamw",), marks=pytest.mark.slow),
         ("schedule@stage1.schedule=cosine", "stage1.schedule.interval=step", "stage1.schedule.warmup_epochs=1"),
-        ("trainer=bf16",),
-        ("trainer.accumulate=3", "trainer.gradient_clip_val=0.5"),
-        ("step@stage1.step=sam",),
-        ("stage1.batch_size=11",),
+        pytest.param(("trainer=bf16",), marks=pytest.mark.slow),
+        pytest.param(("trainer.accumulate=3", "trainer.gradient_clip_val=0.5"), marks=pytest.mark.slow),
+        pytest.param(("step@stage1.step=sam",), marks=pytest.mark.slow),
+        pytest.param(("stage1.batch_size=11",), marks=pytest.mark.slow),
         pytest.param(("trainer.compile=true", "trainer.compile_backend=eager"), marks=pytest.mark.slow),
         pytest.param(("trainer.overfit_batches=3",), marks=pytest.mark.slow),
     ],
@@ -105,6 +106,7 @@ def test_replayed_steps_of_other_settings(
     assert_equal_weights(weights(tmp_path / "run", "stage1"), weights(tmp_path / "replayed", "stage1"))
 
 
+@pytest.mark.slow
 def test_replayed_steps_are_close_to_those_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimizer rounds otherwise, and nothing else is different."""
     run_here(tmp_path / "plain", *tiny("mislas", epochs=3))
@@ -114,6 +116,7 @@ def test_replayed_steps_are_close_to_those_without_graphs(tmp_path: Path, monkey
     assert_equal_weights(one, other, tolerance=1e-3)
 
 
+@pytest.mark.slow
 def test_replayed_steps_resume_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with recorded(monkeypatch):
         run_here(tmp_path / "whole", *words("mixup"))
@@ -221,9 +224,10 @@ def test_callbacks_within_steps_and_optimizers_of_the_host_are_refused() -> None
         check_replayable("stage1", stage, Standard())
 
 
-def test_every_method_is_replayed_but_for_those_that_look_ahead_with_a_copy() -> None:
-    refused = {method for method in names("method") if takes_several_passes(method)}
-    assert refused == LOOK_AHEAD
+@pytest.mark.parametrize("name", names("step"))
+def test_steps_that_look_ahead_with_a_copy_or_ask_a_teacher_are_not_replayed(name: str) -> None:
+    step = get_class(load("step", name)._target_)
+    assert step.replayable == (name in ("standard", "sam", "imbsam"))
 
 
 def test_a_stage_of_one_step_an_epoch_is_told_that_nothing_is_replayed(

@@ -29,8 +29,8 @@ from ltexp.training.stage import Stage
 from ltexp.training.start import load_teacher
 
 aten = torch.ops.aten
-# features that do not change reach the first batch; mixing on the device and on the host; views; look-aheads
-TELLING = ("mislas", "remix", "bcl", "proco", "balms")
+# mixing and several stages; a step that looks ahead and draws
+TELLING = ("mislas", "balms")
 EXCEPT = {
     "glag": "features are extracted and looked at once an epoch",
     "m2m": "sources of made-up images are drawn by the host, which has to know the batch's labels",

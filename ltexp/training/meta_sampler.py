@@ -85,7 +85,7 @@ class MetaSampler(MetaStep, nn.Module):
         weights = (F.logsigmoid(rates) + (self.class_counts / there).log())[labels]
         uniform = torch.rand(len(labels), len(labels), generator=draws, dtype=torch.float64)
         gumbel = -(-uniform.log()).log()
-        perturbed = weights + gumbel.to(weights)
+        perturbed = weights + gumbel.to(weights, non_blocking=True)
         rows = perturbed.detach().argmax(1)
         return rows, perturbed.softmax(1).gather(1, rows[:, None]).squeeze(1)
 
