@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from choices import build as build_choice
+from choices import context_of, full_output, names
 from recording import caller
 from runs import run_here, tiny, trained_stages
 from test_every_method import every_method
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ltexp.config import Config
 from ltexp.config.build import build
+from ltexp.outputs import ModelOutput
 from ltexp.randomness import Numbers, drawing, key_to_seed
 from ltexp.training.batches import train_loader
 from ltexp.training.objective import flat_factors, parameter_groups
@@ -37,6 +40,13 @@ EXCEPT = {
     "m2m_ldam": "the same",
 }
 META = torch.device("meta")
+
+
+@pytest.fixture(autouse=True)
+def without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no meta device, and nothing here is of half precision."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
 
 
 class Hosts(TorchDispatchMode):
@@ -108,8 +118,6 @@ def test_a_step_neither_waits_for_the_device_nor_leaves_it(
     """The second step of a stage's second and last epoch; the first makes what is made once."""
     config = run_here(tmp_path / "run", *tiny(method))
     monkeypatch.setattr(Stage, "manual_backward", lambda self, loss: loss.backward())
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta device
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     for name in trained_stages(method):
         stage, loader = stage_on_meta(config, tmp_path / "run", name)
         with drawing(HostDraws()):
@@ -130,3 +138,34 @@ def test_what_waits_is_noticed() -> None:
         values * torch.tensor([1.0, 2.0, 3.0, 4.0], device=META)
         values.index_select(0, torch.arange(2).to(META))
     assert len(hosts.found) == 2
+
+
+@pytest.mark.parametrize("name", names("loss"))
+def test_no_loss_waits_for_the_device(name: str) -> None:
+    draws, labels = torch.Generator().manual_seed(0), (torch.arange(16) % 5).to(META)
+    loss = build_choice("loss", name, class_counts=torch.tensor([40, 20, 15, 6, 4])).to(META)
+    given = full_output(torch.rand(16, 5, generator=draws))
+    output = ModelOutput(**tree_map_only(Tensor, lambda tensor: tensor.to(META), vars(given)))
+    output.logits.requires_grad_()
+    with drawing(HostDraws()):
+        loss(output, labels, context_of(loss, output, labels, 9))
+        with Hosts() as hosts:
+            value = loss(output, labels, context_of(loss, output, labels, 9))
+            if value.requires_grad:
+                value.backward()
+    assert not hosts.found
+
+
+@pytest.mark.parametrize("name", [name for name in names("augmentation") if "files" not in name])
+def test_no_augmentation_waits_for_the_device(name: str) -> None:
+    """Of images in memory, or of the part that the device has in that of files."""
+    augmentation = build_choice("augmentation", name)
+    for view in augmentation.views:
+        side = 32 + 2 * view.padding
+        drawn = view.draws_of(torch.arange(8) % 5, torch.Generator())
+        on_device = {key: values.to(META) for key, values in drawn.items()}
+        images = torch.zeros(8, side, side, 3, dtype=torch.uint8, device=META)
+        view(images, on_device)
+        with Hosts() as hosts:
+            view(images, on_device)
+        assert not hosts.found
