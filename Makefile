@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 EXTRAS ?= dev# of pyproject.toml; CI: dev,datasets,docs,export,pandas,vit
 
 .DEFAULT_GOAL := start
-.PHONY: start install quickstart test test-slow test-lowest lint type format docs bench faults clean help
+.PHONY: start install quickstart test test-slow test-lowest lint type format docs bench gpu faults clean help
 
 start: install quickstart ## install and run the quickstart (the default)
 
@@ -59,6 +59,9 @@ docs: install ## build the documentation into site/ (installs mkdocs into .venv 
 
 bench: install ## measure speed against bare PyTorch, as ratios
 	$(BIN)/python -m benchmarks
+
+gpu: install ## with a GPU: its tests, then its speed; outputs/gpu.json and gpu.md (docs/gpu.md)
+	$(BIN)/python -m benchmarks gpu
 
 faults: install ## kill, fill disks, give bad inputs ... and see that nothing is lost (docs/reliability.md; KILLS=100 takes an hour)
 	$(BIN)/python -m faults

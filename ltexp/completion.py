@@ -143,6 +143,7 @@ def _listed(key: str) -> tuple[str, ...]:
         "trainer.precision": schema.PRECISIONS,
         "trainer.accelerator": schema.ACCELERATORS,
         "trainer.compile_backend": schema.COMPILE_BACKENDS,
+        "trainer.compile_mode": schema.COMPILE_MODES,
         "dataset.imbalance": ("longtail", "step", "balanced"),
     }
     return schema.BATCH_NORMS if key.endswith(".batch_norm") else lists.get(key, ())

@@ -33,6 +33,14 @@ def checked_class_counts(class_counts: Tensor) -> Tensor:
     return class_counts
 
 
+def count_labels(labels: Tensor, classes: int) -> Tensor:
+    """int64 (C,): how often each of C classes is among int64 labels (n,), in any step of training.
+
+    As `torch.bincount`, which on a GPU makes the host wait for the largest label.
+    """
+    return labels.new_zeros(classes).scatter_add_(0, labels, torch.ones_like(labels))
+
+
 def class_shares(class_counts: Tensor) -> Tensor:
     """(C,) float64 π, each class's share of the training images."""
     return class_counts.double() / class_counts.sum()

@@ -118,9 +118,9 @@ def broadcast_state(module: nn.Module) -> None:
             dist.broadcast(value, 0)
 
 
-def own_rows(total: int) -> Tensor:
+def own_rows(total: int, device: torch.device | str = "cpu") -> Tensor:
     """int64 (n,): which rows of a global batch of `total` this process holds; the last one where its share is empty."""
-    return torch.arange(rank() if rank() < total else total - 1, total, world_size())
+    return torch.arange(rank() if rank() < total else total - 1, total, world_size(), device=device)
 
 
 def gather_with_gradient(local: Tensor, total: int) -> Tensor:
@@ -137,11 +137,11 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, total: int) -> Tensor:
-        ctx.rows, ctx.own = len(local), own_rows(total)
+        ctx.rows, ctx.own = len(local), own_rows(total, local.device)
         ctx.stand_in = rank() >= total
         return gather_batch(local, total)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        mine = sum_over_ranks(gradients[0].contiguous())[ctx.own.to(gradients[0].device)]
+        mine = sum_over_ranks(gradients[0].contiguous())[ctx.own]
         return mine.new_zeros((ctx.rows, *mine.shape[1:])) if ctx.stand_in else mine, None

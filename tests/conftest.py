@@ -12,6 +12,21 @@ torch.set_num_threads(1)  # the tensors of the tests are small: more threads wou
 TIMEOUT = 300.0  # seconds; starting two workers takes a few, far more on a busy machine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where there is none, with the reason."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="torch sees no GPU here"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a test computes; a GPU's float32 is not cut down to TF32 meanwhile."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield request.param
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What commands keep in the user's cache folder goes to one of the tests, which all workers share."""

@@ -70,7 +70,7 @@ def trained_stages(method: str, project: Path | None = None) -> list[str]:
     return [name for name in names if stages[name] and stages[name]["epochs"] > 0]
 
 
-def run_here(folder: Path, *overrides: str, project: Path | None = None) -> Config:
+def run_here(folder: Path, *overrides: str, project: Path | None = None, device: str = "cpu") -> Config:
     """Composes a small run and does it in `folder`, in this process; its outputs lie beside the folder."""
     from ltexp.training.run import run
 
@@ -78,7 +78,7 @@ def run_here(folder: Path, *overrides: str, project: Path | None = None) -> Conf
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
     config = to_config(plain)
-    run(config, folder, torch.device("cpu"))
+    run(config, folder, torch.device(device, 0) if device == "cuda" else torch.device(device))
     return config
 
 

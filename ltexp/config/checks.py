@@ -12,6 +12,7 @@ from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
     COMPILE_BACKENDS,
+    COMPILE_MODES,
     HELD_OUT_OF,
     MODULE_KEYS,
     PRECISIONS,
@@ -19,6 +20,7 @@ from ltexp.config.schema import (
     Config,
     StageConfig,
     Stream,
+    TrainerConfig,
     names_stage,
 )
 from ltexp.config.signature import accepted_keywords, fits
@@ -51,7 +53,7 @@ def check_values(config: Config) -> None:
     require(not synchronised, "trainer.sync_batch_norm", True, "false: it needs several GPUs (trainer.devices)")
     half = trainer.precision == "16-mixed" and trainer.accelerator == "cpu"
     require(not half, "trainer.precision", "16-mixed", "bf16-mixed or 32-true: fp16 with loss scaling needs a GPU")
-    require_choice("trainer.compile_backend", trainer.compile_backend, COMPILE_BACKENDS)
+    _check_speed(trainer)
     _check_backbone(config)
     few, many = config.evaluation.few_shot_below, config.evaluation.many_shot_above
     require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
@@ -64,6 +66,24 @@ def check_values(config: Config) -> None:
             if key not in config.dataset:
                 known = [own for own in config.dataset if own != "_target_"]
                 raise UnknownKeyError(key, known).below(f"{name}.training_set")
+
+
+def _check_speed(trainer: TrainerConfig) -> None:
+    """torch.compile's settings, and what cannot be replayed from a graph of one device's steps."""
+    require_choice("trainer.compile_backend", trainer.compile_backend, COMPILE_BACKENDS)
+    if (mode := trainer.compile_mode) is not None:
+        require_choice("trainer.compile_mode", mode, COMPILE_MODES)
+        require(trainer.compile_backend == "inductor", "trainer.compile_mode", mode, "null: it is inductor's")
+    if not trainer.step_graph:
+        return
+    key, value = "trainer.step_graph", True
+    require(trainer.accelerator != "cpu", key, value, "false: CUDA graphs are of a GPU (trainer.accelerator)")
+    require(trainer.world_size == 1, key, value, "false: it is for one device, and several exchange gradients")
+    require(trainer.precision != "16-mixed", key, value, "false: fp16 skips steps by what it finds; use bf16-mixed")
+    own = trainer.compile and mode in ("reduce-overhead", "max-autotune")
+    require(not own, key, value, f"false: trainer.compile_mode={mode} makes graphs of its own")
+    anomalies = bool(trainer.lightning.get("detect_anomaly"))
+    require(not anomalies, key, value, "false: trainer.detect_anomaly looks at each operation's result")
 
 
 def _check_backbone(config: Config) -> None:

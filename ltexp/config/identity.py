@@ -28,7 +28,14 @@ IMMATERIAL = (
     "hydra",
 )
 # keys younger than the first records: at their usual value they leave the hashes of those alone
-_LATER = {"num_nodes": 1, "accumulate": 1, "compile": False, "compile_backend": "inductor"}
+_LATER = {
+    "num_nodes": 1,
+    "accumulate": 1,
+    "compile": False,
+    "compile_backend": "inductor",
+    "compile_mode": None,
+    "step_graph": False,
+}
 
 
 def digest(value: Any) -> str:

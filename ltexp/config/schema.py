@@ -16,6 +16,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 BATCH_NORMS = ("train", "statistics", "frozen")
 HELD_OUT_OF = ("train", "unused", "validation")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 ACCELERATORS = ("auto", "cpu", "gpu")
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
 FILES_OF_A_DATASET = ("leave_out", "cache")  # keys of a dataset that may name a file or folder
@@ -144,6 +145,8 @@ class TrainerConfig:
     accumulate: int = 1
     compile: bool = False
     compile_backend: str = "inductor"
+    compile_mode: str | None = None
+    step_graph: bool = False
     sync_batch_norm: bool = False
     gradient_clip_val: float | None = None
     checkpoint_every: int = 1

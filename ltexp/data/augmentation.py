@@ -5,7 +5,8 @@ All random draws of an epoch are made at its start, one for each position of the
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,15 +15,24 @@ from ltexp.config.require import is_number, is_whole, require
 from ltexp.errors import ConfigError
 
 
+@lru_cache(maxsize=None, typed=True)
+def constant(device: torch.device, *values: Any) -> Tensor:
+    """Numbers, or rows of them, as a tensor on the device, made once: a copy of the host's makes it wait for a GPU."""
+    return torch.tensor(values, device=device)
+
+
 class Augmentation(ABC):
     """A random change of images, in two parts: the draws, made for a whole epoch, and their use on a batch.
 
     Attributes:
         samples: the kind of samples that it works with (`Loader.samples`); "" for all.
         padding: pixels of zeros that the loader puts around every image beforehand.
+        replayable: whether a call does the same operations on the device for every batch, so that it can be part of a
+            replayed step (`trainer.step_graph`). Of others, batches are made before it.
     """
 
     samples: str = "images in memory"
+    replayable: bool = False
     padding: int = 0
 
     @property
@@ -89,6 +99,7 @@ class NoAugmentation(Augmentation):
     """Images as they are; of files, the part that evaluation sees."""
 
     samples = ""
+    replayable = True
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {}

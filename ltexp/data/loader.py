@@ -1,7 +1,7 @@
 """Batches of a split in the order of a sampler, of which every process takes its share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -41,6 +41,27 @@ class Batch(NamedTuple):
     step: int
     views: Tensor | None = None
     streams: Mapping[str, "Batch"] = MappingProxyType({})
+
+
+class Recipe(NamedTuple):
+    """What this process's rows of a global batch are made of, by `Loader.make`.
+
+    Attributes:
+        index: int64 (b,), rows of the split.
+        draws: these rows of what each view's augmentation drew for the epoch.
+        rows: where they are in the epoch's order.
+        share, size, epoch, step: the batch's.
+        streams: the recipes of the stage's further batches.
+    """
+
+    index: Tensor  # type: ignore[assignment]
+    draws: Sequence[dict[str, Tensor]]
+    rows: slice
+    share: float
+    size: int
+    epoch: int
+    step: int
+    streams: Mapping[str, "Recipe"] = MappingProxyType({})
 
 
 class IndexSampler(Protocol):
@@ -136,10 +157,12 @@ class Loader(ABC, Generic[AnySplit]):
         streams: further loaders, of as many steps, whose batches come beside this one's.
         learner: of the augmentation, where that depends on what the model has learned.
         feeds_classifier: whether batches are features, which the classifier reads, and not what the backbone does.
+        replayable: whether `make` does the same operations on the device for every recipe, but for the augmentation.
     """
 
     samples: ClassVar[str] = ""
     feeds_classifier: ClassVar[bool] = False
+    replayable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -219,21 +242,31 @@ class Loader(ABC, Generic[AnySplit]):
         return steps_of(rows, self.batch_size, least=1 if self._index_sampler is None else LEAST_TO_TRAIN_ON)
 
     def __iter__(self) -> Iterator[Batch]:
+        for recipe in self.recipes():
+            yield self.make(recipe)
+
+    def recipes(self) -> Iterator[Recipe]:
+        """What the epoch's batches are made of, each to be made before the next is asked for."""
         epoch, steps = self.epoch, len(self)
         if self.learner is not None:
             self.learner.before_epoch(epoch)
-        order, _ = self._plan()
-        beside = {name: iter(loader.at(epoch)) for name, loader in self.streams.items()}
+        order, draws = self._plan()
+        beside = {name: loader.at(epoch).recipes() for name, loader in self.streams.items()}
         for step in range(steps):
             rows, own, size = self._share(step)
-            index = order[rows]
-            labels = self._labels.index_select(0, index)
-            inputs, views = self._batch_inputs(step, rows), None
-            if len(inputs) > len(labels):
-                views = inputs.view(-1, len(labels), *inputs.shape[1:])
-                inputs = inputs[: len(labels)]
-            streams = {name: next(batches) for name, batches in beside.items()}
-            yield Batch(inputs, labels, index, own * self._world_size / size, size, epoch, step, views, streams)
+            drawn = [{name: values[rows] for name, values in view.items()} for view in draws]
+            streams = {name: next(recipes) for name, recipes in beside.items()}
+            yield Recipe(order[rows], drawn, rows, own * self._world_size / size, size, epoch, step, streams)
+
+    def make(self, recipe: Recipe) -> Batch:
+        """The batch of a recipe."""
+        labels = self._labels.index_select(0, recipe.index)
+        inputs, views = self._batch_inputs(recipe), None
+        if len(inputs) > len(labels):
+            views = inputs.view(-1, len(labels), *inputs.shape[1:])
+            inputs = inputs[: len(labels)]
+        streams = {name: self.streams[name].make(own) for name, own in recipe.streams.items()}
+        return Batch(inputs, labels, recipe.index, recipe.share, recipe.size, recipe.epoch, recipe.step, views, streams)
 
     def at(self, epoch: int) -> Self:
         """This loader, at the beginning of an epoch."""
@@ -255,14 +288,9 @@ class Loader(ABC, Generic[AnySplit]):
         start = step * self.batch_size
         return start, rows if step == self._steps_of(rows) - 1 else start + self.batch_size
 
-    def _batch_inputs(self, step: int, rows: slice) -> Tensor:
-        """What the model reads of the positions `rows` in the order, which are of the batch `step`, view after view."""
-        order, draws = self._plan()
-        index = order[rows]
-        views = [
-            self._inputs(index, {name: values[rows] for name, values in drawn.items()}, view)
-            for view, drawn in enumerate(draws)
-        ]
+    def _batch_inputs(self, recipe: Recipe) -> Tensor:
+        """What the model reads of the rows of a recipe, view after view."""
+        views = [self._inputs(recipe.index, drawn, view) for view, drawn in enumerate(recipe.draws)]
         return views[0] if len(views) == 1 else torch.cat(views)
 
     def _plan(self) -> tuple[Tensor, list[dict[str, Tensor]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltexp.data.loader import Batch, Loader
+from ltexp.data.loader import Loader, Recipe
 from ltexp.data.types import Split
 from ltexp.distributed import sum_over_ranks
 from ltexp.features.bank import FeatureBank
@@ -72,9 +72,9 @@ class FeatureLoader(Loader[Split]):
         self._generation: Generation | None = None
         self._chunk: tuple[int, Tensor, Tensor] | None = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def recipes(self) -> Iterator[Recipe]:
         self._prepare(self.epoch)
-        yield from super().__iter__()
+        yield from super().recipes()
 
     def _prepare(self, epoch: int) -> None:
         self._chunk = self._generation = None  # the last epoch's are gone before this one's come
@@ -91,10 +91,10 @@ class FeatureLoader(Loader[Split]):
     def _inputs(self, index: Tensor, draws: dict[str, Tensor], view: int) -> Tensor:
         return self._bank.features[self._bank.place[index]]
 
-    def _batch_inputs(self, step: int, rows: slice) -> Tensor:
+    def _batch_inputs(self, recipe: Recipe) -> Tensor:
         if self._generation is None:
-            return super()._batch_inputs(step, rows)
-        number = step // self._steps
+            return super()._batch_inputs(recipe)
+        rows, number = recipe.rows, recipe.step // self._steps
         start = number * self._steps * self.batch_size
         if self._chunk is None or self._chunk[0] != number:
             self._chunk = None

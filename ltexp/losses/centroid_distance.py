@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ltexp.config.require import require
+from ltexp.counts import count_labels
 from ltexp.distributed import gather_batch, sum_over_ranks, world_size
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
@@ -43,7 +43,7 @@ class CentroidDistance(Loss):
         own = centroids[target]
         size = len(target) if context.size is None else context.size
         labels = target if context.labels is None else context.labels
-        counts = torch.bincount(gather_batch(labels, size), minlength=self.num_classes)
+        counts = count_labels(gather_batch(labels, size), self.num_classes)
         pulled = (features - own.detach()).square().sum(1) / 2
         moved = (features.detach() - own).square().sum(1) / 2 / (1 + counts[target])
         attract = context.weighted(pulled + moved - moved.detach()).mean()

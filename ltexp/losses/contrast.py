@@ -34,7 +34,7 @@ class Contrast(NamedTuple):
         projections, views = projections.float(), len(projections)
         size = len(target) if context.size is None else context.size
         everything = gather_with_gradient(projections.transpose(0, 1), size).transpose(0, 1).flatten(0, 1)
-        own = own_rows(size).to(target.device)
+        own = own_rows(size, target.device)
         place = own + size * torch.arange(views, device=target.device)[:, None]
         labels = gather_batch(target, size).repeat(views)
         return cls(projections.flatten(0, 1), target.repeat(views), everything, labels, place.flatten(), views)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.config.require import is_whole, require
-from ltexp.counts import class_shares
+from ltexp.counts import class_shares, count_labels
 from ltexp.distributed import gather_batch
 from ltexp.losses.base import Loss
 from ltexp.losses.bessel import log_bessel_over_power
@@ -44,7 +44,7 @@ class ClassDirections(torch.nn.Module):
     @torch.no_grad()
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Counts the features (N, d) of a batch in."""
-        number = torch.bincount(labels, minlength=len(self.amount)).double()
+        number = count_labels(labels, len(self.amount)).double()
         sums = torch.zeros_like(self.mean).index_add_(0, labels, features.double())
         share = (number / (number + self.amount).clamp_min(1)).unsqueeze(1)
         self.mean = (1 - share) * self.mean + share * sums / number.clamp_min(1).unsqueeze(1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import is_whole, require
+from ltexp.counts import count_labels
 from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext
 from ltexp.losses.contrast import Contrast
@@ -76,7 +77,7 @@ class BalancedContrastive(SupervisedContrastive):
         labels = torch.cat([found.other_labels, torch.arange(self.num_classes, device=target.device)])
         logits = found.similarities(torch.cat([found.others, prototypes]), self.temperature)
         same = found.same_class(labels)
-        members = torch.bincount(labels, minlength=self.num_classes)[labels] - same.long()
+        members = count_labels(labels, self.num_classes)[labels] - same.long()
         denominator = found.without_itself(logits - members.clamp_min(1).log()).logsumexp(1)
         positive = same.scatter(1, found.place[:, None], False)
         return found.by_image(denominator - logits.masked_fill(~positive, 0.0).sum(1) / positive.sum(1))

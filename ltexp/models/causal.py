@@ -66,7 +66,7 @@ class MultiHeadNormalized(Classifier):
         if not self._seen:
             return
         sums = torch.stack([total for total, _ in self._seen]).sum(0)
-        count = sums.new_tensor([float(sum(rows for _, rows in self._seen))])
+        count = sums.new_full((1,), sum(rows for _, rows in self._seen))
         total = sum_over_ranks(torch.cat([sums, count]))
         self.mean.mul_(self.momentum).add_(total[:-1] / total[-1])
         self._seen.clear()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import require_choice
+from ltexp.counts import count_labels
 from ltexp.distributed import sum_over_ranks
 from ltexp.errors import ConfigError
 from ltexp.models.module import StageModule
@@ -75,7 +76,7 @@ class ClassCovariance(StageModule):
             labels: (n,).
         """
         classes, width = self.mean.shape
-        count = sum_over_ranks(torch.bincount(labels, minlength=classes).to(features))
+        count = sum_over_ranks(count_labels(labels, classes).to(features))
         total = features.new_zeros(classes, width).index_add_(0, labels, features)
         mean = sum_over_ranks(total) / count.clamp_min(1)[:, None]
         apart = features - mean[labels]

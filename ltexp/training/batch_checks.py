@@ -12,6 +12,7 @@ from ltexp.models.module import VIEWS, Wiring, present
 from ltexp.names import unknown_name
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
+from ltexp.training.replayable import check_replayable
 from ltexp.training.steps import build_step
 
 
@@ -34,6 +35,8 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
         step.check(name, stage, trainer)
     if trainer.precision == "16-mixed" and not step.scales:
         raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
+    if trainer.step_graph and stage.epochs > 0:
+        check_replayable(name, stage, step)
     _check_views(name, stage, objective, mixing, trainer.accumulate)
     for stream in sorted({*mixing.streams} & {*stage.streams}):
         size = stage.streams[stream].batch_size

@@ -25,6 +25,7 @@ from ltexp.training.batch_checks import check_batches
 from ltexp.training.class_names import fits_text, require_text
 from ltexp.training.objective import Objective, flat_factors
 from ltexp.training.pretext import check_pretexts
+from ltexp.training.replayable import check_hooks
 from ltexp.training.schedules import build_schedule
 from ltexp.training.survey import check_surveys
 from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS, check_teachers
@@ -69,6 +70,8 @@ def check_composition(config: Config) -> None:
             or a stage's classifier cannot start as `init` says.
     """
     check_pretexts(config.stages)
+    if config.trainer.step_graph:
+        check_hooks(config.callbacks)
     _try_backbone(config.backbone)
     earlier: dict[str, Classifier] = {}
     for name, stage in config.stages.items():

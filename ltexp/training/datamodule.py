@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from ltexp.data.loader import Batch, Loader
+from ltexp.data.loader import Batch, Loader, Recipe
 
 
 class StageData(pl.LightningDataModule):
@@ -16,15 +16,19 @@ class StageData(pl.LightningDataModule):
         train: batches in the sampler's order; it may learn from one epoch to the next.
         evaluated: batches of each split, by its name.
         overfit: batches of the first epoch that take the place of every epoch's; a number or a fraction. 0: none.
+        recipes: whether training gets what batches are made of in the place of batches.
     """
 
-    def __init__(self, train: Loader[Any], evaluated: dict[str, Loader[Any]], overfit: float = 0) -> None:
+    def __init__(
+        self, train: Loader[Any], evaluated: dict[str, Loader[Any]], overfit: float = 0, recipes: bool = False
+    ) -> None:
         super().__init__()
-        self.train, self.evaluated, self.overfit = train, evaluated, overfit
+        self.train, self.evaluated, self.overfit, self.recipes = train, evaluated, overfit, recipes
 
     def train_dataloader(self) -> Any:
         """Batches of an epoch; Lightning tells the loader which."""
-        return FirstEpoch(self.train) if self.overfit else self.train
+        loader = FirstEpoch(self.train) if self.overfit else self.train
+        return Unmade(loader) if self.recipes else loader
 
     def val_dataloader(self) -> list[Any]:
         """Batches of the evaluated splits, in their order."""
@@ -59,6 +63,19 @@ class EveryRow:
         return iter(self.loader)
 
 
+class Unmade:
+    """What the batches of a loader are made of; Lightning announces the epoch to its `sampler`."""
+
+    def __init__(self, loader: "Loader[Any] | FirstEpoch") -> None:
+        self.loader, self.sampler = loader, loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Recipe]:
+        return self.loader.recipes()
+
+
 class FirstEpoch:
     """The batches of a loader's first epoch in every epoch, said to be of that one; for `overfit_batches`."""
 
@@ -76,3 +93,8 @@ class FirstEpoch:
     def __iter__(self) -> Iterator[Batch]:
         self.loader.set_epoch(0)
         return (batch._replace(epoch=self.epoch) for batch in self.loader)
+
+    def recipes(self) -> Iterator[Recipe]:
+        """What these batches are made of."""
+        self.loader.set_epoch(0)
+        return (recipe._replace(epoch=self.epoch) for recipe in self.loader.recipes())

@@ -47,6 +47,8 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             # only where they are set: fingerprints of before they existed stay valid
             **({"accumulate": trainer.accumulate} if trainer.accumulate > 1 else {}),
             **({"compile": trainer.compile_backend} if trainer.compile else {}),
+            **({"compile_mode": trainer.compile_mode} if trainer.compile and trainer.compile_mode else {}),
+            **({"step_graph": True} if trainer.step_graph else {}),  # its optimizer rounds otherwise
             **({"lightning": lightning} if lightning else {}),
             **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
             # such a batch's size may leave one row, which has joined the batch before since

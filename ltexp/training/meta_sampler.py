@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.require import require
-from ltexp.counts import checked_class_counts
+from ltexp.counts import checked_class_counts, count_labels
 from ltexp.distributed import gather_batch, own_rows
 from ltexp.randomness import generator
 from ltexp.training.bilevel import Adam, LookAhead, MetaStep, refuse_reweighting
@@ -62,11 +62,11 @@ class MetaSampler(MetaStep, nn.Module):
     def look_and_step(self, ahead: LookAhead, closure: Closure) -> Tensor:
         """See `MetaStep`."""
         batch = ahead.batch
-        labels, mine = gather_batch(batch.labels, batch.size), own_rows(batch.size).to(batch.labels.device)
+        labels, mine = gather_batch(batch.labels, batch.size), own_rows(batch.size, batch.labels.device)
         rates = self.rates.clone().requires_grad_()
         draws = generator("meta_sampler", ahead.stage.seed, batch.epoch, batch.step)
         rows, chosen = self.draw(labels, rates, draws)
-        times = torch.bincount(rows, minlength=batch.size).float()[mine]  # a row drawn twice counts twice
+        times = count_labels(rows, batch.size).float()[mine]  # a row drawn twice counts twice
         weights = times.clone().requires_grad_()
         slope = gather_batch(ahead.slope(ahead.objective(ahead.output(), weights), weights), batch.size)
         (gradient,) = torch.autograd.grad((chosen * slope[rows]).sum(), rates)
@@ -81,11 +81,11 @@ class MetaSampler(MetaStep, nn.Module):
             rates: g (C,).
             draws: on the CPU.
         """
-        there = torch.bincount(labels, minlength=len(rates)).clamp_min(1)
+        there = count_labels(labels, len(rates)).clamp_min(1)
         weights = (F.logsigmoid(rates) + (self.class_counts / there).log())[labels]
         uniform = torch.rand(len(labels), len(labels), generator=draws, dtype=torch.float64)
         gumbel = -(-uniform.log()).log()
-        perturbed = weights + gumbel.to(weights)
+        perturbed = weights + gumbel.to(weights, non_blocking=True)
         rows = perturbed.detach().argmax(1)
         return rows, perturbed.softmax(1).gather(1, rows[:, None]).squeeze(1)
 

@@ -110,7 +110,7 @@ class MetaWeightNet(MetaStep, nn.Module):
         # the real step's losses are these: weights and batch are the same
         own = F.cross_entropy(output.logits.detach() * output.logit_scale, batch.labels, reduction="none")
         losses = gather_batch(own, batch.size)
-        mine = own_rows(batch.size).to(losses.device)
+        mine = own_rows(batch.size, losses.device)
         weights = self.weights(losses)[mine].requires_grad_()
         slope = ahead.slope(ahead.objective(output, weights * batch.size), weights)
         self.learn(losses, gather_batch(slope, batch.size))

@@ -18,7 +18,7 @@ from ltexp.data.loader import Batch
 from ltexp.distributed import gather_batch, own_rows, world_size
 from ltexp.losses.context import WHOLE_BATCH, BatchContext
 from ltexp.outputs import ModelOutput
-from ltexp.randomness import key_to_seed
+from ltexp.randomness import key_to_seed, numbers
 
 LossInContext = Callable[[ModelOutput, Tensor, BatchContext], Tensor]
 
@@ -30,7 +30,7 @@ class Mixture(NamedTuple):
         labels: (n,) int64 labels of the batch's own images.
         partner_labels: (n,) int64 labels of the images mixed in.
         weight: what the own label counts for, usually the λ that the images were mixed with; 1 when nothing is mixed
-            in. A number, or one a row (n,).
+            in. A number, also as a tensor (), or one a row (n,).
         partner_weight: what the other label counts for; None: 1 - weight.
         sample_weights: (n,) what each row counts for in the mean; None: all the same.
     """
@@ -67,11 +67,11 @@ def _side(
     further_calls: int = 0,
 ) -> Tensor:
     """The loss with one of the two labels of each row, times the weight of that side."""
-    if isinstance(weight, Tensor):
+    if isinstance(weight, Tensor) and weight.ndim > 0:
         context, weight = replace(context, sample_weights=_times(context, weight)), 1.0
     call = context.call + further_calls
     value = loss(output, labels[context.part], replace(context, labels=labels, call=call))
-    return value if weight == 1.0 else weight * value
+    return value if isinstance(weight, float) and weight == 1.0 else weight * value
 
 
 def _times(context: BatchContext, weights: Tensor) -> Tensor:
@@ -99,10 +99,13 @@ class Mixing(ABC):
         views: of a mixing that makes something else of each version of an image, how many it takes, of the batch and of
             its streams: its `Mixed.inputs` are (views, n, ...). None: it mixes the one version that there is.
         num_classes: of labels that it makes of the inputs themselves, which take the place of the dataset's: the stage
-            is a pretext, and its classifier has as many outputs. None: the labels are the dataset's.
+            and its classifier has as many outputs. None: the labels are the dataset's.
+        replayable: whether a call does the same operations in every step, its draws coming from `ltexp.randomness`: it
+            can be part of a replayed step (`trainer.step_graph`). Another one is called before it.
     """
 
     blends: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
     views: ClassVar[int | None] = None
     streams: Collection[str] = ()
@@ -135,6 +138,7 @@ class NoMixing(Mixing):
     """The batch as it is."""
 
     blends = False
+    replayable = True
 
     def __call__(self, batch: Batch, seed: int) -> Mixed:
         """The batch with λ = 1."""
@@ -154,6 +158,8 @@ class Mixup(Mixing):
         ConfigError: α not positive. To switch mixup off choose mixing `none`.
     """
 
+    replayable = True
+
     def __init__(self, class_counts: Tensor, alpha: float = 1.0) -> None:
         super().__init__(class_counts)
         require(alpha > 0, "alpha", alpha, "a number above 0; mixing none switches it off")
@@ -161,9 +167,14 @@ class Mixup(Mixing):
 
     def __call__(self, batch: Batch, seed: int) -> Mixed:
         """The mixed batch: λ image + (1 - λ) partner."""
-        weight = self.draw_weight(seed, batch.epoch, batch.step)
+
+        def drawn(step: int) -> tuple[float, float]:
+            weight = self.draw_weight(seed, batch.epoch, step)
+            return weight, 1.0 - weight
+
+        weight, other = numbers(drawn, batch.step, batch.inputs.device)
         partners, partner_labels = partners_of(batch)
-        return Mixed(batch.inputs.lerp(partners, 1.0 - weight), Mixture(batch.labels, partner_labels, weight))
+        return Mixed(batch.inputs.lerp(partners, other), Mixture(batch.labels, partner_labels, weight, other))
 
     def draw_weight(self, seed: int, epoch: int, step: int) -> float:
         """λ of one batch. NumPy draws it, because torch draws beta variates only from its global generator."""
@@ -181,7 +192,7 @@ def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
     if size % (2 * world) == 0 or world == 1:
         shift = size // 2 // world
         return half_turned(batch.inputs, shift), half_turned(batch.labels, shift)
-    mine = ((own_rows(size) + size // 2) % size).to(batch.labels.device, non_blocking=True)
+    mine = (own_rows(size, batch.labels.device) + size // 2) % size
     return gather_batch(batch.inputs, size)[mine], gather_batch(batch.labels, size)[mine]
 
 

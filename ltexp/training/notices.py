@@ -34,8 +34,9 @@ def settings_without_effect(session: Session) -> list[str]:
         if stage.epochs > 0 and stage.checkpoint is None:
             counts = session.for_stage(stage).class_counts
             lines += [f"{name}.{line}" for line in (*_of_schedule(stage), *_of_objective(stage, counts))]
-    if "trainer.compile_backend" in typed and not config.trainer.compile:
-        lines.append("trainer.compile_backend has no effect without trainer.compile=true")
+    for key in ("trainer.compile_backend", "trainer.compile_mode"):
+        if key in typed and not config.trainer.compile:
+            lines.append(f"{key} has no effect without trainer.compile=true")
     return lines
 
 

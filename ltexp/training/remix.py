@@ -24,6 +24,8 @@ class Remix(Mixup):
         ConfigError: α not positive, κ below 1, or τ outside [0, 1].
     """
 
+    replayable = False  # what it fills in depends on the batch's weight
+
     def __init__(self, class_counts: Tensor, alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> None:
         super().__init__(class_counts, alpha)
         require(kappa >= 1, "kappa", kappa, "a number of 1 or more")
@@ -34,7 +36,7 @@ class Remix(Mixup):
         """The batch mixed as by mixup, and a label weight for each row."""
         weight = self.draw_weight(seed, batch.epoch, batch.step)
         partners, partner_labels = partners_of(batch)
-        counts = self.class_counts.to(batch.labels.device)
+        counts = self.class_counts = self.class_counts.to(batch.labels.device)
         label_weight = self.label_weight(counts[batch.labels], counts[partner_labels], weight)
         return Mixed(batch.inputs.lerp(partners, 1.0 - weight), Mixture(batch.labels, partner_labels, label_weight))
 

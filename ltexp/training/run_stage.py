@@ -193,10 +193,14 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         settings.lightning.get("gradient_clip_algorithm") or "norm",
         session.metrics,
         SplitSurvey(session, model, teachers),
+        settings.step_graph,
     )
     if settings.compile:
-        model.compile_backbone(settings.compile_backend)
-    data = StageData(loader, session.evaluated(), settings.lightning.get("overfit_batches", 0))
+        model.compile_backbone(settings.compile_backend, settings.compile_mode)
+    if module.graph is not None and len(loader) == 1 and rank() == 0:
+        print(f"note: trainer.step_graph has no effect on {name}, whose epochs have one step", flush=True)
+    overfit, makes = settings.lightning.get("overfit_batches", 0), module.graph is not None and module.graph.makes
+    data = StageData(loader, session.evaluated(), overfit, recipes=makes)
     module.train()
     try:
         _fit(trainer, module, data, folder)

@@ -224,7 +224,7 @@ def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:
 
     Raises:
         ConfigError: for fp16 on a CPU, which has no scaling of its gradients in Lightning, bf16 on a GPU that only
-            emulates it, or for torch.compile's inductor without what it compiles with.
+            emulates it, a graph of steps without a GPU, or torch.compile's inductor without what it compiles with.
     """
     if (
         trainer.precision == "bf16-mixed"
@@ -235,6 +235,8 @@ def check_numerics(trainer: TrainerConfig, device: torch.device) -> None:
         raise ConfigError(f"trainer.precision=bf16-mixed: {card} has no bf16 arithmetic: use 16-mixed or 32-true")
     if trainer.precision == "16-mixed" and device.type == "cpu":
         raise ConfigError("trainer.precision=16-mixed needs a GPU and torch sees none here: use bf16-mixed or 32-true")
+    if trainer.step_graph and device.type != "cuda":
+        raise ConfigError("trainer.step_graph=true needs a GPU and torch sees none here: set trainer.step_graph=false")
     if not trainer.compile or trainer.compile_backend != "inductor":
         return
     compilers = [os.environ.get("CXX", "g++"), "clang++"]

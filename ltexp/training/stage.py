@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.data.loader import Batch, Loader, stream_seed
+from ltexp.data.loader import Batch, Loader, Recipe, stream_seed
 from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.metrics import Metrics, Top1
@@ -28,7 +28,9 @@ from ltexp.randomness import default_generator
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.predict import Collector, logits_and_norm
+from ltexp.training.replayable import replayable_optimizer
 from ltexp.training.schedules import build_schedule
+from ltexp.training.step_graph import StepGraph
 from ltexp.training.steps import build_step
 from ltexp.training.teacher import Teachers
 
@@ -50,6 +52,7 @@ class Stage(pl.LightningModule):
         gradient_clip_by: `norm` or `value`.
         metrics: the rules of evaluations while training; None where there are none.
         survey: of the stage's splits, for losses that take one before an epoch.
+        replayed: whether steps are replayed from a graph (`ltexp.training.step_graph`).
 
     Attributes:
         measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
@@ -70,6 +73,7 @@ class Stage(pl.LightningModule):
         gradient_clip_by: str = "norm",
         metrics: Metrics | None = None,
         survey: Survey | None = None,
+        replayed: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the gradients of a batch may come in parts
@@ -95,21 +99,20 @@ class Stage(pl.LightningModule):
         parts = (model.classifier, *model.attached.values())
         self.after_step = [hook for part in parts if (hook := getattr(part, "after_step", None))]
         self.feeds_classifier = loader is not None and loader.feeds_classifier
+        self.graph = StepGraph(loader, self.mixing) if replayed and loader is not None else None
         # Summed on the device: reading every step's loss would make the host wait for it. No buffer, or several
         # processes would all be given that of the first.
         self.loss_sum = torch.zeros(())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "_current_fx_name"
-        ):  # Lightning notes each hook that it calls; a module would look for parameters first
-            self.__dict__[name] = value
+        if name == "_current_fx_name":
+            self.__dict__[name] = value  # Lightning notes each hook that it calls; a module would look for parameters
         else:
             super().__setattr__(name, value)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The stage's optimizer and learning-rate schedule."""
-        settings = dict(self.config.optimizer)
+        settings = dict(self.config.optimizer) | (replayable_optimizer(self.config) if self.graph else {})
         factors = flat_factors(self.config.lr_factors)
         groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
         if not groups:
@@ -126,11 +129,18 @@ class Stage(pl.LightningModule):
         if self.survey is not None:
             self.objective.before_epoch(self.current_epoch, self.config.epochs, self.survey)
 
-    def training_step(self, batch: Batch, _: int) -> None:
-        """One step of the optimizer."""
+    def training_step(self, batch: Batch | Recipe, _: int) -> None:
+        """One step of the optimizer; on what a batch is made of where making it is a part of a replayed step."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        mixed = self.mixing(batch, self.seed)
+        if self.graph is not None:
+            self.graph(self, optimizer, batch)
+        else:
+            assert isinstance(batch, Batch)
+            self.take_step(optimizer, batch, self.mixing(batch, self.seed))
+
+    def take_step(self, optimizer: LightningOptimizer, batch: Batch, mixed: Mixed) -> None:
+        """The step on a batch and what the mixing made of it."""
         if self.mixing.views is not None:
             batch, mixed = batch._replace(views=mixed.inputs), mixed._replace(inputs=mixed.inputs[0])
         self.loss_sum.add_(self.step(self, optimizer, batch, partial(self.backward_pass, batch, mixed)))

@@ -74,11 +74,13 @@ class Step(ABC):
         streams: the stage's further batches that it reads.
         scales: whether it works with fp16, whose gradients come scaled.
         reads_teacher: whether it asks the stage's teacher.
+        replayable: whether it does the same operations on the device in every step of an epoch (`trainer.step_graph`).
     """
 
     streams: Collection[str] = ()
     scales: ClassVar[bool] = False
     reads_teacher: ClassVar[bool] = False
+    replayable: ClassVar[bool] = False
 
     def check(self, name: str, stage: StageConfig, trainer: TrainerConfig) -> None:  # noqa: B027 - a hook
         """Refuses, before any data is read, a stage or a trainer that it cannot work with; `name` is the stage's.
@@ -119,6 +121,7 @@ class Standard(Step):
     """One forward and backward pass, then the optimizer's step."""
 
     scales = True
+    replayable = True
 
     def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         optimizer.zero_grad()
@@ -140,6 +143,8 @@ class SharpnessAware(Step):
     Raises:
         ConfigError: a rho that is not positive.
     """
+
+    replayable = True
 
     def __init__(self, rho: float = 0.05) -> None:
         require(rho > 0, "rho", rho, "a number above 0")

@@ -16,7 +16,7 @@ from ltexp.data.files.cache import ImageCache, open_cache
 from ltexp.data.files.decode import Crop, read_crop
 from ltexp.data.files.split import FileSplit
 from ltexp.data.files.workers import start_workers
-from ltexp.data.loader import Loader
+from ltexp.data.loader import Loader, Recipe
 from ltexp.data.normalize import Normalize
 from ltexp.errors import DataError, TrainingError
 from ltexp.processes.cores import usable_cores
@@ -134,10 +134,10 @@ class FileLoader(Loader[FileSplit]):
         self._views: tuple[Tensor, ...] = ()
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def __iter__(self) -> Iterator[Any]:
+    def recipes(self) -> Iterator[Recipe]:
         self._decoded = self._ahead()
         try:
-            yield from super().__iter__()
+            yield from super().recipes()
         finally:
             self._decoded = iter(())
             if not self._stay:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import is_whole, require
-from ltexp.data.augmentation import Augmentation
+from ltexp.data.augmentation import Augmentation, constant
 from ltexp.data.images.auto_augment import apply_operations, draw_operations
 from ltexp.data.images.moving import rotate
 
@@ -49,6 +49,7 @@ class CropFlip(Augmentation):
         self.cutout = cutout
         self.rotation = rotation
         self.grey = grey
+        self.replayable = type(self) is CropFlip and not auto_augment  # whose operations depend on the draws
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`top` and `left` (count,), the crop's corner in the padded image, `flip` (count,) of bool, `operation` and
@@ -97,7 +98,7 @@ class CropFlip(Augmentation):
 
 def without_colours(images: Tensor) -> Tensor:
     """`images` (B, H, W, 3) in grey, of the same type: the luma of ITU-R 601-2, as Pillow has it."""
-    luma = images.float() @ torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    luma = images.float() @ constant(images.device, 0.299, 0.587, 0.114)
     return luma.round().to(images.dtype)[..., None].expand_as(images)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltexp.data.augmentation import constant
 from ltexp.data.images.moving import fetched, from_centre, turned
 
 LOOKED_UP = ("invert", "solarize", "posterize", "auto_contrast", "equalize", "brightness", "contrast")
@@ -133,7 +134,7 @@ def _look_up(images: Tensor, operation: Tensor, level: Tensor) -> Tensor:
 
 def _grey(images: Tensor) -> Tensor:
     """(B, H, W) brightness as ITU-R 601 weighs the channels, cut to whole numbers, float32."""
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device)
+    weights = constant(images.device, 0.2989, 0.587, 0.114)
     return (images.float() @ weights).floor()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltexp.config.require import is_number, require
-from ltexp.data.augmentation import Augmentation
+from ltexp.data.augmentation import Augmentation, constant
 from ltexp.data.files.augmentation import ATTEMPTS, GREY, bounds, jitter
 
 BLUR_RADIUS = 4  # pixels to each side, twice the largest deviation
@@ -57,7 +57,7 @@ class Colours:
         values = jitter(images, draws["factor"], draws["order"])
         if self.hue:
             values = turn_hue(values, draws["turn"])
-        grey = (values * values.new_tensor(GREY)).sum(3, keepdim=True)
+        grey = (values * constant(values.device, *GREY)).sum(3, keepdim=True)
         values = torch.where(draws["grey"][:, None, None, None], grey, values)
         return blur(values, draws["sigma"]) if self.blurred else values
 
@@ -166,7 +166,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     sides = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], dim=3)
     hue = sides.gather(3, which[..., None]) + 6 * turn[:, None, None, None]
     # channel n is value - spread * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1 for red, green, blue
-    k = (hue + hue.new_tensor([5.0, 3.0, 1.0])) % 6
+    k = (hue + constant(hue.device, 5.0, 3.0, 1.0)) % 6
     return most[..., None] - spread[..., None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 

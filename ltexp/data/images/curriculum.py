@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ltexp.config.require import is_number, require
-from ltexp.data.augmentation import Curriculum
+from ltexp.data.augmentation import Curriculum, constant
 from ltexp.data.images.augmentation import CropFlip, cut_out
 from ltexp.data.images.auto_augment import OPERATIONS, SIGNED, apply_operations, level_of
 from ltexp.data.images.rand_augment import STRONGEST
@@ -64,13 +64,13 @@ class ClassCurriculum(CropFlip, Curriculum):
     def __call__(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         if not len(self.levels):  # nobody adapts them
             return self.at(images, draws, torch.zeros_like(draws["label"]), 0)
-        levels = self.levels.to(images.device)[draws["label"]] * draws["changed"]
+        levels = self.levels.to(images.device, non_blocking=True)[draws["label"]] * draws["changed"]
         return self.at(images, draws, levels, int(self.levels.max()))
 
     def at(self, images: Tensor, draws: dict[str, Tensor], levels: Tensor, most: int) -> Tensor:
         images = self._crop(images, draws)
-        table = torch.tensor(AT_LEVEL, device=images.device)
-        signed = torch.tensor([name in SIGNED for name in OPERATIONS], device=images.device)
+        table = constant(images.device, *AT_LEVEL)
+        signed = constant(images.device, *(name in SIGNED for name in OPERATIONS))
         for step in range(most):
             operation = torch.where(levels > step, draws["operation"][:, step], 0)  # 0: none
             strength = table[levels, operation]

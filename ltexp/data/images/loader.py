@@ -21,6 +21,7 @@ class ImageLoader(Loader[ImageSplit]):
     """
 
     samples = "images in memory"
+    replayable = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class TokenLoader(Loader[TokenSplit]):
     """
 
     samples = "texts"
+    replayable = True
 
     def __init__(self, split: TokenSplit, **settings: Any) -> None:
         super().__init__(split, **settings)
