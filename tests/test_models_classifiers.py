@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltexp.errors import CheckpointError, ConfigError
+from ltexp.models.class_text import ClassText
 from ltexp.models.classifier import Classifier, Cosine, Linear
 from ltexp.models.posthoc import NearestClassMean
 from ltexp.models.weight_shift import LearnableWeightScaling, WeightShift
@@ -52,6 +53,8 @@ def test_every_config_builds_and_holds_every_keyword_with_its_default(path: Path
     assert isinstance(classifier, Classifier)
     if classifier.needs_source:
         classifier.start_from(stage1())
+    if classifier.reads_text is not None:
+        classifier.fit_text(ClassText(draw(C, 5), draw(D, 5), 100.0))
     classifier.fit(draw(40, D), torch.arange(40) % C)
     classifier.set_class_counts(torch.tensor([5, 40, 10, 1]))
     logits = classifier(draw(3, D))
