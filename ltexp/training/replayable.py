@@ -57,7 +57,7 @@ def check_hooks(callbacks: Mapping[str, Any]) -> None:
         if node is None:
             continue
         chosen = get_class(node["_target_"])
-        if any(getattr(chosen, hook, None) is not getattr(pl.Callback, hook) for hook in WITHIN_STEPS):
+        if any(getattr(chosen, hook, None) not in (None, getattr(pl.Callback, hook)) for hook in WITHIN_STEPS):
             raise ConfigError(
                 f"callbacks.{name} acts within steps, and replayed steps leave it out: set callbacks.{name}=null, {OFF}"
             )
