@@ -51,8 +51,9 @@ def detection(inside: Any, outside: Any) -> dict[str, float]:
     false = len(negative) - np.searchsorted(np.sort(negative), thresholds, side="left")
     recall, alarms = hits / len(positive), false / len(negative)
     steps = np.diff(recall, prepend=0.0)
+    below = recall - steps / 2  # trapezia: the mean recall between two thresholds
     return {
-        "auroc": float(100 * np.trapezoid(np.append(0.0, recall), np.append(0.0, alarms))),
+        "auroc": float(100 * (below * np.diff(alarms, prepend=0.0)).sum()),
         "aupr": float(100 * (steps * hits / (hits + false)).sum()),
         "fpr95": float(100 * alarms[np.searchsorted(recall, ACCEPTED - 1e-12)]),
     }
