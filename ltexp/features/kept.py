@@ -2,14 +2,12 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ltexp.config.identity import digest
@@ -20,6 +18,7 @@ from ltexp.errors import LtexpError
 from ltexp.features.extraction import extract
 from ltexp.features.statistics import ClassStatistics
 from ltexp.files import atomic_write
+from ltexp.lock import alone
 from ltexp.models.model import Model
 
 PART = 8192  # samples whose features are one file: what a killed run loses at most
@@ -51,7 +50,7 @@ class KeptFeatures:
         """
         device, found = next(model.parameters()).device, []
         self.taken = 0
-        with self._alone():
+        with alone(self.folder.with_suffix(".lock"), "extracting these features"):
             for start in range(0, self.rows, PART):
                 stop = min(start + PART, self.rows)
                 part = broadcast_object(self._read(start, stop) if rank() == 0 else None)
@@ -73,24 +72,6 @@ class KeptFeatures:
             statistics.update(features[own], labels[own])
         statistics.merge()
         return features, labels, statistics
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Within the block no other job extracts these; a job that is killed gives the lock back."""
-        if rank() != 0:
-            yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print("another job is extracting these features: waiting for it", flush=True)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _read(self, start: int, stop: int) -> dict[str, Tensor] | None:
         """The part from that row on, if it is here and whole."""

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ltexp.distributed import broadcast_object, rank
 from ltexp.errors import LtexpError
 from ltexp.files import copy_file, write_text
+from ltexp.lock import alone
 from ltexp.run_folder import (
     CHECKPOINT,
     CONFIDENCE,
@@ -45,20 +44,11 @@ class StageCache:
 
         The lock is the operating system's: a job that is killed gives it back.
         """
-        if self.folder is None or rank() != 0:
+        if self.folder is None:
             yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f"{fingerprint}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print("another job is training this stage: waiting for it", flush=True)
-            lock.acquire()
-        try:
+        with alone(self.folder / f"{fingerprint}.lock", "training this stage"):
             yield
-        finally:
-            lock.release()
 
     def fetch(self, fingerprint: str, stage_folder: Path, evaluation: dict[str, Any]) -> bool:
         """Copies the stage into a run's `stage_folder` if it is here and whole; a damaged entry is removed.

@@ -25,12 +25,10 @@ class Unpacked(NamedTuple):
     """What was written.
 
     Attributes:
-        folder: that holds the images, a list for each split and classes.txt.
         images: of each split.
         left: splits of the source that were not taken.
     """
 
-    folder: Path
     images: dict[str, int]
     left: list[str]
 
@@ -80,7 +78,7 @@ def unpack(
         except OSError as error:
             raise DataError(f"could not write {folder}: {error.strerror or error}") from None
     sizes = {split: len(part) for split, part in parts.items()}
-    return Unpacked(folder, sizes, sorted(set(found) - set(taken.values())))
+    return Unpacked(sizes, sorted(set(found) - set(taken.values())))
 
 
 def _opened(source: Path, cache: str) -> Any:

@@ -1,0 +1,35 @@
+"""Work that one job of a machine does while others wait for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ltexp.distributed import rank
+
+
+@contextmanager
+def alone(path: Path, doing: str) -> Iterator[None]:
+    """Within the block no other job holds the lock `path`; waits for one that does. One process of a job holds it.
+
+    The lock is the operating system's: a job that is killed gives it back.
+
+    Args:
+        path: of the lock; its folder is made.
+        doing: what another job does that this one waits for.
+    """
+    if rank() != 0:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another job is {doing}: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
