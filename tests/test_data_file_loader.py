@@ -19,11 +19,11 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from ltexp.data.augmentation import Views
+from ltexp.data.files import workers
 from ltexp.data.files.augmentation import CentreCrop, Draw, RandomResizedCrop, jitter
 from ltexp.data.files.decode import Crop
 from ltexp.data.files.loader import FileLoader
 from ltexp.data.files.split import FileSplit
-from ltexp.data.files.workers import end_workers
 from ltexp.errors import ConfigError, DataError, TrainingError
 from ltexp.randomness import generator
 
@@ -197,34 +197,28 @@ def test_the_end_of_a_worker_is_said_in_one_line(split: FileSplit) -> None:
         images_of(augmenting(split, workers=2, augmentation=Deadly()))
 
 
-HANGING = multiprocessing.Value("i", 0)  # how many of the next processes that are forked do not begin
-
-
-def hang() -> None:
-    with HANGING.get_lock():
-        HANGING.value -= 1
-        hangs = HANGING.value >= 0
-    while hangs:
-        time.sleep(1)
-
-
-os.register_at_fork(after_in_child=hang)
-
-
 def test_a_worker_that_does_not_begin_is_started_anew(split: FileSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     """CPython 3.11 may wait for ever in a fork, in which another thread enters the interpreter."""
-    monkeypatch.setattr("ltexp.data.files.workers.START_LIMIT", 2.0)
-    HANGING.value, made, before = 1, augmenting(split, workers=2), set(multiprocessing.active_children())
+    hanging, begin = multiprocessing.Semaphore(1), workers._begin
+
+    def hang(begun: Any, worker: int) -> None:
+        if hanging.acquire(block=False):
+            time.sleep(600)
+        begin(begun, worker)
+
+    monkeypatch.setattr(workers, "_begin", hang)
+    monkeypatch.setattr(workers, "START_LIMIT", 2.0)
+    made, before = augmenting(split, workers=2), set(multiprocessing.active_children())
     found, expected = images_of(made), images_of(augmenting(split))
     made.close()
     assert torch.equal(found, expected)
-    assert HANGING.value < 0
+    assert not hanging.acquire(block=False)
     assert set(multiprocessing.active_children()) <= before
-    monkeypatch.setattr("ltexp.data.files.workers.ATTEMPTS", 2)
-    HANGING.value = 100
+    monkeypatch.setattr(workers, "ATTEMPTS", 2)
+    for _ in range(2):
+        hanging.release()
     with pytest.raises(TrainingError, match=r"^the processes that decode images do not begin within 2 s"):
         images_of(loader(split, workers=1))
-    HANGING.value = 0
 
 
 def test_global_generators_are_left_alone(split: FileSplit) -> None:
@@ -308,8 +302,8 @@ def test_killed_workers_are_known_to_have_ended() -> None:
     for _ in range(20):
         before = set(multiprocessing.active_children())
         batches = iter(DataLoader(TensorDataset(torch.arange(8)), num_workers=2))
-        workers = set(multiprocessing.active_children()) - before
-        end_workers(workers)
-        assert len(workers) == 2
-        assert not any(worker.is_alive() for worker in workers)
+        started = set(multiprocessing.active_children()) - before
+        workers.end_workers(started)
+        assert len(started) == 2
+        assert not any(worker.is_alive() for worker in started)
         del batches
