@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import ltexp
+from benchmarks import side_by_side
 from benchmarks.training import BATCH, data_for, real
 from ltexp.config import to_config
 from ltexp.config.composer import compose
@@ -63,7 +64,7 @@ def main() -> None:
     quieten()
     tests = run_tests()
     speeds = list(measured(STAGES, PRECISIONS, (False, True), STEPS, EPOCHS))
-    write(FOLDER, tests, speeds)
+    write(FOLDER, tests, speeds, several_runs())
     if tests.failed:
         sys.exit(1)
 
@@ -117,8 +118,22 @@ def measured(
                 yield speed
 
 
-def write(folder: Path, tests: Tests, speeds: Sequence[Speed]) -> None:
-    """Writes gpu.json and gpu.md."""
+def several_runs() -> str:
+    """What runs that share the card train, or why that is not known."""
+    try:
+        found = side_by_side.told()
+    except (subprocess.CalledProcessError, OSError) as error:  # the rest of the table is written
+        found = f"runs side by side: {error}"
+    print(found, flush=True)
+    return found
+
+
+def write(folder: Path, tests: Tests, speeds: Sequence[Speed], several: str) -> None:
+    """Writes gpu.json and gpu.md.
+
+    Args:
+        several: of runs that share the card, in a sentence.
+    """
     facts = {
         "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "torch": torch.__version__,
@@ -127,9 +142,9 @@ def write(folder: Path, tests: Tests, speeds: Sequence[Speed]) -> None:
         "ltexp": ltexp.__version__,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    content = {**facts, "tests": asdict(tests), "speeds": [asdict(speed) for speed in speeds]}
+    content = {**facts, "tests": asdict(tests), "speeds": [asdict(speed) for speed in speeds], "several_runs": several}
     (folder / "gpu.json").write_text(json.dumps(content, indent=1) + "\n")
-    (folder / "gpu.md").write_text("\n".join(table(facts, tests, speeds)) + "\n")
+    (folder / "gpu.md").write_text("\n".join([*table(facts, tests, speeds), "", several]) + "\n")
     print(f"{folder}/gpu.json, {folder}/gpu.md")
 
 

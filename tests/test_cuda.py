@@ -18,7 +18,7 @@ from test_step_graph import TELLING, never_captured, takes_several_passes
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from benchmarks import gpu
+from benchmarks import gpu, side_by_side
 from ltexp.config import to_config
 from ltexp.config.build import build as build_node
 from ltexp.data.images.loader import ImageLoader
@@ -214,12 +214,21 @@ def test_the_benchmark_of_a_gpu_measures_and_writes(tmp_path: Path) -> None:
     speeds = list(gpu.measured([("ce", "stage1")], ["32-true"], [False], 2, 2, *words))
     assert speeds[0].ms_per_step == pytest.approx(1000 * 128 / (speeds[0].images_per_second or 0))
     wrong = gpu.Speed("mixup", "stage1", "bf16-mixed", step_graph=True, error="ConfigError: no GPU")
-    gpu.write(tmp_path, gpu.Tests(3, ["test_x[cuda]"], 1, 12.0), [*speeds, wrong])
+    gpu.write(tmp_path, gpu.Tests(3, ["test_x[cuda]"], 1, 12.0), [*speeds, wrong], "4 runs on one card")
     kept, shown = json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
     assert [speed["error"] for speed in kept["speeds"]] == ["", "ConfigError: no GPU"]
     assert kept["tests"]["failed"] == ["test_x[cuda]"]
     assert "3 tests passed, 1 failed, 1 skipped" in shown
     assert "| mixup | stage1 | bf16-mixed | replayed | ConfigError: no GPU |  |" in shown
+    assert shown.endswith("4 runs on one card\n")
+
+
+@pytest.mark.slow
+def test_the_rate_of_runs_side_by_side_is_of_their_own_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("dataset=digits_lt", "backbone=resnet8", "trainer.accelerator=cpu", f"paths.outputs={tmp_path}")
+    assert 0 < side_by_side.seconds(2, 1, *words) < 60
+    monkeypatch.setattr(side_by_side, "seconds", lambda runs, epochs, *_: {1: 10.0, 4: 16.0}[runs] * epochs)
+    assert side_by_side.rate(4, 2) == pytest.approx(2.5)
 
 
 def test_the_seconds_of_mislas_are_those_of_its_fastest_steps() -> None:
