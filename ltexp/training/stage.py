@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ParallelStrategy
@@ -19,15 +18,15 @@ from ltexp.config.build import build
 from ltexp.data.loader import Batch, Loader, Recipe, stream_seed
 from ltexp.distributed import sum_over_ranks, world_size
 from ltexp.errors import CheckpointError, ConfigError
-from ltexp.evaluation.metrics import Metrics, Top1
+from ltexp.evaluation.metrics import Metrics
 from ltexp.losses.context import BatchContext, StreamBatch, Survey
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import ModelOutput, in_float32
 from ltexp.randomness import default_generator
+from ltexp.training.evaluated import EvaluatedModule
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
-from ltexp.training.predict import Collector, logits_and_norm
 from ltexp.training.replayable import replayable_optimizer
 from ltexp.training.schedules import build_schedule
 from ltexp.training.step_graph import StepGraph
@@ -35,7 +34,7 @@ from ltexp.training.steps import build_step
 from ltexp.training.teacher import Teachers
 
 
-class Stage(pl.LightningModule):
+class Stage(EvaluatedModule):
     """Trains a model on a stage's objective; it never asks which method it serves.
 
     Args:
@@ -50,14 +49,9 @@ class Stage(pl.LightningModule):
             and its running statistics move with each; LADE's regulariser is of a part.
         gradient_clip: the largest norm, or value, of the gradient; None: any.
         gradient_clip_by: `norm` or `value`.
-        metrics: the rules of evaluations while training; None where there are none.
+        metrics: see `EvaluatedModule`.
         survey: of the stage's splits, for losses that take one before an epoch.
         replayed: whether steps are replayed from a graph (`ltexp.training.step_graph`).
-
-    Attributes:
-        measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
-            without classes is None.
-        top1: of that evaluation, by split.
     """
 
     def __init__(
@@ -75,22 +69,17 @@ class Stage(pl.LightningModule):
         survey: Survey | None = None,
         replayed: bool = False,
     ) -> None:
-        super().__init__()
+        mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
+        super().__init__(model, mixing, metrics)
         self.automatic_optimization = False  # the gradients of a batch may come in parts
         self.accumulate, self.gradient_clip, self.gradient_clip_by = accumulate, gradient_clip, gradient_clip_by
-        self.metrics = metrics
-        self.measured: dict[str, float | None] = {}
-        self.top1: dict[str, Top1] = {}
-        self._collectors: dict[str, Collector] = {}
         self._stepping: list[str | None] = ["epoch", None]  # how often the schedule steps, and what it watches
         self._epoch_loss: float | None = None
-        self.model = model
         self.config = config
         self.seed = seed
         self.objective = Objective(config, class_counts)
         self.needs = {stream: self.objective.needs_of(stream) for stream in (None, *self.objective.streams)}
         self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
-        self.mixing: Mixing = build(config.mixing, class_counts=class_counts, path="mixing")
         with default_generator("init", seed, "step"):
             self.step = build_step(config.step, class_counts)
         self.teachers, self.survey = teachers or Teachers(), survey
@@ -125,7 +114,8 @@ class Stage(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.loss_sum = torch.zeros((), device=self.device)
-        self.measured, self.top1, self._epoch_loss = {}, {}, None
+        self.forget_evaluation()
+        self._epoch_loss = None
         if self.survey is not None:
             self.objective.before_epoch(self.current_epoch, self.config.epochs, self.survey)
 
@@ -296,33 +286,6 @@ class Stage(pl.LightningModule):
             total = sum_over_ranks(self.loss_sum).item()
             self._epoch_loss = total / (world_size() * int(self.trainer.num_training_batches))
         return self._epoch_loss
-
-    def on_validation_epoch_start(self) -> None:
-        loaders = self.trainer.datamodule.evaluated  # type: ignore[attr-defined]
-        limits = self.trainer.num_val_batches
-        self._collectors = {
-            name: Collector(loader.rows, whole=limit >= len(loader))
-            for (name, loader), limit in zip(loaders.items(), limits, strict=True)
-        }
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keeps what the model says of a batch of the split number `dataloader_idx`."""
-        collector = list(self._collectors.values())[dataloader_idx]
-        asked = self.mixing.examined(batch)
-        loader = list(self.trainer.datamodule.evaluated.values())[dataloader_idx]  # type: ignore[attr-defined]
-        answer = self.model.classify if loader.feeds_classifier else self.model
-        collector.add(asked, logits_and_norm(answer(asked.inputs)))
-
-    def on_validation_epoch_end(self) -> None:
-        """Measures the predictions on each split; callbacks see them as `test_all`, `validation_few`, ..."""
-        assert self.metrics is not None
-        for split, collector in self._collectors.items():
-            self.top1[split] = collector.top1(self.model.logit_scale)
-            metrics, _ = self.metrics.of_top1(self.top1[split])
-            self.measured |= {f"{split}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
-        self._collectors = {}
-        known = {key: value for key, value in self.measured.items() if value is not None}
-        self.log_dict(known, logger=False, sync_dist=True)  # equal on all processes
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what the backbone's file holds."""
