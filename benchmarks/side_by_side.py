@@ -15,11 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.training import BATCH
+from benchmarks.training import BATCH, prepared
 from ltexp.config import to_config
-from ltexp.config.build import build
 from ltexp.config.composer import compose
-from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
 from ltexp.processes.cores import usable_cores
 
@@ -34,12 +32,14 @@ def seconds(runs: int, epochs: int, *words: str) -> float:
         epochs: of each run.
         words: further overrides, the dataset's and the backbone's among them.
     """
+    threads = {} if torch.cuda.is_available() else {"OMP_NUM_THREADS": "1"}  # a core a run
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "ltexp", "train", "-m", "launcher=joblib", f"launcher.n_jobs={runs}"]
         command += [f"launcher.jobs_per_gpu={runs}", "method=ce", f"stage1.epochs={epochs}"]
         command += [f"stage1.batch_size={BATCH}", "evaluation.every=0", "evaluation.figures=false", *words]
         command += [f"seed={','.join(map(str, range(runs)))}", "stage_cache.enabled=false", "trainer.progress=false"]
-        subprocess.run([*command, f"hydra.sweep.dir={name}"], check=True, stdout=subprocess.DEVNULL)
+        command.append(f"hydra.sweep.dir={name}")
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | threads)
         records = [json.loads((Path(name) / str(run) / "record.json").read_text()) for run in range(runs)]
     return statistics.median(record["stages"][0]["seconds"] for record in records)
 
@@ -52,11 +52,7 @@ def rate(runs: int, epochs: int, *words: str) -> float:
 def dataset() -> str:
     """CIFAR-100-LT if it is prepared, else the digits."""
     config = to_config(freeze(compose(["dataset=cifar100_lt"])))
-    try:
-        build(config.dataset, root=config.paths.data)
-        return "cifar100_lt"
-    except DataError:
-        return "digits_lt"
+    return "digits_lt" if prepared(config) is None else "cifar100_lt"
 
 
 def service() -> str:
@@ -71,7 +67,6 @@ def told() -> str:
     if torch.cuda.is_available():
         found = rate(RUNS, EPOCHS, f"dataset={name}", "backbone=resnet32", "trainer=bf16")
         return f"{RUNS} runs on one card, {service()}, {name}: {found:.2f} times the rate of one (wanted {WANTED:g})"
-    os.environ["OMP_NUM_THREADS"] = "1"  # a core a run
     found = rate(runs := usable_cores(), 2, f"dataset={name}", "backbone=resnet32", "trainer.accelerator=cpu")
     return f"{runs} runs on {runs} cores, {name}: {found:.2f} times the rate of one"
 

@@ -56,13 +56,20 @@ def configured(method: str, *further: str) -> Config:
     return to_config(freeze(compose(overrides)))
 
 
-def data_for(config: Config) -> LongTailedData:
-    """CIFAR-100-LT, or random images in its place."""
+def prepared(config: Config) -> LongTailedData | None:
+    """The config's dataset, or None where it is not prepared."""
     try:
         data: LongTailedData = build(config.dataset, root=config.paths.data)
         return data
     except DataError:
-        print("CIFAR-100 is not prepared (ltexp data prepare cifar100): random images of its shape instead")
+        return None
+
+
+def data_for(config: Config) -> LongTailedData:
+    """CIFAR-100-LT, or random images in its place."""
+    if (data := prepared(config)) is not None:
+        return data
+    print("CIFAR-100 is not prepared (ltexp data prepare cifar100): random images of its shape instead")
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 109).astype(np.int64)
     images = random.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
