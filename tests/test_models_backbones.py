@@ -1,5 +1,6 @@
 """Backbones: the field's CIFAR networks and torchvision's, their features, maps and pretrained weights."""
 
+import copy
 import inspect
 import math
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_bf16_autocast_and_channels_last_keep_layout_and_meaning(build: type[Bac
     assert relative < 0.03
     features.float().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("way", ["forward", "forward_maps"])
+def test_a_copy_of_a_compiled_network_runs_on_its_own_weights(way: str) -> None:
+    network = settled(CifarResNet(8))
+    network.compile(backend="eager")
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(0.5)
+    alone = settled(CifarResNet(8))
+    alone.load_state_dict(copied.state_dict())
+    inputs = images(8)
+    results = [getattr(each, way)(inputs) for each in (copied, alone, network)]
+    own, wanted, original = (result if way == "forward" else result[0] for result in results)
+    torch.testing.assert_close(own, wanted)
+    assert not torch.allclose(own, original)
 
 
 @pytest.mark.parametrize(

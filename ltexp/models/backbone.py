@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import FILES_OF_A_BACKBONE
 from ltexp.models.class_text import ClassText
+
+BESIDE_A_CALL = ("forward_maps", "forward_branch")  # ways into a network that `nn.Module.compile` leaves out
 
 
 class Backbone(nn.Module):
@@ -49,6 +52,17 @@ class Backbone(nn.Module):
             branch: its number, from 0.
         """
         raise NotImplementedError
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As `nn.Module.compile`, for a call and for the methods beside it; the state keeps its names."""
+        super().compile(*args, **kwargs)
+        for name in BESIDE_A_CALL:
+            setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy is not compiled, as with any module: the compiled methods would run on the weights of the original
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name not in BESIDE_A_CALL}
 
     def check(self, inputs: Tensor) -> None:
         """Refuses, before training, samples that the backbone cannot read, such as images of another size.

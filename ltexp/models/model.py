@@ -157,17 +157,6 @@ class Model(nn.Module):
         modules = {f"modules.{name}": module for name, module in self.attached.items()}
         return {"backbone": self.backbone, "classifier": self.classifier, **modules}
 
-    def compile_backbone(self, backend: str, mode: str | None = None) -> None:
-        """Runs the backbone through torch.compile from its next call on; its state keeps its names.
-
-        Args:
-            backend, mode: of torch.compile.
-        """
-        self.backbone.compile(backend=backend, mode=mode)
-        # not calls of the module, so they are compiled apart
-        for name in ("forward_maps", "forward_branch"):
-            setattr(self.backbone, name, torch.compile(getattr(self.backbone, name), backend=backend, mode=mode))
-
     def transform(self, features: Tensor) -> Tensor:
         """The backbone's features (B, D) raised to `feature_power`, in float32 unless that is 1."""
         return features if self.feature_power == 1 else features.float() ** self.feature_power

@@ -196,7 +196,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         settings.step_graph,
     )
     if settings.compile:
-        model.compile_backbone(settings.compile_backend, settings.compile_mode)
+        model.backbone.compile(backend=settings.compile_backend, mode=settings.compile_mode)
     if module.graph is not None and len(loader) == 1 and rank() == 0:
         print(f"note: trainer.step_graph has no effect on {name}, whose epochs have one step", flush=True)
     overfit, makes = settings.lightning.get("overfit_batches", 0), module.graph is not None and module.graph.makes
