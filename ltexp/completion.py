@@ -9,7 +9,9 @@ Completes verbs, groups and their choices, and the keys of what is typed so far 
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
+from ltexp.config.path import take_config_dirs
 from ltexp.config.words import status_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
@@ -67,6 +69,8 @@ def candidates(line: str) -> list[str]:
 
         return _starting([*VERBS, "--help", "--version"], current)
     verb, *typed = typed
+    with suppress(ConfigError):  # a folder that is not there, or not typed yet
+        typed = take_config_dirs(typed)
     known: dict[str, Callable[[list[str], str], list[str]]] = {
         "train": _of_train,
         "methods": _of_methods,
@@ -156,16 +160,15 @@ def _to_next_sign(word: str, start: int) -> str:
 
 
 def _of_methods(typed: Sequence[str], current: str) -> list[str]:
-    from ltexp.config.path import conf_dir, group_files, user_config_dirs
+    from ltexp.config.path import group_files
     from ltexp.methods import groups
 
     if "=" in current:
         return _of_train([f"method={name}" for name in typed[:1]], current)
-    names = groups([conf_dir(), *user_config_dirs()])
     group, separator, _ = current.partition("/")
     if separator:
         return _starting([f"{group}/{name}" for name in group_files(group)], current)
-    return _starting([*group_files("method"), *names, "config"], current)
+    return _starting([*group_files("method"), *groups(), "config"], current)
 
 
 def _of_data(typed: Sequence[str], current: str) -> list[str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ltexp.config import in_order, names_stage
 from ltexp.config.composer import compose
-from ltexp.config.path import conf_dir, docs_dir, split_config_dirs, user_config_dirs
+from ltexp.config.path import conf_dir, docs_dir, group_files, take_config_dirs, user_config_dirs
 from ltexp.config.words import status_of
 from ltexp.errors import ConfigError
 from ltexp.names import plain, unknown_name
@@ -55,33 +55,27 @@ def first_sentence(comment: Sequence[str]) -> str:
     return text[: end.start()] if end else text
 
 
-def choices(group: str, folders: Sequence[Path]) -> dict[str, Path]:
-    """The files of a group by name; of two of the same name that of the earlier folder counts, as in Hydra."""
-    found = {path.stem: path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")}
-    return dict(sorted(found.items()))
-
-
-def groups(folders: Sequence[Path]) -> list[str]:
+def groups() -> list[str]:
     """The groups that a command line chooses from."""
-    return sorted(
-        {path.name for folder in folders for path in folder.iterdir() if path.is_dir() and path.name not in _HIDDEN}
-    )
+    folders = (conf_dir(), *user_config_dirs())
+    found = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    return sorted(found.difference(_HIDDEN))
 
 
-def show_group(console: Console, group: str, folders: Sequence[Path]) -> None:
+def show_group(console: Console, group: str) -> None:
     """A line for each choice of a group."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
-    for name, path in choices(group, folders).items():
+    for name, path in group_files(group).items():
         table.add_row(name, first_sentence(comment_of(path)))
     console.print(table, markup=False)
 
 
-def show_method(console: Console, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> None:
+def show_method(console: Console, name: str, overrides: Sequence[str]) -> None:
     """A method's comment, the parts of its stages, and the tables that print its numbers."""
-    print("\n".join(comment_of(choices("method", folders)[name])))
-    config = compose([f"method={name}", *overrides], folders[1:])
+    print("\n".join(comment_of(group_files("method")[name])))
+    config = compose([f"method={name}", *overrides])
     chosen = config.choices
     print(f"\nOn {config.dataset.name}:")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
@@ -113,35 +107,32 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: for a name that is none.
     """
-    words, further = split_config_dirs(arguments)
-    if missing := [folder for folder in further if not folder.is_dir()]:
-        raise ConfigError(f"--config-dir: no such folder: {missing[0]}")
-    folders = [conf_dir(), *user_config_dirs(), *further]
+    words = take_config_dirs(arguments)
     overrides = [word for word in words if "=" in word]
     names = [word for word in words if "=" not in word]
     console = Console(soft_wrap=False)
     if len(names) > 1:
         raise ConfigError(f"one name at a time: {' '.join(names)}")
     if not names:
-        show_group(console, "method", folders)
-        print(f"\nOther groups (ltexp methods GROUP): {', '.join(g for g in groups(folders) if g != 'method')}")
+        show_group(console, "method")
+        print(f"\nOther groups (ltexp methods GROUP): {', '.join(g for g in groups() if g != 'method')}")
         return 0
     if names[0] == "config":
         print((conf_dir() / "config.yaml").read_text(encoding="utf-8"), end="")
         return 0
-    written = {plain(known): known for known in (*groups(folders), *choices("method", folders))}
+    written = {plain(known): known for known in (*groups(), *group_files("method"))}
     name = written.get(plain(names[0]), names[0])  # as papers write it: LDAM-DRW
     group, separator, choice = name.rpartition("/")
-    if separator and group not in groups(folders):
-        raise ConfigError(unknown_name("group", group, groups(folders)))
-    if not separator and name in choices("method", folders):
-        show_method(console, name, overrides, folders)
-    elif not separator and name in groups(folders):
-        show_group(console, name, folders)
-    elif separator and choice in choices(group, folders):
-        print(choices(group, folders)[choice].read_text(encoding="utf-8"), end="")
+    if separator and group not in groups():
+        raise ConfigError(unknown_name("group", group, groups()))
+    if not separator and name in group_files("method"):
+        show_method(console, name, overrides)
+    elif not separator and name in groups():
+        show_group(console, name)
+    elif separator and choice in group_files(group):
+        print(group_files(group)[choice].read_text(encoding="utf-8"), end="")
     else:
-        known = choices(group, folders) if separator else [*choices("method", folders), *groups(folders)]
+        known = group_files(group) if separator else [*group_files("method"), *groups()]
         raise ConfigError(unknown_name(group or "method", choice, known))
     return 0
 

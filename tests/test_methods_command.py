@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from choices import CONF, names
 
-from ltexp.config.path import conf_dir
-from ltexp.methods import choices, comment_of, first_sentence, groups, main
+from ltexp.config.path import VARIABLE, conf_dir, group_files
+from ltexp.methods import comment_of, first_sentence, groups, main
 
 
 def test_every_choice_opens_with_a_comment_that_describes_it() -> None:
-    assert "loss" in groups([CONF])
+    assert "loss" in groups()
     bare = [
         str(path.relative_to(CONF))
-        for group in groups([CONF])
-        for path in choices(group, [CONF]).values()
+        for group in groups()
+        for path in group_files(group).values()
         if not first_sentence(comment_of(path))
     ]
     assert not bare
@@ -47,7 +47,10 @@ def test_a_method_is_shown_with_its_parts_on_a_dataset(capsys: pytest.CaptureFix
     assert "stage2 " not in shown
 
 
-def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_group_a_choice_and_a_users_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")  # which the command sets
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("# A loss of my own. And more.\n_target_: mine.Loss\n")
     assert main(["loss", "--config-dir", str(tmp_path)]) == 0
@@ -65,11 +68,15 @@ def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tm
         (["losss/ldam"], "unknown group 'losss': did you mean 'loss'?"),
         (["loss/ldma"], "unknown loss 'ldma': did you mean 'ldam'?"),
         (["gcl", "kps"], "one name at a time: gcl kps"),
-        (["gcl", "--config-dir", "no/such"], "--config-dir: no such folder: no/such"),
+        (
+            ["gcl", "--config-dir", "/no/such"],
+            "the config folder /no/such is not there (--config-dir, or $LTEXP_CONFIG_DIR)",
+        ),
     ],
 )
 def test_a_wrong_name_gets_one_line_and_status_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(VARIABLE, "")
     assert main(words) == 2
     assert capsys.readouterr().err == f"ltexp methods: {message}\n"

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import compose
-from ltexp.config.path import split_config_dirs
 from ltexp.config.reading import dotted_keys
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import alias_of, unknown_name
@@ -99,8 +98,7 @@ def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
     Args:
         arguments: those of `ltexp train`; what of them cannot be read or composed is left out.
     """
-    _, further = split_config_dirs(arguments)
-    plain = compose([], further)
+    plain = compose([])
     groups = [str(key) for key in plain.hydra.runtime.choices if "hydra/" not in str(key)]
     readable = [text for text in arguments if "=" in text and not text.startswith("-")]
     chosen = [
@@ -109,7 +107,7 @@ def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
         if not part.is_sweep_override() and part.get_key_element().lstrip("+") in groups
     ]
     try:
-        return compose(chosen, further), groups
+        return compose(chosen), groups
     except (LtexpError, HydraException, OmegaConfBaseException):
         return plain, groups
 

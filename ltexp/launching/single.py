@@ -28,7 +28,7 @@ def train_one(
     folders = [Path(name).expanduser() for name in config_dirs]
     missing = [str(name) for name in folders if not name.is_dir()]
     if missing:
-        raise ConfigError(f"config_dirs: no such folder: {missing[0]}")
+        raise ConfigError(f"the config folder {missing[0]} is not there (config_dirs)")
     swept = [word for word in words if _is_sweep(word)]
     if swept:
         raise ConfigError(f"{swept[0]}: several values are a sweep, and ltexp.train trains one run: call it for each")
