@@ -21,13 +21,13 @@ from runs import composed, run_here
 import benchmarks
 from ltexp import evaluate, export, methods, predict
 from ltexp.config.composer import compose, products
+from ltexp.config.path import split_config_dirs
 from ltexp.config.words import split_words
 from ltexp.data.commands import catalog, unpack
 from ltexp.data.images import arrays
 from ltexp.data.text import articles
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import machine
-from ltexp.launching.explain import split_config_dirs
 from ltexp.launching.freeze import freeze
 from ltexp.report import __main__ as report
 from ltexp.reproduce import __main__ as tables
