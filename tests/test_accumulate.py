@@ -1,5 +1,6 @@
 """Accumulated gradients: a batch taken in parts makes the step that it makes as a whole; torch.compile beside it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,20 @@ def test_two_processes_in_parts_train_as_one_with_the_whole_batch(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mislas", "dasl"])  # which reads features, and which reads maps
-def test_a_compiled_backbone_trains_the_same_network(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "backend"),
+    [
+        ("mislas", "eager"),  # which reads features
+        ("dasl", "eager"),  # which reads maps
+        pytest.param("crt", "inductor", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")),
+    ],
+)
+def test_a_compiled_backbone_trains_the_same_network(method: str, backend: str, tmp_path: Path) -> None:
     overrides = (f"method={method}", "stage2.epochs=1", "stage_cache.enabled=false", "stage1.optimizer.lr=0.01")
     run_here(tmp_path / "plain", *overrides)
     torch.compiler.reset()
     counters.clear()
-    run_here(tmp_path / "compiled", *overrides, "trainer.compile=true", "trainer.compile_backend=eager")
+    run_here(tmp_path / "compiled", *overrides, "trainer.compile=true", f"trainer.compile_backend={backend}")
     assert counters["stats"]["unique_graphs"] > 0
     for stage in ("stage1", "stage2"):  # by the same names
         one, other = weights(tmp_path / "plain", stage), weights(tmp_path / "compiled", stage)
