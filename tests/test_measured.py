@@ -31,6 +31,17 @@ def test_a_page_shows_the_numbers_of_the_records(page: str) -> None:
         assert record["stages"][0]["epochs"] == 200
 
 
+def test_the_best_epoch_on_the_test_set_has_a_column_of_its_own() -> None:
+    page = (ROOT / "docs/reality_check.md").read_text()
+    assert "| method | all | many | medium | few | ECE | best on test |" in page
+    cells = {
+        method: cells.split("|")[len(COLUMNS)] for method, cells in re.findall(r"^\| `(\w+)` \| (.*)$", page, re.M)
+    }
+    for method, record in kept().items():
+        best = record["stages"][-1]["best_on_test"]
+        assert cells[method].strip() == ("" if best is None else f"{best['all']:.2f}")
+
+
 def test_the_records_stand_beside_the_printed_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", f"runs={RECORDS}", "dataset=cifar100_lt", "ratio=100", "backbone=resnet32", "format=csv"]
     assert main([*words, "missing=false"]) == 0
