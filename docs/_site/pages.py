@@ -18,7 +18,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from rich.console import Console
 
-from ltexp.methods import choices, comment_of, first_sentence, groups, show_method
+from ltexp.config.path import group_files
+from ltexp.methods import comment_of, first_sentence, groups, show_method
 from ltexp.papers import all_cells
 from ltexp.reproduce.__main__ import main as reproduce
 
@@ -96,12 +97,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def methods() -> list[str]:
     """Their names."""
-    return list(choices("method", [CONF]))
+    return list(group_files("method"))
 
 
 def config_groups() -> list[str]:
     """The groups that a command line chooses from, and papers' settings."""
-    return groups([CONF])
+    return groups()
 
 
 def first_page() -> str:
@@ -120,14 +121,14 @@ def methods_page() -> str:
 
 
 def _sentence(group: str, name: str) -> str:
-    return first_sentence(comment_of(choices(group, [CONF])[name])).replace("|", "\\|")
+    return first_sentence(comment_of(group_files(group)[name])).replace("|", "\\|")
 
 
 def method_page(name: str) -> str:
     """What a method is made of, where its numbers are printed, and what of them has been measured."""
     shown = StringIO()
     with redirect_stdout(shown):
-        show_method(Console(file=shown, width=116), name, [], [CONF])
+        show_method(Console(file=shown, width=116), name, [])
     parts = [*WIDE, f"# {name}", "", *_block("text", shown.getvalue())]
     written = DOCS / "methods" / f"{name.partition('_')[0]}.md"
     if written.exists():
@@ -207,13 +208,13 @@ def config_page() -> str:
 
 
 def _names(group: str) -> list[str]:
-    return list(choices(group, [CONF]))
+    return list(group_files(group))
 
 
 def group_page(group: str) -> str:
     """Every file of a group."""
     parts = [*WIDE, f"# {group}", ""]
-    for name, path in choices(group, [CONF]).items():
+    for name, path in group_files(group).items():
         parts += [f"## {name}", "", f"{_sentence(group, name)}.", "", *_block("yaml", path.read_text())]
     return "\n".join(parts)
 
