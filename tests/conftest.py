@@ -1,11 +1,14 @@
 """Fixtures that the whole suite shares."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from ranks import RankPool
+
+from ltexp.config.path import VARIABLE
 
 torch.set_num_threads(1)  # the tensors of the tests are small: more threads would only wait for each other
 
@@ -33,6 +36,16 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp().parent / "cache"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def config_dirs_of_the_test() -> Iterator[None]:
+    """Folders that a command took from --config-dir are forgotten after the test."""
+    before = os.environ.get(VARIABLE)
+    yield
+    os.environ.pop(VARIABLE, None)
+    if before is not None:
+        os.environ[VARIABLE] = before
 
 
 @pytest.fixture(scope="session")

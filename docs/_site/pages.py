@@ -18,11 +18,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from rich.console import Console
 
-from ltexp.config.path import group_files
+from ltexp.config.path import VARIABLE, group_files
 from ltexp.methods import comment_of, first_sentence, groups, show_method
 from ltexp.papers import all_cells
 from ltexp.reproduce.__main__ import main as reproduce
 
+os.environ.pop(VARIABLE, None)  # the site shows ltexp's own choices
 ROOT = Path(__file__).parents[2]
 DOCS, CONF, PACKAGE = ROOT / "docs", ROOT / "conf", ROOT / "ltexp"
 RUNS = [DOCS / "records", *map(Path, filter(None, os.environ.get("LTEXP_MEASURED", "").split(",")))]
