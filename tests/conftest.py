@@ -1,6 +1,5 @@
 """Fixtures that the whole suite shares."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,13 +38,9 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(autouse=True)
-def config_dirs_of_the_test() -> Iterator[None]:
-    """Folders that a command took from --config-dir are forgotten after the test."""
-    before = os.environ.get(VARIABLE)
-    yield
-    os.environ.pop(VARIABLE, None)
-    if before is not None:
-        os.environ[VARIABLE] = before
+def no_config_dirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads the user's folders, nor those that a command took from --config-dir in the test before."""
+    monkeypatch.setenv(VARIABLE, "")
 
 
 @pytest.fixture(scope="session")

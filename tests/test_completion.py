@@ -61,7 +61,6 @@ def test_every_key_of_a_stage_and_every_method_is_offered() -> None:
 def test_a_users_own_files_are_among_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "zebra.yaml").write_text("# A loss of my own.\n_target_: zebra.Loss\n")
-    monkeypatch.setenv("LTEXP_CONFIG_DIR", "")
     assert candidates("ltexp train loss@stage1.loss=ze") == []
     assert candidates(f"ltexp train --config-dir {tmp_path} loss@stage1.loss=ze") == ["loss@stage1.loss=zebra"]
     monkeypatch.setenv("LTEXP_CONFIG_DIR", str(tmp_path))

@@ -13,9 +13,8 @@ from ltexp.reproduce.__main__ import main as reproduce
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a dataset and a method; what names it is forgotten after the test."""
-    monkeypatch.setenv(VARIABLE, "")
+def own(tmp_path: Path) -> Path:
+    """A folder with a dataset and a method."""
     files = {
         "dataset/birds.yaml": "# My birds.\ndefaults: [image_folder]\nname: birds\n",
         "method/mine.yaml": "# @package _global_\n# Mine.\ndefaults: [ce, _self_]\nstage1: {epochs: 7}\n",

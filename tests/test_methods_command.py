@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from choices import CONF, names
 
-from ltexp.config.path import VARIABLE, conf_dir, group_files
+from ltexp.config.path import conf_dir, group_files
 from ltexp.methods import comment_of, first_sentence, groups, main
 
 
@@ -47,10 +47,7 @@ def test_a_method_is_shown_with_its_parts_on_a_dataset(capsys: pytest.CaptureFix
     assert "stage2 " not in shown
 
 
-def test_a_group_a_choice_and_a_users_own(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, "")  # which the command sets
+def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("# A loss of my own. And more.\n_target_: mine.Loss\n")
     assert main(["loss", "--config-dir", str(tmp_path)]) == 0
@@ -75,8 +72,7 @@ def test_a_group_a_choice_and_a_users_own(
     ],
 )
 def test_a_wrong_name_gets_one_line_and_status_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "")
     assert main(words) == 2
     assert capsys.readouterr().err == f"ltexp methods: {message}\n"
