@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, in_order, names_stage, to_config
 from ltexp.config.composer import compose
+from ltexp.config.path import reading_config_dirs
 from ltexp.launching.freeze import freeze
 
 SMALL = (
@@ -40,8 +41,8 @@ def composed(*overrides: str, small: bool = True, project: Path | None = None) -
     """
     if project is not None and str(project) not in sys.path:
         sys.path.append(str(project))
-    further = [] if project is None else [project / "conf"]
-    return freeze(compose([*(SMALL if small else ()), *overrides], further))
+    with reading_config_dirs([] if project is None else [project / "conf"]):
+        return freeze(compose([*(SMALL if small else ()), *overrides]))
 
 
 def tiny(method: str, *keys: str, epochs: int = 2, project: Path | None = None) -> tuple[str, ...]:

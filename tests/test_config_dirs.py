@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import ltexp
 from ltexp.config.composer import compose
 from ltexp.config.path import VARIABLE, group_files, take_config_dirs
 from ltexp.data.__main__ import main as data
@@ -48,6 +49,13 @@ def test_a_folder_that_is_not_there_is_refused_by_every_command(own: Path, capsy
     assert f"the config folder {own}/nowhere is not there" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--config-dir names no folder"):
         take_config_dirs(["seed=1", "--config-dir"])
+
+
+def test_a_mistake_beside_a_method_of_the_users_is_told_as_on_the_command_line(own: Path) -> None:
+    """The line is found by composing again, which needs the user's folder as well."""
+    with pytest.raises(ConfigError, match=r"'stage2\.epochs' has no effect: stage2 is null here"):
+        ltexp.train(["method=mine", "dataset=digits_lt", "stage2.epochs=3"], config_dirs=[own])
+    assert os.environ[VARIABLE] == ""  # until the end of the call
 
 
 def test_a_file_that_ltexps_own_hides_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

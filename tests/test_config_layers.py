@@ -13,6 +13,7 @@ from runs import composed
 
 from ltexp.config.composer import compose
 from ltexp.config.layers import Fold, Layer
+from ltexp.config.path import VARIABLE
 from ltexp.errors import ConfigError
 from ltexp.launching.explain import explained
 from ltexp.launching.freeze import freeze
@@ -23,6 +24,13 @@ PARTS = ("augmentation", "classifier", "features", "loss", "mixing", "optimizer"
 STAGES = ("stage1", "stage2")
 QUICK = ("digits_lt",)  # the others run with the slow tests
 DATASETS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names("dataset")]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of config groups of the user's, empty."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    return tmp_path
 
 
 def read(group: str, name: str) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def user_method(folder: Path, swaps: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("way", ["command line", "method file"])
-def test_a_swapped_choice_is_its_own_file(dataset: str, way: str, tmp_path: Path) -> None:
+def test_a_swapped_choice_is_its_own_file(dataset: str, way: str, own: Path) -> None:
     """Every choice of every part of both stages: the composed node is the choice's file, read with the recipe."""
     recipe = read("dataset", dataset)["defaults"][0]["/recipe@_global_"]
     for swaps in rounds():
@@ -92,8 +100,8 @@ def test_a_swapped_choice_is_its_own_file(dataset: str, way: str, tmp_path: Path
             ]
             config = compose(["method=crt", f"dataset={dataset}", *typed])
         else:
-            user_method(tmp_path, swaps)
-            config = compose(["method=mine", f"dataset={dataset}"], [tmp_path])
+            user_method(own, swaps)
+            config = compose(["method=mine", f"dataset={dataset}"])
         plain = OmegaConf.to_container(config)
         assert isinstance(plain, dict)
         for stage in ("stage1", "stage2"):
@@ -103,14 +111,14 @@ def test_a_swapped_choice_is_its_own_file(dataset: str, way: str, tmp_path: Path
                 assert plain["choices"][f"{group}@{stage}.{group}"] == name
 
 
-def test_a_users_method_may_choose_what_its_base_sets_values_on(tmp_path: Path) -> None:
+def test_a_users_method_may_choose_what_its_base_sets_values_on(own: Path) -> None:
     for swaps, dataset in (
         ({"schedule": "cosine"}, "ag_news_lt"),  # whose recipe has milestones
         ({"augmentation": "none"}, "digits_lt"),  # padding
         ({"augmentation": "none"}, "inat18"),  # jitter
     ):
-        user_method(tmp_path, swaps)
-        plain = freeze(compose(["method=mine", f"dataset={dataset}"], [tmp_path]))
+        user_method(own, swaps)
+        plain = freeze(compose(["method=mine", f"dataset={dataset}"]))
         for group, name in swaps.items():
             assert plain["stage1"][group]["_target_"] == read(group, name)["_target_"]
 
@@ -131,10 +139,10 @@ def test_a_term_of_the_command_line_composes() -> None:
     assert plain["choices"]["loss@stage1.terms.aux.loss"] == "label_smoothing"
 
 
-def test_a_value_on_a_part_of_a_part_belongs_to_that_choice(tmp_path: Path) -> None:
+def test_a_value_on_a_part_of_a_part_belongs_to_that_choice(own: Path) -> None:
     """A stream's sampler, and one of a deferred sampler's two, are choices like a stage's own."""
-    (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text(
+    (own / "method").mkdir()
+    (own / "method" / "mine.yaml").write_text(
         "# @package _global_\n"
         "defaults:\n"
         "  [ce, {/stream@stage1.streams.rare: reversed}, _self_, {override /sampler@stage1.sampler: deferred}]\n"
@@ -145,7 +153,7 @@ def test_a_value_on_a_part_of_a_part_belongs_to_that_choice(tmp_path: Path) -> N
     )
 
     def stage1(*typed: str) -> tuple[Any, Any]:
-        stage = freeze(compose(["method=mine", *typed], [tmp_path]))["stage1"]
+        stage = freeze(compose(["method=mine", *typed]))["stage1"]
         return stage["streams"]["rare"], stage["sampler"]
 
     stream, sampler = stage1()
@@ -275,12 +283,12 @@ def test_every_named_value_in_conf_is_a_key_of_its_choice() -> None:
                     assert set(values) <= set(read(group, name)), (path.name, stage, group)
 
 
-def test_override_before_a_choice_in_a_users_method_file_is_answered_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "method").mkdir()
+def test_override_before_a_choice_in_a_users_method_file_is_answered_in_one_line(own: Path) -> None:
+    (own / "method").mkdir()
     listed = ["override /schedule@stage1.schedule: cosine", "crt", "_self_"]
-    (tmp_path / "method" / "mine.yaml").write_text("defaults:\n" + "".join(f"  - {line}\n" for line in listed))
+    (own / "method" / "mine.yaml").write_text("defaults:\n" + "".join(f"  - {line}\n" for line in listed))
     with pytest.raises(ConfigError) as raised, explained(["method=mine"]):
-        compose(["method=mine"], [tmp_path])
+        compose(["method=mine"])
     assert str(raised.value) == (
         "method/mine: 'override /schedule@stage1.schedule: cosine' stands before 'crt' in the defaults list: "
         "put override lines last"

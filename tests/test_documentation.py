@@ -21,7 +21,7 @@ from runs import composed, run_here
 import benchmarks
 from ltexp import evaluate, export, methods, predict
 from ltexp.config.composer import compose, products
-from ltexp.config.path import split_config_dirs
+from ltexp.config.path import reading_config_dirs, split_config_dirs
 from ltexp.config.words import split_words
 from ltexp.data.commands import catalog, unpack
 from ltexp.data.images import arrays
@@ -63,7 +63,6 @@ def compose_train(words: Sequence[str], folder: Path) -> None:
     if "--cfg" in overrides:
         del overrides[overrides.index("--cfg") :][:2]
         overrides = [word for word in overrides if word not in ("--cfg", "job")]
-    further = [folder / name for name in folders]
     sweeping = bool({"-m", "--multirun"} & set(words)) or any(word.startswith("launcher=") for word in words)
     searching = "hydra/sweeper=search" in words
     if searching:  # its intervals are its own; one value of each composes
@@ -71,7 +70,8 @@ def compose_train(words: Sequence[str], folder: Path) -> None:
         overrides = [word for word in overrides if not word.startswith("hydra")]
     for job in few_jobs(overrides) if sweeping else [overrides]:
         try:
-            freeze(compose(job, further))
+            with reading_config_dirs([folder / name for name in folders]):
+                freeze(compose(job))
         except ConfigError as error:
             # a sweep leaves out what it sets on a stage that one of its methods does not have
             if not (sweeping and "has no effect" in str(error)):

@@ -185,18 +185,10 @@ def _interpolation_map(overrides: Any, defaults_list: list[Any], self_added: boo
     return OmegaConf.create()
 
 
-def compose(overrides: Sequence[str], further: Sequence[Path] = ()) -> DictConfig:
-    """The config that `ltexp train` composes of `overrides`, its `hydra` node included.
-
-    Args:
-        overrides: those of a command line, as typed.
-        further: folders of config groups before ltexp's own, as `--config-dir` names one.
-    """
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config that `ltexp train` composes of `overrides`, as typed, its `hydra` node included."""
     install()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        paths = GlobalHydra.instance().config_loader().get_search_path()
-        for folder in further:
-            paths.prepend(provider="command-line", path=f"file://{folder.absolute()}", anchor=_SCHEMA)
-        loader = LayeredLoader(paths)
+        loader = LayeredLoader(GlobalHydra.instance().config_loader().get_search_path())
         return loader.load_configuration(PRIMARY, list(overrides), RunMode.RUN, from_shell=False)

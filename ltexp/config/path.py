@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ltexp.errors import ConfigError
@@ -35,7 +36,7 @@ def user_config_dirs() -> list[Path]:
     folders = [Path(text).expanduser().absolute() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"the config folder {folder} is not there (--config-dir, or ${VARIABLE})")
+            raise ConfigError(f"the config folder {folder} is not there (--config-dir, config_dirs or ${VARIABLE})")
     return folders
 
 
@@ -76,16 +77,34 @@ def take_config_dirs(arguments: Sequence[str]) -> list[str]:
         ConfigError: for one that is no folder.
     """
     others, folders = split_config_dirs(arguments)
-    if folders:
-        before = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
-        os.environ[VARIABLE] = os.pathsep.join([*(str(folder.absolute()) for folder in folders), *before])
+    _put_first(folders)
+    return others
+
+
+@contextmanager
+def reading_config_dirs(folders: Sequence[str | Path]) -> Iterator[None]:
+    """Reads config groups from `folders` too, in this process and those that it starts, until the end of the block.
+
+    Raises:
+        ConfigError: for one that is no folder.
+    """
+    before = os.environ.get(VARIABLE, "")
+    try:
+        _put_first([Path(folder).expanduser() for folder in folders])
+        yield
+    finally:
+        os.environ[VARIABLE] = before
+
+
+def _put_first(folders: Sequence[Path]) -> None:
+    before = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+    os.environ[VARIABLE] = os.pathsep.join([*(str(folder.absolute()) for folder in folders), *before])
     if hidden := [path for folder in user_config_dirs() for path in _hidden(folder)]:
         more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
         print(
             f"note: {hidden[0]}{more} is not read: ltexp has a file of that name, which counts; choose another name",
             file=sys.stderr,
         )
-    return others
 
 
 def _hidden(folder: Path) -> list[Path]:

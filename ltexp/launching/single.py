@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ltexp.config.composer import compose
 from ltexp.config.lightning import trainer_config
+from ltexp.config.path import reading_config_dirs
 from ltexp.errors import ConfigError
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explained
@@ -25,15 +26,16 @@ def train_one(
     flags = [word for word in words if word.startswith("-")]
     if flags:
         raise ConfigError(f"{flags[0]}: a flag of the command line; ltexp.train takes overrides, of one run")
-    folders = [Path(name).expanduser() for name in config_dirs]
-    missing = [str(name) for name in folders if not name.is_dir()]
-    if missing:
-        raise ConfigError(f"the config folder {missing[0]} is not there (config_dirs)")
     swept = [word for word in words if _is_sweep(word)]
     if swept:
         raise ConfigError(f"{swept[0]}: several values are a sweep, and ltexp.train trains one run: call it for each")
+    with reading_config_dirs(config_dirs):
+        return _train(words, None if folder is None else Path(folder))
+
+
+def _train(words: list[str], folder: Path | None) -> Path:
     with explained(words):
-        composed = compose(words, folders)
+        composed = compose(words)
         plain = freeze(composed)
         HydraConfig.instance().set_config(composed)  # which the name of the folder is made of
         default = Path(str(composed.hydra.run.dir))
@@ -41,7 +43,7 @@ def train_one(
     check_data(plain)
     sys.stdout.flush()  # what the run prints comes after it
     typed = any(word.startswith("hydra.run.dir=") for word in words)
-    return run_in_folder(plain, default if folder is None else Path(folder), chosen=typed or folder is not None)
+    return run_in_folder(plain, folder or default, chosen=typed or folder is not None)
 
 
 def _is_sweep(word: str) -> bool:
