@@ -10,10 +10,8 @@ from torch.nn import functional as F
 
 from ltexp.config.require import is_whole, require
 from ltexp.data.loader import Loader
-from ltexp.distributed import world_size
 from ltexp.errors import ConfigError
 from ltexp.training.predict import Collector, Predictions, autocast, evaluating, logits_and_norm
-from ltexp.training.session import EVALUATION_BATCH
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
@@ -70,4 +68,4 @@ def _loader(restored: "LoadedStage", size: int) -> Loader[Any]:
         return session.evaluation_loader(session.data.test)
     settings |= {"image_size": size, "resize": size}
     resized = replace(session, data=replace(session.data, preprocessing=settings))
-    return resized.loader(session.data.test, batch_size=EVALUATION_BATCH * world_size())
+    return resized.loader(session.data.test, batch_size=session.evaluation_batch)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ltexp.data.augmentation import Augmentation, Curriculum
 from ltexp.data.loader import Loader
-from ltexp.distributed import rank, sum_over_ranks, world_size
+from ltexp.distributed import rank, sum_over_ranks
 from ltexp.models.model import Model
 from ltexp.randomness import generator, key_to_seed
 from ltexp.run_folder import LEVELS, write_metrics
 from ltexp.training.predict import autocast, evaluating
-from ltexp.training.session import EVALUATION_BATCH, Session
+from ltexp.training.session import Session
 
 
 class Trial(Augmentation):
@@ -62,7 +62,7 @@ class ClassLevels:
         curriculum.levels = torch.zeros(classes, dtype=torch.int64)
         self._history = torch.zeros(0, classes, dtype=torch.int64)
         self._trial = Trial(curriculum)
-        size, seed = EVALUATION_BATCH * world_size(), key_to_seed("trial", seed)
+        size, seed = session.evaluation_batch, key_to_seed("trial", seed)
         self._loader: Loader[Any] = session.loader(
             session.data.train, batch_size=size, augmentation=self._trial, sampler=self._trial, seed=seed
         )

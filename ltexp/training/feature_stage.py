@@ -28,7 +28,6 @@ from ltexp.training.mixing import blends
 from ltexp.training.session import Session
 from ltexp.training.start import load_stage1
 
-EXTRACTION_BATCH = 512
 EXAMPLES = 200  # generated features of a class that are kept for figures
 
 
@@ -44,7 +43,7 @@ def feature_loader(session: Session, name: str, stage: StageConfig, model: Model
     scored = (train.take(held) if held.any() else validation) if source.keeps_score else None
     if session.store is not None:
         session.features["train"] = session.store.of(kept, [session.data.content_hash, session.data.preprocessing])
-    every = {"batch_size": EXTRACTION_BATCH * world_size()}
+    every = {"batch_size": session.evaluation_batch}
     augmentation, seed = build(stage.augmentation, path="augmentation"), session.stage_seed(name)
     return FeatureLoader(
         Split(labels=labels.numpy(), index=np.arange(len(labels))),
@@ -85,7 +84,7 @@ def open_store(session: Session, name: str, stage: StageConfig, model: Model) ->
         "feature_power": stage.feature_power,
         "numerics": [session.device.type, trainer.precision, trainer.channels_last],
     }
-    batch, seed = EXTRACTION_BATCH * world_size(), session.stage_seed(name)
+    batch, seed = session.evaluation_batch, session.stage_seed(name)
     plain = NoAugmentation()
     loader = partial(session.loader, batch_size=batch, augmentation=plain, seed=seed)
     return FeatureStore(Path(cache.dir) / "features", network, loader)

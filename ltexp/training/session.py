@@ -35,7 +35,8 @@ from ltexp.training.class_names import kept_text, prompts_of, require_text
 from ltexp.training.mixing import Mixing, pretext_of
 from ltexp.training.predict import extract_features
 
-EVALUATION_BATCH = 512
+# samples that a process takes at once where nothing is learned: on a CPU as many as its cache has room for the maps of
+EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
 
 
 @dataclass
@@ -120,17 +121,22 @@ class Session:
         """The seed of a stage's draws; stages of one run draw apart."""
         return key_to_seed("stage", self.config.seed, stage)
 
+    @property
+    def evaluation_batch(self) -> int:
+        """The samples, of all processes together, that a step takes where nothing is learned."""
+        return EVALUATION_BATCH[self.device.type] * world_size()
+
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
         if id(split) not in self._evaluation_loaders:
-            loader = self.loader(split, batch_size=EVALUATION_BATCH * world_size())
+            loader = self.loader(split, batch_size=self.evaluation_batch)
             self._evaluation_loaders[id(split)] = loader
         return self._evaluation_loaders[id(split)]
 
     def read_features(self, split: Split, make: Callable[..., Loader[Any]]) -> None:
         """Takes features for the evaluations of `split` from now on, from a loader that is made with the settings."""
         placed = {"device": self.device, "rank": rank(), "world_size": world_size()}
-        made = make(batch_size=EVALUATION_BATCH * world_size(), **placed)
+        made = make(batch_size=self.evaluation_batch, **placed)
         self._evaluation_loaders = {**self._evaluation_loaders, id(split): made}
 
     def evaluated(self) -> dict[str, Loader[Any]]:
