@@ -27,9 +27,9 @@ from ltexp.run_folder import CHECKPOINT, read_metrics
 from ltexp.training import checkpoint
 from ltexp.training.batches import train_loader
 from ltexp.training.mixing import pretext_of
-from ltexp.training.predict import autocast
+from ltexp.training.predict import autocast, predict
 from ltexp.training.run_stage import train
-from ltexp.training.session import Session, pick_device
+from ltexp.training.session import EVALUATION_BATCH, Session, pick_device
 
 STEPS, ROUNDS, BATCH = 16, 5, 128
 PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")
@@ -120,6 +120,18 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     return speeds
 
 
+def evaluations(config: Config, data: LongTailedData, size: int) -> list[float]:
+    """Images per second of two evaluations of the test images in batches of `size`."""
+    session = Session(config, Path(), data, pick_device("auto", 0))
+    model = session.place(session.fresh_model("stage1", config.stage1))
+    loader, speeds = session.loader(data.test, batch_size=size), []
+    for _ in range(2):
+        start = time.perf_counter()
+        predict(model, loader, PRECISION)
+        speeds.append(len(data.test) / (time.perf_counter() - start))
+    return speeds
+
+
 EXTRACTED = ("features@stage2.features=extracted", "augmentation@stage2.augmentation=none")
 
 
@@ -147,6 +159,8 @@ def main() -> None:
         "stage 2 (crt, frozen)": lambda: real(crt, data, "stage2"),
         "stage 2 (crt, extracted once)": lambda: real(extracted, data, "stage2"),
         "stage 2 (mislas, statistics)": lambda: real(mislas, data, "stage2"),
+        "evaluation": lambda: evaluations(ce, data, EVALUATION_BATCH[pick_device("auto", 0).type]),
+        "evaluation in batches of 512": lambda: evaluations(ce, data, 512),
         "student without teacher": lambda: real(alone, data, "stage2"),
         "student with teacher (kd)": lambda: real(student, data, "stage2"),
     }
@@ -160,6 +174,7 @@ def main() -> None:
     first = medians["stage 1 (ce)"]
     print(f"stage 1 / bare PyTorch              {first / medians['bare PyTorch']:.2f}  (wanted: at least 0.90)")
     print(f"stage 2 frozen / stage 1            {medians['stage 2 (crt, frozen)'] / first:.2f}  (wanted: at least 2.5)")
+    print(f"evaluation / in batches of 512      {medians['evaluation'] / medians['evaluation in batches of 512']:.2f}")
     once = medians["stage 2 (crt, extracted once)"] / first
     print(f"stage 2 extracted once / stage 1    {once:.2f}  (wanted: at least 5)")
     seconds, busy = map(min, zip(*(whole_stage(data) for _ in range(2)), strict=True))
