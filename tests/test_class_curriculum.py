@@ -99,6 +99,7 @@ def levels_of(model: Telling) -> tuple[ClassLevels, ClassCurriculum]:
         return ImageLoader(own, device="cpu", channel_mean=(0.0, 0.0, 0.0), channel_std=(1.0, 1.0, 1.0), **settings)
 
     session = SimpleNamespace(
+        evaluation_batch=512,
         config=SimpleNamespace(trainer=SimpleNamespace(precision="32-true")),
         num_classes=5,
         data=SimpleNamespace(train=split),
