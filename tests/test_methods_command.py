@@ -67,7 +67,7 @@ def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tm
         (["gcl", "kps"], "one name at a time: gcl kps"),
         (
             ["gcl", "--config-dir", "/no/such"],
-            "the config folder /no/such is not there (--config-dir, or $LTEXP_CONFIG_DIR)",
+            "the config folder /no/such is not there (--config-dir, config_dirs or $LTEXP_CONFIG_DIR)",
         ),
     ],
 )
