@@ -246,7 +246,8 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) < 140
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert sum(not line.startswith("| `") for line in lines) < 130  # the table of measured methods grows
 
 
 def test_config_files_start_with_what_they_are() -> None:
@@ -267,7 +268,7 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "methods" / "all" / "mislas.html").read_text()
     assert "conf/method/mislas.yaml" in page
     assert "47.0" in page  # published, CIFAR-100-LT at ratio 100
-    assert "48.08" in page  # measured: README.md
+    assert "47.67" in page  # measured: README.md
     assert "LabelAwareSmoothing" in (tmp_path / "site" / "api" / "losses.html").read_text()
 
 
