@@ -88,17 +88,21 @@ def reading_config_dirs(folders: Sequence[str | Path]) -> Iterator[None]:
     Raises:
         ConfigError: for one that is no folder.
     """
-    before = os.environ.get(VARIABLE, "")
+    before = os.environ.get(VARIABLE)
     try:
         _put_first([Path(folder).expanduser() for folder in folders])
         yield
     finally:
-        os.environ[VARIABLE] = before
+        if before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = before
 
 
 def _put_first(folders: Sequence[Path]) -> None:
-    before = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
-    os.environ[VARIABLE] = os.pathsep.join([*(str(folder.absolute()) for folder in folders), *before])
+    if folders:
+        before = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+        os.environ[VARIABLE] = os.pathsep.join([*(str(folder.absolute()) for folder in folders), *before])
     if hidden := [path for folder in user_config_dirs() for path in _hidden(folder)]:
         more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
         print(
