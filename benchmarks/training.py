@@ -29,7 +29,7 @@ from ltexp.training.batches import train_loader
 from ltexp.training.mixing import pretext_of
 from ltexp.training.predict import autocast, predict
 from ltexp.training.run_stage import train
-from ltexp.training.session import EVALUATION_BATCH, Session, pick_device
+from ltexp.training.session import Session, pick_device
 
 STEPS, ROUNDS, BATCH = 16, 5, 128
 PRECISION = os.environ.get("LTEXP_BENCH_PRECISION", "bf16-mixed")
@@ -120,11 +120,11 @@ def bare(config: Config, data: LongTailedData) -> list[float]:
     return speeds
 
 
-def evaluations(config: Config, data: LongTailedData, size: int) -> list[float]:
-    """Images per second of two evaluations of the test images in batches of `size`."""
+def evaluations(config: Config, data: LongTailedData, size: int | None = None) -> list[float]:
+    """Images per second of two evaluations of the test images in batches of `size`, or of as many as a run takes."""
     session = Session(config, Path(), data, pick_device("auto", 0))
     model = session.place(session.fresh_model("stage1", config.stage1))
-    loader, speeds = session.loader(data.test, batch_size=size), []
+    loader, speeds = session.loader(data.test, batch_size=size or session.evaluation_batch), []
     for _ in range(2):
         start = time.perf_counter()
         predict(model, loader, PRECISION)
@@ -159,7 +159,7 @@ def main() -> None:
         "stage 2 (crt, frozen)": lambda: real(crt, data, "stage2"),
         "stage 2 (crt, extracted once)": lambda: real(extracted, data, "stage2"),
         "stage 2 (mislas, statistics)": lambda: real(mislas, data, "stage2"),
-        "evaluation": lambda: evaluations(ce, data, EVALUATION_BATCH[pick_device("auto", 0).type]),
+        "evaluation": lambda: evaluations(ce, data),
         "evaluation in batches of 512": lambda: evaluations(ce, data, 512),
         "student without teacher": lambda: real(alone, data, "stage2"),
         "student with teacher (kd)": lambda: real(student, data, "stage2"),

@@ -35,8 +35,8 @@ from ltexp.training.class_names import kept_text, prompts_of, require_text
 from ltexp.training.mixing import Mixing, pretext_of
 from ltexp.training.predict import extract_features
 
-# samples that a process takes at once where nothing is learned: on a CPU as many as its cache has room for the maps of
-EVALUATION_BATCH = {"cpu": 64, "cuda": 512}
+EVALUATION_BATCH = 512
+CPU_EVALUATION_BATCH = 64  # as many as a CPU's cache has room for the maps of
 
 
 @dataclass
@@ -124,7 +124,8 @@ class Session:
     @property
     def evaluation_batch(self) -> int:
         """The samples, of all processes together, that a step takes where nothing is learned."""
-        return EVALUATION_BATCH[self.device.type] * world_size()
+        each = CPU_EVALUATION_BATCH if self.device.type == "cpu" else EVALUATION_BATCH
+        return each * world_size()
 
     def evaluation_loader(self, split: Split) -> Loader[Any]:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
