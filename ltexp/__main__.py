@@ -1,5 +1,6 @@
 """`ltexp <verb> ...` is `python -m ltexp.<verb> ...`."""
 
+import os
 import runpy
 import signal
 import sys
@@ -26,6 +27,8 @@ TRAINS = ("train", "reproduce")
 def main() -> None:
     """Runs the verb named first on the command line."""
     print_anywhere()
+    if os.getcwd() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
+        os.environ["PYTHONSAFEPATH"] = "1"
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         lines = [f"  {verb:<12}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))

@@ -41,6 +41,19 @@ def wait_for(path: Path, seconds: float = 90) -> None:
         time.sleep(0.05)
 
 
+def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('random.py of the current folder')\n")
+    command = [str(Path(sys.executable).with_name("ltexp")), "train", *SMALL, "method=ce", "stage1.epochs=1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {
+        "OMP_NUM_THREADS": "1"
+    }
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert list(tmp_path.glob("outputs/digits_lt/ce/*/record.json"))
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_path: Path) -> None:
     settings = ("method=crt_mixup", "stage1.epochs=40", "stage2.epochs=1", "stage_cache.enabled=false")
