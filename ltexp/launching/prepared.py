@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltexp.config.identity import digest
+from ltexp.processes.memory import LARGE_PAGES
 from ltexp.processes.parent import die_with_parent
 from ltexp.processes.prepared import send
 
@@ -21,7 +22,7 @@ PREPARED = "LTEXP_PREPARED"  # environment variable: the address of the prepared
 WAITING_JOBS = 512  # that may ask it at a time
 
 # of the environment: what a process reads later than at its start, or what says nothing of how it computes
-LATER = ("LTEXP_", "HYDRA_", "LOKY", "JOBLIB", "ENABLE_IPC", "KMP_INIT_AT_FORK", "CUDA_VISIBLE_DEVICES")
+LATER = ("LTEXP_", "HYDRA_", "LOKY", "JOBLIB", "ENABLE_IPC", "KMP_INIT_AT_FORK", "CUDA_VISIBLE_DEVICES", LARGE_PAGES)
 OF_RANKS = (  # what torch's launcher and its imports add to it for each process
     *("RANK", "WORLD_SIZE", "ROLE_", "GROUP_", "LOCAL_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_ASYNC"),
     "KMP_DUPLICATE_LIB_OK",
