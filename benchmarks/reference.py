@@ -22,7 +22,7 @@ from torchvision import transforms
 from benchmarks.training import BATCH, STEPS, configured, data_for, real
 from ltexp.config import Config
 from ltexp.data.types import ImageSplit
-from ltexp.processes.memory import use_large_pages
+from ltexp.processes.memory import keep_memory
 from ltexp.processes.worker import quieten
 from ltexp.training.session import Session, pick_device
 
@@ -83,7 +83,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         for _ in range(ROUNDS):
             speeds.setdefault("the field's loop", []).append(apart.submit(reference, configs["32-true"]).result())
-            use_large_pages()  # as a run does; the field's loop has begun without
+            keep_memory()  # as a run does; the field's loop has begun without
             for precision, config in configs.items():
                 speeds.setdefault(precision, []).append(real(config, data, "stage1")[1])
     medians = {name: statistics.median(values) for name, values in speeds.items()}

@@ -22,6 +22,7 @@ from ltexp.config.composer import compose
 from ltexp.data.types import ImageSplit, LongTailedData
 from ltexp.errors import DataError
 from ltexp.launching.freeze import freeze
+from ltexp.processes.memory import keep_memory
 from ltexp.processes.worker import quieten
 from ltexp.run_folder import CHECKPOINT, read_metrics
 from ltexp.training import checkpoint
@@ -146,6 +147,7 @@ def whole_stage(data: LongTailedData) -> tuple[float, float]:
 def main() -> None:
     """Prints the medians and the ratios."""
     quieten()
+    keep_memory()
     extracted = configured("crt", *EXTRACTED)
     ce, crt, mislas, ssp = configured("ce"), configured("crt"), configured("mislas"), configured("ssp")
     student, alone = configured("kd"), configured("kd", "stage2.teacher=null", "~stage2.terms.distillation")

@@ -8,7 +8,7 @@ import sys
 from ltexp import __version__
 from ltexp.config.path import conf_dir, docs_dir
 from ltexp.names import unknown_name
-from ltexp.processes.memory import use_large_pages
+from ltexp.processes.memory import keep_memory
 from ltexp.terminal import print_anywhere
 
 VERBS = {
@@ -28,7 +28,7 @@ TRAINS = ("train", "reproduce")
 def main() -> None:
     """Runs the verb named first on the command line."""
     print_anywhere()
-    use_large_pages()
+    keep_memory()
     if os.getcwd() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
         os.environ["PYTHONSAFEPATH"] = "1"
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):

@@ -24,7 +24,7 @@ from ltexp.config import load
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
 from ltexp.processes.failure import REFUSED, STOPPED, first_to_fail
-from ltexp.processes.memory import use_large_pages
+from ltexp.processes.memory import keep_memory
 from ltexp.processes.parent import die_with_parent
 from ltexp.run_folder import CONFIG, RECORD
 from ltexp.run_log import keep_log
@@ -43,7 +43,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     die_with_parent()
     print_anywhere()
-    use_large_pages()  # of a call from Python too
+    keep_memory()  # of a call from Python too
     quieten()
     keep_log(folder)
     for number in (signal.SIGTERM, signal.SIGHUP):
