@@ -28,9 +28,6 @@ TRAINS = ("train", "reproduce")
 def main() -> None:
     """Runs the verb named first on the command line."""
     print_anywhere()
-    keep_memory()
-    if os.getcwd() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
-        os.environ["PYTHONSAFEPATH"] = "1"
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         lines = [f"  {verb:<12}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))
@@ -43,6 +40,9 @@ def main() -> None:
     if verb not in VERBS:
         print(f"ltexp: {unknown_name('verb', verb, VERBS)}", file=sys.stderr)
         sys.exit(2)
+    keep_memory()
+    if os.getcwd() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
+        os.environ["PYTHONSAFEPATH"] = "1"
     if verb not in TRAINS or sys.argv[1:2] in (["list"], ["show"], ["compare"], ["--help"]):
         end_with_the_reader()
     sys.argv[0] = f"ltexp {verb}"
