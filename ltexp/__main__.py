@@ -22,12 +22,17 @@ VERBS = {
     "data": "prepare, unpack, check and show datasets",
     "completion": "tab completion for bash, zsh and fish",
 }
-TRAINS = ("train", "reproduce")
+TRAINING = {  # the verbs that train, and what makes them show something instead
+    "train": {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"},
+    "reproduce": {"-h", "--help", "list", "show", "plan", "compare"},
+}
 
 
 def main() -> None:
     """Runs the verb named first on the command line."""
     print_anywhere()
+    if not trains(sys.argv[1:]):
+        end_with_the_reader()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         lines = [f"  {verb:<12}{text}" for verb, text in VERBS.items()]
         print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))
@@ -41,12 +46,25 @@ def main() -> None:
         print(f"ltexp: {unknown_name('verb', verb, VERBS)}", file=sys.stderr)
         sys.exit(2)
     keep_memory()
-    if os.getcwd() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
+    if current_folder() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
         os.environ["PYTHONSAFEPATH"] = "1"
-    if verb not in TRAINS or sys.argv[1:2] in (["list"], ["show"], ["compare"], ["--help"]):
-        end_with_the_reader()
     sys.argv[0] = f"ltexp {verb}"
     runpy.run_module(f"ltexp.{verb}", run_name="__main__", alter_sys=False)
+
+
+def trains(arguments: list[str]) -> bool:
+    """Whether a command line is one that trains."""
+    words = {argument.partition("=")[0] for argument in arguments[1:]}
+    return arguments[:1] != [] and arguments[0] in TRAINING and not words & TRAINING[arguments[0]]
+
+
+def current_folder() -> str:
+    """Where it was typed, against which paths are read; ends with a line where that was removed meanwhile."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        print("ltexp: the current folder no longer exists: change to one that does, such as `cd ~`", file=sys.stderr)
+        sys.exit(2)
 
 
 def end_with_the_reader() -> None:

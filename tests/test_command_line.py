@@ -54,6 +54,27 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path: Path) -
     assert list(tmp_path.glob("outputs/digits_lt/ce/*/record.json"))
 
 
+SHOWN = ("--help", "--version", "train --hydra-help", "reproduce -h", "reproduce plan table=mislas/3", "methods")
+
+
+@pytest.mark.parametrize("arguments", SHOWN)
+def test_what_is_shown_ends_with_its_reader_and_without_a_word(arguments: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ltexp", *arguments.split()]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, "")
+
+
+def test_a_removed_current_folder_is_named(tmp_path: Path) -> None:
+    remove = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_module('ltexp', run_name='__main__')"
+    command = [sys.executable, "-P", "-c", remove, "train", "method=ce"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "ltexp: the current folder no longer exists: change to one that does, such as `cd ~`\n"
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_path: Path) -> None:
     settings = ("method=crt_mixup", "stage1.epochs=40", "stage2.epochs=1", "stage_cache.enabled=false")
