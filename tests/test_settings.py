@@ -11,6 +11,7 @@ import torch
 from runs import composed
 
 from ltexp.config import to_config
+from ltexp.config.annotations import expected, fits
 from ltexp.config.build import build
 from ltexp.config.identity import is_material, run_identity
 from ltexp.config.require import is_number, is_whole, require, require_choice, within
@@ -34,6 +35,25 @@ def test_a_key_grows_by_each_place_that_it_lies_in() -> None:
     assert str(other.value) == "stage1.loss: it reads no logits"
     with pytest.raises(DataError, match=r"^no such file$"), within("dataset"):
         raise DataError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "suits", "said"),
+    [
+        (1, "float", True, "float"),
+        (True, "int | None", False, "int | None"),
+        ([0.5, 1], "Sequence[float]", True, "a list of numbers"),
+        ("ab", "Sequence[str]", False, "a list of texts"),
+        ("ab", "str | Sequence[str]", True, "a text, or a list of texts"),
+        ([1, 2], "tuple[float, float, float]", False, "a list of 3 numbers"),
+        ([1, 2], "tuple[int, ...] | None", True, "a list of whole numbers, or null"),
+        (None, "Mapping[str, Any] | None", True, "a node of keys, or null"),
+        ({}, "node", False, "a node with a _target_"),
+        (0.5, "Tensor", True, "Tensor"),
+    ],
+)
+def test_a_value_suits_its_annotation(value: object, annotation: str, suits: bool, said: str) -> None:
+    assert (fits(value, annotation), expected(annotation)) == (suits, said)
 
 
 @pytest.mark.parametrize("value", [True, None, (1, 2), "none", 0.5])
@@ -79,6 +99,16 @@ TYPED = [
         "sampler@stage2.sampler=deferred +stage2.sampler.after.epoch_length=0",
         "invalid stage2.sampler.after.epoch_len",
     ),
+    ("stage1.schedule.milestones=0.5", "invalid stage1.schedule.milestones=0.5: expected a list of numbers"),
+    ("stage1.schedule.milestones=null", "invalid stage1.schedule.milestones=null: expected a list of numbers"),
+    ("stage1.schedule.milestones=[a]", "invalid stage1.schedule.milestones=['a']: expected a list of numbers"),
+    ("optimizer@stage1.optimizer=adamw stage1.optimizer.betas=0.5", "invalid stage1.optimizer.betas=0.5: expected a "),
+    ("dataset.channel_mean=null", "invalid dataset.channel_mean=null: expected a list of numbers"),
+    ("dataset.source=null", "invalid dataset.source=null: expected a node with a _target_"),
+    ("dataset.validation=0.1", "invalid dataset.validation=0.1: expected a node of keys, or null"),
+    ("+stage1.terms.aux.weight=0.5", "stage1.terms.aux has no loss: add +loss@stage1.terms.aux.loss=NAME"),
+    ("trainer.limit_train_batches=0", "invalid trainer.limit_train_batches=0: expected a number of batches, 1 or more"),
+    ("trainer.limit_test_batches=0.0", "invalid trainer.limit_test_batches=0.0: expected a number of batches, 1 or m"),
     ("step@stage1.step=sam stage1.step.rho=0", "invalid stage1.step.rho=0: expected a number above 0"),
 ]
 

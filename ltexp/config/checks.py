@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ltexp.config.require import require, require_choice, within
+from ltexp.config.annotations import expected, fits
+from ltexp.config.require import is_number, require, require_choice, within
 from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
@@ -23,7 +24,7 @@ from ltexp.config.schema import (
     TrainerConfig,
     names_stage,
 )
-from ltexp.config.signature import accepted_keywords, fits
+from ltexp.config.signature import accepted_keywords
 from ltexp.errors import ConfigError, UnknownKeyError
 
 MODULE = re.compile(rf"({STAGE.pattern})\.modules\.[^.]+")
@@ -153,6 +154,9 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     require(stage.loss_weight > 0, f"{name}.loss_weight", stage.loss_weight, "a number above 0")
     lr = stage.optimizer.get("lr")
     require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
+    betas = stage.optimizer.get("betas", [0.0, 0.0])
+    pair = isinstance(betas, list) and len(betas) == 2 and all(is_number(beta, 0) and beta < 1 for beta in betas)
+    require(pair, f"{name}.optimizer.betas", betas, "a list of two numbers from 0 to below 1")
     for key in ("momentum", "weight_decay"):
         value = stage.optimizer.get(key, 0)
         require(
@@ -168,6 +172,8 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     for term_name, term in stage.terms.items():
         key = f"{name}.terms.{term_name}.weight"
         require(0 <= term.weight < math.inf, key, term.weight, "a number of 0 or more")
+        if not term.loss.get("_target_"):
+            raise ConfigError(f"{name}.terms.{term_name} has no loss: add +loss@{name}.terms.{term_name}.loss=NAME")
         known = " | ".join(["null", *stage.streams])
         there = term.stream is None or term.stream in stage.streams
         require(there, f"{name}.terms.{term_name}.stream", term.stream, f"{known} (of {name}.streams)")
@@ -228,4 +234,4 @@ def _check_keyword(key: str, value: object, accepted: Mapping[str, str], path: s
             )
         if key not in accepted:
             raise UnknownKeyError(key, accepted)
-        require(fits(value, accepted[key]), key, value, accepted[key])
+        require(fits(value, accepted[key]), key, value, expected(accepted[key]))

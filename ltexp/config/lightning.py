@@ -164,9 +164,8 @@ def check_lightning(config: Config) -> None:
 
 def _check_trainer(trainer: TrainerConfig) -> None:
     expected = {
-        **dict.fromkeys(
-            ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"), _BATCHES
-        ),
+        **dict.fromkeys(_NEEDED, _SOME_BATCHES),
+        **dict.fromkeys(("limit_val_batches", "overfit_batches"), _BATCHES),
         "fast_dev_run": "true, false or a number of batches",
         "gradient_clip_algorithm": "norm | value, or null",
         "deterministic": "true, false or warn",
@@ -181,6 +180,8 @@ def _check_trainer(trainer: TrainerConfig) -> None:
 
 
 _BATCHES = "a number of batches, or a fraction of them from 0.0 to 1.0"
+_SOME_BATCHES = "a number of batches, 1 or more, or a fraction of them above 0.0, at most 1.0"
+_NEEDED = ("limit_train_batches", "limit_test_batches")  # without a batch there is no training and no accuracy
 
 
 def _fits(key: str, value: Any) -> bool:
@@ -188,7 +189,8 @@ def _fits(key: str, value: Any) -> bool:
         return key not in ("strategy", "inference_mode")
     if key.startswith("limit_") or key == "overfit_batches":
         whole = isinstance(value, int) and not isinstance(value, bool)
-        return value >= 0 if whole else isinstance(value, float) and 0 <= value <= 1
+        number = whole or (isinstance(value, float) and 0 <= value <= 1)
+        return number and (value > 0 if key in _NEEDED else value >= 0)
     if key in ("strategy", "profiler"):
         built = isinstance(value, Mapping) and isinstance(value.get("_target_"), str)
         return built or value in (STRATEGIES if key == "strategy" else PROFILERS)

@@ -7,6 +7,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from ltexp.config.annotations import NODE
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -17,21 +19,22 @@ def accepted_keywords(target: str) -> dict[str, str] | None:
         target: a dotted path, e.g. `ltexp.losses.cross_entropy.CrossEntropy`.
 
     Returns:
-        Annotation by name, or None when the source does not tell: another package's target, or one with `**kwargs`.
+        Annotation by name, or None when the source does not tell: another package's target, or one with `**kwargs`. A
+        class of ltexp's stands there as `node`: in a config it is a node with a `_target_`.
     """
     module, _, name = target.rpartition(".")
     definition = _definition(module, name)
     if definition is None:
         return None
     if isinstance(definition, ast.FunctionDef):
-        return _arguments(definition)
+        return _arguments(module, definition)
     return _class_keywords(module, definition)
 
 
 def _class_keywords(module: str, definition: ast.ClassDef) -> dict[str, str] | None:
     for statement in definition.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            return _arguments(statement)
+            return _arguments(module, statement)
     for base in definition.bases:
         if isinstance(base, ast.Name) and (found := _resolve(module, base.id)):
             home, parent = found
@@ -40,23 +43,24 @@ def _class_keywords(module: str, definition: ast.ClassDef) -> dict[str, str] | N
     return {}
 
 
-def _arguments(function: ast.FunctionDef) -> dict[str, str] | None:
+def _arguments(module: str, function: ast.FunctionDef) -> dict[str, str] | None:
     arguments = function.args
     if arguments.kwarg is not None:
         return None
     named = [argument for argument in arguments.args + arguments.kwonlyargs if argument.arg != "self"]
-    return {argument.arg: ast.unparse(argument.annotation) if argument.annotation else "" for argument in named}
+    return {argument.arg: _annotation(module, argument.annotation) for argument in named}
 
 
-def fits(value: object, annotation: str) -> bool:
-    """Whether a config's `value` suits an annotation made of int, float, bool, str and None; others are not judged."""
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
-    names = [name.strip() for name in annotation.split("|")]
-    if not set(names) <= set(kinds):
-        return True
-    if isinstance(value, bool) and "bool" not in names:
-        return False
-    return any(isinstance(value, kinds[name]) for name in names)  # type: ignore[arg-type]
+def _annotation(module: str, annotation: ast.expr | None) -> str:
+    """An annotation of `module` as written, with `node` for each class of ltexp's."""
+    if annotation is None:
+        return ""
+    written = ast.parse(ast.unparse(annotation), mode="eval")
+    for name in [part for part in ast.walk(written) if isinstance(part, ast.Name)]:
+        found = _resolve(module, name.id)
+        if found is not None and isinstance(found[1], ast.ClassDef):
+            name.id = NODE
+    return ast.unparse(written)
 
 
 def _definition(module: str, name: str) -> ast.ClassDef | ast.FunctionDef | None:
