@@ -27,7 +27,7 @@ def run(words: Sequence[str]) -> int:
     Raises:
         LtexpError: for a wrong command line, a run that cannot be loaded, or what is no image.
     """
-    places, options = split_words(words, KEYS, lambda word: "=" not in word or Path(word).exists())
+    places, options = split_words(words, KEYS)
     if len(places) < 2:
         raise ConfigError("name a run's folder and images: ltexp predict RUN FOLDER [key=value ...]")
     every_class = bool(read_flag(options, "probabilities"))

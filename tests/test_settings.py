@@ -17,6 +17,7 @@ from ltexp.config.identity import is_material, run_identity
 from ltexp.config.require import is_number, is_whole, require, require_choice, within
 from ltexp.config.words import parse_value, read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
+from ltexp.evaluate import parse as parse_evaluate
 from ltexp.training.composition import check_composition
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -191,6 +192,16 @@ def test_words_of_a_command_line() -> None:
         assert str(refused.value) == answer
     with pytest.raises(ConfigError, match=r"^invalid stages=yes: expected true \| false$"):
         read_flag({"stages": "yes"}, "stages")
+
+
+def test_a_path_that_holds_a_sign_of_equality_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("backbone=resnet8", "k=1/r"):
+        Path(name).mkdir(parents=True)
+        for word in (name, f"./{name}", str(tmp_path / name)):
+            assert split_words([word, "out=x"], ("out",)) == ([word], {"out": "x"})
+            assert parse_evaluate([word])[0] == Path(word)
+    assert split_words(["absent/a=b"], ()) == (["absent/a=b"], {})  # which is then answered as a folder
 
 
 def test_a_wrong_command_line_ends_with_2_and_missing_data_with_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ All four end alike: with status 0; with 2 where what was typed cannot work; with
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -24,7 +25,7 @@ def split_words(
     Args:
         words: those of the command line.
         keys: the options that the command has.
-        is_other: whether a word that is none of them belongs to the other words; default: if it has no `=`.
+        is_other: whether a word that is none of them belongs to the other words; default: see `is_place`.
 
     Raises:
         ConfigError: for an unknown key, or one without a value.
@@ -37,11 +38,17 @@ def split_words(
             if not value:
                 raise ConfigError(f"{key}= names nothing")
             options[key] = value
-        elif is_other(word) if is_other else not separator:
+        elif (is_other or is_place)(word):
             others.append(word)
         else:
             raise UnknownKeyError(key, known)
     return others, options
+
+
+def is_place(word: str) -> bool:
+    """Whether a word names a folder or file rather than an option: it has no `=`, or is a path that holds one."""
+    key, separator, _ = word.partition("=")
+    return not separator or "/" in key or Path(word).exists()
 
 
 def parse_value(key: str, text: str) -> Any:

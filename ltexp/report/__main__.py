@@ -56,7 +56,7 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     """
     chosen = next((word.partition("=")[2] for word in words if word.startswith("figure=")), None)
     known = [*KEYS, *(figures.options(chosen) if chosen in figures.kinds() else ())]
-    folders, options = split_words(words, known, lambda word: "=" not in word or Path(word).exists())
+    folders, options = split_words(words, known)
     if not folders:
         raise ConfigError("name at least one folder: ltexp report DIR [key=value ...]")
     _check(options)
