@@ -145,6 +145,7 @@ def test_bad_settings_have_one_line(keywords: dict[str, object], words: str) -> 
 
 def test_workable_settings_are_the_tightest() -> None:
     available = np.array([100, 60, 30, 10])
+    assert workable(available, 10**12, "longtail", 2)[0] is None  # at once: no ratio makes the first class smaller
     ratio, largest = workable(available, 100, "longtail", 2)
     assert ratio is not None
     assert largest is not None

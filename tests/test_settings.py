@@ -1,5 +1,6 @@
 """Settings out of range: one line that names the full key, whichever part of a run refuses them."""
 
+import math
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from ltexp.config import to_config
 from ltexp.config.annotations import expected, fits
 from ltexp.config.build import build
 from ltexp.config.identity import is_material, run_identity
+from ltexp.config.numbers import check_numbers
 from ltexp.config.require import is_number, is_whole, require, require_choice, within
 from ltexp.config.words import parse_value, read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
@@ -110,6 +112,25 @@ TYPED = [
     ("+stage1.terms.aux.weight=0.5", "stage1.terms.aux has no loss: add +loss@stage1.terms.aux.loss=NAME"),
     ("trainer.limit_train_batches=0", "invalid trainer.limit_train_batches=0: expected a number of batches, 1 or more"),
     ("trainer.limit_test_batches=0.0", "invalid trainer.limit_test_batches=0.0: expected a number of batches, 1 or m"),
+    ("evaluation.calibration_bins=10000000000", "invalid evaluation.calibration_bins=10000000000: expected from 1 to"),
+    ("stage1.optimizer.lr=1e400", "invalid stage1.optimizer.lr=inf: expected a finite number"),
+    ("stage1.optimizer.lr=1e300", "invalid stage1.optimizer.lr=1e+300: expected a number above 0, at most 1e+06"),
+    (
+        "stage1.sampler.epoch_length=1000000000000",
+        "invalid stage1.sampler.epoch_length=1000000000000: expected a whole",
+    ),
+    ("stage1.loss_weight=nan", "invalid stage1.loss_weight=nan: expected a finite number"),
+    ("trainer.gradient_clip_val=1e400", "invalid trainer.gradient_clip_val=inf: expected a finite number"),
+    ("stage1.schedule.milestones=[nan]", "invalid stage1.schedule.milestones=nan: expected a finite number"),
+    ("stage1.epochs=99999999999999999999", "invalid stage1.epochs=99999999999999999999: expected a whole number below"),
+    ("stage1.epochs=10000000000", "invalid stage1.epochs=10000000000: expected at most 1000000"),
+    (
+        "stage1.optimizer.momentum=1.5",
+        "invalid stage1.optimizer.momentum=1.5: expected a number of 0 or more and below",
+    ),
+    ("stage1.optimizer.weight_decay=-1", "invalid stage1.optimizer.weight_decay=-1: expected a number of 0 or more"),
+    ("classifier@stage2.classifier=tau_normalized stage2.classifier.tau=-1", "invalid stage2.classifier.tau=-1: "),
+    ("classifier@stage2.classifier=logit_adjusted stage2.classifier.tau=-1", "invalid stage2.classifier.tau=-1: "),
     ("step@stage1.step=sam stage1.step.rho=0", "invalid stage1.step.rho=0: expected a number above 0"),
 ]
 
@@ -120,6 +141,11 @@ def test_what_is_typed_is_what_the_answer_names(typed: str, answer: str) -> None
         check_composition(to_config(composed("method=crt_mixup", *typed.split())))
     assert str(refused.value).startswith(answer)
     assert "\n" not in str(refused.value)
+
+
+def test_infinity_is_left_to_what_takes_it() -> None:
+    assert to_config(composed("method=remix", "stage1.mixing.kappa=inf")).stage1.mixing["kappa"] == math.inf
+    check_numbers({"callbacks": {"own": {"_target_": "mine.Callback", "until": math.inf}}})
 
 
 def test_a_dataset_names_its_full_keys(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ltexp.config.annotations import expected, fits
-from ltexp.config.require import is_number, require, require_choice, within
+from ltexp.config.numbers import MOST_BINS, MOST_DRAWN, MOST_EPOCHS, MOST_LR
+from ltexp.config.require import is_number, is_whole, require, require_choice, within
 from ltexp.config.schema import (
     ACCELERATORS,
     BATCH_NORMS,
@@ -45,7 +46,7 @@ def check_values(config: Config) -> None:
         require(getattr(trainer, name) >= 1, f"trainer.{name}", getattr(trainer, name), "at least 1")
     require(config.evaluation.every >= 0, "evaluation.every", config.evaluation.every, "0 (never) or more")
     bins, clip = config.evaluation.calibration_bins, trainer.gradient_clip_val
-    require(bins >= 1, "evaluation.calibration_bins", bins, "at least 1")
+    require(is_whole(bins, 1, MOST_BINS), "evaluation.calibration_bins", bins, f"from 1 to {MOST_BINS}")
     require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "a number above 0, or null")
     met, place = trainer.rendezvous is None or trainer.num_nodes > 1, trainer.rendezvous
     require(met, "trainer.rendezvous", place, "null for one node; set trainer.num_nodes for several")
@@ -141,6 +142,7 @@ def _why_not(stages: Mapping[str, StageConfig], name: str, where: str) -> str:
 
 def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
     require(stage.epochs >= 0, f"{name}.epochs", stage.epochs, "0 or more")
+    require(stage.epochs <= MOST_EPOCHS, f"{name}.epochs", stage.epochs, f"at most {MOST_EPOCHS}")
     require(stage.batch_size >= 1, f"{name}.batch_size", stage.batch_size, "at least 1")
     require(
         stage.batch_size % world_size == 0,
@@ -153,15 +155,18 @@ def _check_stage(name: str, stage: StageConfig, world_size: int) -> None:
             raise ConfigError(f"{name}.{group} has no _target_: choose it with {group}@{name}.{group}=NAME")
     require(stage.loss_weight > 0, f"{name}.loss_weight", stage.loss_weight, "a number above 0")
     lr = stage.optimizer.get("lr")
-    require(isinstance(lr, int | float) and lr > 0, f"{name}.optimizer.lr", lr, "a number above 0")
+    rate = is_number(lr, 0, MOST_LR) and lr > 0  # type: ignore[operator]  # a number
+    require(rate, f"{name}.optimizer.lr", lr, f"a number above 0, at most {MOST_LR:g}")
+    drawn = stage.sampler.get("epoch_length") or 1
+    sane = not isinstance(drawn, int) or drawn <= MOST_DRAWN
+    require(sane, f"{name}.sampler.epoch_length", drawn, f"a whole number from 1 to {MOST_DRAWN}")
     betas = stage.optimizer.get("betas", [0.0, 0.0])
     pair = isinstance(betas, list) and len(betas) == 2 and all(is_number(beta, 0) and beta < 1 for beta in betas)
     require(pair, f"{name}.optimizer.betas", betas, "a list of two numbers from 0 to below 1")
-    for key in ("momentum", "weight_decay"):
-        value = stage.optimizer.get(key, 0)
-        require(
-            isinstance(value, int | float) and value >= 0, f"{name}.optimizer.{key}", value, "a number of 0 or more"
-        )
+    decay, momentum = (stage.optimizer.get(key, 0) for key in ("weight_decay", "momentum"))
+    require(is_number(decay, 0), f"{name}.optimizer.weight_decay", decay, "a number of 0 or more")
+    below_1 = is_number(momentum, 0) and momentum < 1
+    require(below_1, f"{name}.optimizer.momentum", momentum, "a number of 0 or more and below 1")
     power = stage.feature_power
     require(0 < power < math.inf, f"{name}.feature_power", power, "a number above 0; 1 leaves features as they are")
     require_choice(f"{name}.batch_norm", stage.batch_norm, BATCH_NORMS)

@@ -11,6 +11,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ltexp.config.checks import check_keywords, check_values
 from ltexp.config.lightning import check_lightning, own_callbacks, typed_trainer
 from ltexp.config.moved import in_todays_keys
+from ltexp.config.numbers import check_numbers
 from ltexp.config.schema import Config, StageConfig, names_stage, with_stages
 from ltexp.errors import ConfigError
 from ltexp.names import alias_of, unknown_name
@@ -24,6 +25,7 @@ def to_config(container: dict[str, Any]) -> Config:
     """
     if container.get("stage1") is None:
         raise ConfigError("stage1 is null: a run has at least a stage 1; leave out `stage1=null`")
+    check_numbers(container)
     trainer = container.get("trainer") or {}
     callbacks = container.get("callbacks", own_callbacks(trainer))
     container = container | {"trainer": typed_trainer(trainer), "callbacks": callbacks or {}}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltexp.config.require import is_number, require
 from ltexp.counts import class_shares
 from ltexp.errors import DataError
 from ltexp.models.classifier import Affine, Classifier, ContinuedMap, Cosine
@@ -23,12 +24,16 @@ class TauNormalized(ContinuedMap):
     authors' code says what tau-normalisation of a cosine classifier is; this is the same formula read for it.
 
     Args:
-        tau: default 1.0.
+        tau: 0 or more, default 1.0.
         bias: whether the previous stage's bias is kept, unscaled. Default False: the authors' code drops it.
+
+    Raises:
+        ConfigError: for a tau below 0.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, tau: float = 1.0, bias: bool = False) -> None:
         super().__init__(feature_dim, num_classes, bias)
+        require(is_number(tau, 0), "tau", tau, "a number of 0 or more")
         self.tau = tau
 
     def learned_prior(self, shares: Tensor) -> Tensor:
@@ -121,6 +126,9 @@ class LogitAdjusted(Affine):
         tau: how strongly the prior is taken off. Default 1.0, the Bayes-optimal choice for the balanced error; 0 gives
             back the previous stage.
         bias: whether there is a b.
+
+    Raises:
+        ConfigError: for a tau below 0.
     """
 
     weight: Tensor
@@ -129,6 +137,7 @@ class LogitAdjusted(Affine):
 
     def __init__(self, feature_dim: int, num_classes: int, tau: float = 1.0, bias: bool = True) -> None:
         super().__init__(feature_dim, num_classes)
+        require(is_number(tau, 0), "tau", tau, "a number of 0 or more")
         self.tau = tau
         self.register_buffer("weight", torch.zeros(num_classes, feature_dim))
         self.register_buffer("bias", torch.zeros(num_classes) if bias else None)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ltexp.config import Config, StageConfig, names_stage
 from ltexp.config.build import build
+from ltexp.config.numbers import MOST_EPOCHS
 from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
@@ -29,8 +30,6 @@ from ltexp.training.replayable import check_hooks
 from ltexp.training.schedules import build_schedule
 from ltexp.training.survey import check_surveys
 from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS, check_teachers
-
-ENDLESS = 10**6  # epochs
 
 
 def without_idle_epochs(config: Config) -> Config:
@@ -134,7 +133,7 @@ def _check_settings(stage: StageConfig) -> Objective:
     parameters = [nn.Parameter(torch.zeros(1))]
     optimizer: torch.optim.Optimizer = build(stage.optimizer, parameters, path="optimizer")
     # a stage without epochs has no end that a point of its schedule could lie behind
-    build_schedule(stage.schedule, optimizer, stage.epochs or ENDLESS, steps_per_epoch=1)
+    build_schedule(stage.schedule, optimizer, stage.epochs or MOST_EPOCHS, steps_per_epoch=1)
     if stage.epochs > 0:  # a start may lie behind the stage's end
         with within("reweighting"):
             objective.reweighting.weights_in(0, stage.epochs)

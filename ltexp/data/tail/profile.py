@@ -88,7 +88,8 @@ def workable(available: Ints, max_per_class: int, imbalance: str, ratio: float) 
         return bool((sizes <= available).all() and (sizes >= 1).all())
 
     ratios: Iterator[int] = iter(range(math.ceil(ratio), max_per_class + 1))
-    lowest = None if imbalance == "balanced" else next((r for r in ratios if fits(max_per_class, r)), None)
+    some = imbalance != "balanced" and max_per_class <= available[0]  # the first class has max_per_class at any ratio
+    lowest = None if not some else next((r for r in ratios if fits(max_per_class, r)), None)
     return lowest, next((m for m in range(min(max_per_class, int(available[0])), 0, -1) if fits(m, ratio)), None)
 
 
