@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
 MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
+OF_TRAINING = tuple(
+    f"dataset.{key}" for key in ("imbalance", "imbalance_ratio", "max_per_class", "subset.", "validation.")
+)  # of the run's own dataset, they leave its test images as they are
 LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
 KEYS = (
@@ -90,6 +93,8 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
         raise ConfigError(unknown_name("dataset", options["ood"], group_files("dataset")))
     if "ood" not in options and (stray := next((key for key in options if key.startswith("ood.")), None)):
         raise ConfigError(f"{stray}= is of the dataset that ood= names: add ood=NAME")
+    if "dataset" not in options and (idle := next((key for key in options if key.startswith(OF_TRAINING)), None)):
+        raise ConfigError(f"{idle}= is about training images alone: leave it out, the test images stay as they are")
     if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     if _of_dataset(options) and any(read_flag(options, key) for key in KEPT):

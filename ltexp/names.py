@@ -1,6 +1,7 @@
 """Messages about names that do not exist, with the nearest that do."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 # words of the field's, of Lightning's and of published codes, as `plain` has them: what ltexp calls the same
@@ -98,9 +99,17 @@ def alias_of(name: str, known: Iterable[str]) -> str | None:
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One line such as `unknown method 'mislass': did you mean 'mislas'?`, with all choices when they are few."""
-    choices = sorted(set(known))
+    choices = sorted(set(known), key=_in_order)
     if near := nearest(name, choices):
         return f"unknown {kind} '{name}': did you mean '{near}'?"
     if choices and len(choices) <= 30:
         return f"unknown {kind} '{name}': choose one of {', '.join(choices)}"
     return f"unknown {kind} '{name}'"
+
+
+def _in_order(name: str) -> tuple[float, str]:
+    """Numbers come first, by their value."""
+    try:
+        return float(name), name
+    except ValueError:
+        return math.inf, name

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config.composer import install
+from ltexp.config.composer import install, products
 from ltexp.config.lightning import group_loggers
 from ltexp.config.path import conf_dir, take_config_dirs
 from ltexp.errors import ConfigError, LtexpError
@@ -51,6 +52,7 @@ def job(composed: DictConfig) -> None:
     with_hydra.merge_with(composed)
     folder = Path(runtime.runtime.output_dir)
     typed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
+    note_other_folder(runtime)
     try:
         plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
         if runtime.mode == RunMode.MULTIRUN:
@@ -67,6 +69,17 @@ def job(composed: DictConfig) -> None:
         if not isinstance(error, JobError) and not is_stopped(folder):  # by a search, which says so itself
             print(f"ltexp: {error}", file=sys.stderr, flush=True)
         raise  # Hydra goes on with the other jobs; the launcher names those that failed
+
+
+def note_other_folder(runtime: Any) -> None:
+    """Says once that a folder was typed which is not that of this kind of job."""
+    one, several = (f"hydra.{kind}.dir" for kind in ("run", "sweep"))
+    single = runtime.mode != RunMode.MULTIRUN
+    idle, own = (several, one) if single else (one, several)
+    typed = {text.partition("=")[0] for text in runtime.overrides.hydra}
+    if idle in typed and own not in typed and (single or runtime.job.num == 0):
+        what = "one run: set hydra.run.dir, or add -m" if single else "a sweep: set hydra.sweep.dir"
+        print(f"note: {idle} has no effect on {what}", file=sys.stderr, flush=True)
 
 
 def _frozen_at_sweep_start(runtime: Any) -> dict[str, Any] | None:
@@ -111,8 +124,18 @@ def check_flags(arguments: Sequence[str]) -> None:
             "--experimental-rerun: runs keep their config.yaml instead of a pickle; run it again with "
             "--config-path FOLDER --config-name config"
         )
-    if names & {"-m", "--multirun"} and (found := names & set(NOT_WITH_SWEEPS)):
+    several = bool(names & {"-m", "--multirun"})
+    if several and (found := names & set(NOT_WITH_SWEEPS)):
         raise ConfigError(f"{found.pop()} shows one config: leave out -m; --dry-run shows those of all jobs of a sweep")
+    if several and (empty := _without_jobs([text for text in arguments if "=" in text and text[0] != "-"])):
+        raise ConfigError(f"{empty} lists no value, so that the sweep has no jobs: name one or more")
+
+
+def _without_jobs(overrides: Sequence[str]) -> str | None:
+    """The override that lists no value, of a sweep that so has no jobs; None: there is none, or it cannot be read."""
+    with suppress(HydraException):
+        return next((text for text in overrides if not products([text])), None)
+    return None
 
 
 def main() -> None:

@@ -159,6 +159,8 @@ def test_images_of_other_classes(plain: Path, textures: Path, capsys: pytest.Cap
         (["ood=digits_lt", "ood.num_classes=4"], "these are the run's own classes: choose a dataset of others"),
         (["ood.image_size=8"], "ood.image_size= is of the dataset that ood= names: add ood=NAME"),
         (["ood=ag_news_lt"], "ag_news"),
+        (["dataset.imbalance_ratio=10"], "dataset.imbalance_ratio= is about training images alone: leave it out"),
+        (["dataset.subset.seed=1"], "dataset.subset.seed= is about training images alone: leave it out"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(words: list[str], message: str, plain: Path) -> None:

@@ -55,6 +55,11 @@ def test_nothing_is_said_of_a_method_as_its_paper_trains_it(method: str) -> None
             "fine_tuning=adaptformer",
         ),
         (
+            ["method=ce", "stage1.trainable.backbone=false", "stage1.trainable.classifier=false"],
+            LONG,
+            "stage1.trainable: neither backbone nor classifier learns; only the batch norms change in its epochs",
+        ),
+        (
             ["method=eql"],
             torch.tensor([50, 40]),
             "stage1.loss: Equalization is the same as cross-entropy here (50 to 40 images of a class)",

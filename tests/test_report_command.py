@@ -23,6 +23,9 @@ from ltexp.report.figures import draw_run_figures, kinds, options
         (["figure=tsne", "clases=0"], "did you mean 'classes'?"),
         (["figure=reliability", "classes=0"], "unknown key 'classes'"),
         (["out="], "out= names nothing"),
+        (["out=x.xlsx"], "a table's file ends in .txt, .md, .csv, .tex, .html, not '.xlsx': out=x.xlsx"),
+        (["columns=+acc99"], "unknown column 'acc99': the classes of these runs are acc0 to acc"),
+        (["sort=-acc99"], "unknown column 'acc99': the classes of these runs are acc0 to acc"),
     ],
 )
 def test_a_wrong_command_line_has_one_line_and_status_2(

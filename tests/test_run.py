@@ -229,6 +229,11 @@ def test_a_cosine_classifier_learns_when_the_loss_has_a_scale(tmp_path: Path) ->
 def test_a_fresh_classifier_cannot_stay_untrained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"learns nothing in 0 epochs"):
         run_here(tmp_path / "run", "method=crt", "stage2.epochs=0")
+    frozen = [
+        f"stage1.{key}" for key in ("trainable.backbone=false", "trainable.classifier=false", "batch_norm=frozen")
+    ]
+    with pytest.raises(ConfigError, match=r"set stage1.trainable.classifier=true \(and stage1.epochs of 1 or more\)$"):
+        run_here(tmp_path / "run", "method=ce", *frozen)
 
 
 def test_a_validation_split_is_measured_beside_the_test_split(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from hydra.types import RunMode
 from runs import assert_equal_weights, run_here, weights
 from test_command_line import SMALL, ltexp, record, start, train, wait_for
 
@@ -30,7 +32,7 @@ from ltexp.processes.failure import LAUNCHER
 from ltexp.processes.prepared import Server, become
 from ltexp.report.records import find_runs
 from ltexp.run_folder import LOCK, is_held
-from ltexp.train import flags_first, with_home
+from ltexp.train import check_flags, flags_first, note_other_folder, with_home
 
 BEGUN = {
     "schema": SCHEMA,
@@ -139,6 +141,23 @@ def test_a_home_and_flags_are_read_wherever_they_stand(monkeypatch: pytest.Monke
     assert with_home("~stage2") == "~stage2"  # Hydra's sign for leaving out
     assert with_home("name=a~/b") == "name=a~/b"
     assert flags_first(["method=ce", "-m", "seed=0,1"]) == ["-m", "method=ce", "seed=0,1"]
+
+
+def test_a_sweep_without_jobs_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^seed=range\(0,0\) lists no value, so that the sweep has no jobs"):
+        check_flags(["-m", "method=ce", "seed=range(0,0)"])
+    check_flags(["-m", "--config-name", "config", "method=ce,bsce", "seed={"])  # which is answered elsewhere
+
+
+@pytest.mark.parametrize(("mode", "idle"), [(RunMode.RUN, "hydra.sweep.dir"), (RunMode.MULTIRUN, "hydra.run.dir")])
+def test_a_folder_of_another_kind_of_job_is_noted(mode: RunMode, idle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, said in (
+        ([f"{idle}=a"], f"note: {idle} has no effect on "),
+        (["hydra.run.dir=a", "hydra.sweep.dir=b"], ""),
+    ):
+        overrides = SimpleNamespace(hydra=typed)
+        note_other_folder(SimpleNamespace(mode=mode, overrides=overrides, job=SimpleNamespace(num=0)))
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_lock_tells_a_running_run_from_a_killed_one(tmp_path: Path) -> None:

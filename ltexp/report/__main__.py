@@ -36,8 +36,8 @@ from ltexp.config.words import read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError
 from ltexp.names import unknown_name
 from ltexp.report import figures
-from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column
-from ltexp.report.formats import ENDINGS, FORMATS, UNLIMITED, put_out
+from ltexp.report.columns import COLUMNS, OF_A_CLASS, find_column, label_of
+from ltexp.report.formats import FORMATS, UNLIMITED, format_of, put_out
 from ltexp.report.groups import Group, group_runs
 from ltexp.report.html import write_runs_page
 from ltexp.report.records import Run, find_runs
@@ -78,6 +78,8 @@ def _check(options: dict[str, str]) -> None:
             )
     if options.get("format") == "html" and "out" not in options:
         raise ConfigError("format=html needs a file: out=runs.html")
+    if "figure" not in options:
+        format_of(options)
     names = [name.strip().removeprefix("+") for name in options.get("columns", "").split(",")]
     for name in (*names, options.get("sort", "").removeprefix("-")):
         if name and find_column(name) is None:
@@ -93,9 +95,9 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         print(path)
         return
     out = Path(options["out"]) if "out" in options else None
-    endings = {**ENDINGS, ".html": "html"}
-    name = options.get("format", endings.get(out.suffix.lower(), "terminal") if out else "terminal")
+    name = format_of(options)
     groups = group_runs(runs)
+    _check_classes(runs, options)
     table = _table(groups, options, full=name == "csv")
     if name == "terminal" and out is None:
         window = Console()
@@ -108,6 +110,15 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
         print(out)
         return
     put_out(FORMATS[name](table), out)
+
+
+def _check_classes(runs: Sequence[Run], options: dict[str, str]) -> None:
+    """Refuses a column of a class that none of the runs has."""
+    most = max(len(run.record["metrics"]["per_class"]) for run in runs)
+    names = [name.strip().removeprefix("+") for name in options.get("columns", "").split(",")]
+    for name in (*names, options.get("sort", "").removeprefix("-")):
+        if (label := label_of(name)) is not None and label >= most:
+            raise ConfigError(f"unknown column '{name}': the classes of these runs are acc0 to acc{most - 1}")
 
 
 def _table(groups: Sequence[Group], options: dict[str, str], full: bool) -> Table:

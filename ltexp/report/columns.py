@@ -167,10 +167,15 @@ OF_A_CLASS = "acc0"  # how the first of the columns of single classes is called:
 
 def find_column(name: str) -> Column | None:
     """The column `name`: one of `COLUMNS`, or accK for the accuracy on the class with label K; None: there is none."""
-    if (found := re.fullmatch(r"acc(\d{1,6})", name)) is not None:
-        label = int(found[1])
+    if (label := label_of(name)) is not None:
         return Column(name, f"Acc{label}", lambda row: row.accuracy_of(label), numeric=True, better=1)
     return COLUMNS.get(name)
+
+
+def label_of(name: str) -> int | None:
+    """The label of a column accK; None for any other name."""
+    found = re.fullmatch(r"acc(\d{1,6})", name)
+    return int(found[1]) if found else None
 
 
 MOST_SWEPT = 4  # keys with columns of their own

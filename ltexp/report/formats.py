@@ -4,10 +4,12 @@ import csv
 import io
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from ltexp.errors import ConfigError
 from ltexp.files import write_text
 from ltexp.report.columns import Cell, plain
 from ltexp.report.groups import Statistic
@@ -84,4 +86,19 @@ def escape_markdown(text: str) -> str:
 
 
 FORMATS = {"terminal": to_text, "markdown": to_markdown, "csv": to_csv, "latex": to_latex}
-ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+ENDINGS = {".txt": "terminal", ".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html"}
+
+
+def format_of(options: Mapping[str, str]) -> str:
+    """The format that `format=` names, or else the ending of `out=`; without both, `terminal`.
+
+    Raises:
+        ConfigError: for another ending, where no format is named.
+    """
+    if "format" in options or "out" not in options:
+        return options.get("format", "terminal")
+    out = Path(options["out"])
+    if (found := ENDINGS.get(out.suffix.lower())) is None:
+        known = ", ".join(ENDINGS)
+        raise ConfigError(f"a table's file ends in {known}, not {out.suffix or out.name!r}: out={out}; or name format=")
+    return found

@@ -47,7 +47,7 @@ from ltexp.config.words import read_choice, read_flag, run_command, split_words
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
 from ltexp.papers import Cell, find_paper, find_table, load_papers
-from ltexp.report.formats import ENDINGS, FORMATS, put_out
+from ltexp.report.formats import FORMATS, format_of, put_out
 from ltexp.report.records import Run, counts_of
 from ltexp.report.terminal import Grid
 from ltexp.reproduce.command import is_override, load_runs, print_all, seeds_of
@@ -146,14 +146,14 @@ def _check_compare(options: dict[str, str]) -> None:
     read_choice(options, "format", (*FORMATS, "html"))
     read_choice(options, "sort", (*SORTS, *(f"-{name}" for name in SORTS)))
     read_flag(options, "missing")
+    format_of(options)
     if options.get("format") == "html" and "out" not in options:
         raise ConfigError("format=html needs a file: out=results.html")
 
 
 def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
     out = Path(options["out"]) if "out" in options else None
-    by_ending = {**ENDINGS, ".html": "html"}.get(out.suffix.lower(), "terminal") if out else "terminal"
-    name = options.get("format", by_ending)
+    name = format_of(options)
     every = name in ("html", "csv") or bool({"table", "cells"} & set(options))
     lines = compare(select(options), Outputs(runs), options.get("missing", str(every).lower()) == "true")
     if "sort" in options:

@@ -1,6 +1,6 @@
 """Which cells a command line is about."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -36,12 +36,23 @@ def select(options: Mapping[str, str]) -> list[Cell]:
         values = _listed(key, options[key])
         for value in values:
             if value not in (known := {value_of(cell) for cell in all_cells()}):
-                raise ConfigError(unknown_name(key, value, known))
+                raise ConfigError(unknown_name(key, value, known - {"None"}))
         left = [cell for cell in left if value_of(cell) in values]
     if not left:
         filters = " ".join(f"{key}={options[key]}" for key in FILTERS if key in options)
         raise ConfigError(f"these filters contradict each other, no published cell fits them all: {filters}")
+    _check_alternatives(options, left)
     return left
+
+
+def _check_alternatives(options: Mapping[str, str], left: Sequence[Cell]) -> None:
+    """Refuses a value, of several with commas, that none of the cells that are `left` has."""
+    for key, value_of in _VALUES.items():
+        found = {value_of(cell) for cell in left}
+        for value in _listed(key, options[key]) if key in options else ():
+            if value not in found:
+                others = " ".join(f"{name}={options[name]}" for name in FILTERS if name in options and name != key)
+                raise ConfigError(f"no published cell has {key}={value} with {others}: leave it out of {key}=")
 
 
 def _scope(options: Mapping[str, str]) -> list[Cell]:

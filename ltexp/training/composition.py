@@ -289,6 +289,13 @@ def _check_start(name: str, stage: StageConfig, classifier: Classifier) -> None:
         hint = f"set {name}.init.classifier=stage1" if name == "stage2" else "choose another for it"
         raise ConfigError(f"{name}: its classifier continues that of another stage: {hint}")
     if stage.init.classifier == "fresh" and stage.epochs == 0 and learns:
-        raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: raise {name}.epochs")
+        raise ConfigError(f"{name}: its fresh classifier learns nothing in 0 epochs: {_to_learn(name, stage)}")
     if stage.epochs > 0 and (not _learns(stage, classifier) or classifier.needs_features):
         raise ConfigError(f"{name}: its classifier is not trained by epochs: set {name}.epochs=0, or choose another")
+
+
+def _to_learn(name: str, stage: StageConfig) -> str:
+    """What to set for a stage's classifier to learn: it may have no epochs because nothing of the stage does."""
+    if stage.trainable.classifier:
+        return f"raise {name}.epochs"
+    return f"set {name}.trainable.classifier=true (and {name}.epochs of 1 or more)"

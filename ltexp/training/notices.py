@@ -14,6 +14,7 @@ from ltexp.data.types import LongTailedData
 from ltexp.losses.base import Loss
 from ltexp.losses.context import WHOLE_BATCH
 from ltexp.losses.cross_entropy import CrossEntropy
+from ltexp.models.module import present
 from ltexp.outputs import ModelOutput
 from ltexp.training.objective import Objective
 from ltexp.training.schedules import MultiStep, Schedule, build_schedule
@@ -30,7 +31,7 @@ def settings_without_effect(session: Session) -> list[str]:
     lines = list(_of_data(session.data, typed))
     for name, stage in config.stages.items():
         lines += [f"{name}.{line}" for line in _of_terms(name, stage, typed)]
-        lines += [f"{name}.{line}" for line in _of_start(stage, config.backbone)]
+        lines += [f"{name}.{line}" for line in (*_of_start(stage, config.backbone), *_of_trainable(stage))]
         if stage.epochs > 0 and stage.checkpoint is None:
             counts = session.for_stage(stage).class_counts
             lines += [f"{name}.{line}" for line in (*_of_schedule(stage), *_of_objective(stage, counts))]
@@ -61,6 +62,13 @@ def _of_start(stage: StageConfig, backbone: Mapping[str, Any]) -> Iterator[str]:
             "classifier starts from class means of an untrained network, which learns from scratch: add a network with "
             "weights and a fine_tuning, such as backbone=timm backbone.weights=FILE fine_tuning=adaptformer"
         )
+
+
+def _of_trainable(stage: StageConfig) -> Iterator[str]:
+    """Batch norms are apart from `trainable`: beside them alone an epoch changes next to nothing."""
+    frozen = not (stage.trainable.backbone or stage.trainable.classifier or present(stage.modules))
+    if frozen and stage.epochs > 0 and stage.checkpoint is None and stage.batch_norm != "frozen":
+        yield "trainable: neither backbone nor classifier learns; only the batch norms change in its epochs"
 
 
 def _of_schedule(stage: StageConfig) -> Iterator[str]:
