@@ -104,7 +104,7 @@ def test_a_killed_run_resumes_to_equal_weights_and_a_finished_one_is_kept(tmp_pa
     assert train(tmp_path / "b", *settings, "resume=true").returncode == 0
     other = train(tmp_path / "b", *settings, "resume=true", "seed=1")
     assert other.returncode == 1
-    assert "another config (seed)" in other.stderr
+    assert "another config (seed is 0 there and 1 here)" in other.stderr
     assert (tmp_path / "b" / "record.json").read_bytes() == before
 
 

@@ -13,18 +13,22 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 from hydra.types import RunMode
-from runs import assert_equal_weights, run_here, weights
+from runs import assert_equal_weights, composed, run_here, weights
 from test_command_line import SMALL, ltexp, record, start, train, wait_for
 
+from ltexp.config import to_config
+from ltexp.config.schema import StageCacheConfig
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import SCHEMA, write_record
 from ltexp.launching import prepared
+from ltexp.launching import start as prepare
 from ltexp.launching.prepared import PREPARED, ask, start_here
 from ltexp.launching.signals import Stopped, end_process, raised_signals
 from ltexp.launching.start import require_own, require_own_sweep
@@ -158,6 +162,24 @@ def test_a_folder_of_another_kind_of_job_is_noted(mode: RunMode, idle: str, caps
         overrides = SimpleNamespace(hydra=typed)
         note_other_folder(SimpleNamespace(mode=mode, overrides=overrides, job=SimpleNamespace(num=0)))
         assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_finished_run_says_what_differs_and_what_has_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = to_config(composed("method=crt"))
+    monkeypatch.setattr(prepare, "load", lambda _: there)
+    monkeypatch.setattr(prepare, "read_status", lambda _: "finished")
+    for typed, said in (
+        (["stage2.epochs=3"], f"(stage2.epochs is {there.stages['stage2'].epochs} there and 3 here): choose another"),
+        (["stage2.epochs=3", "seed=1"], "(seed, stage2.epochs): choose another hydra.run.dir"),
+    ):
+        other = replace(to_config(composed("method=crt", *typed)), stage_cache=StageCacheConfig(enabled=True))
+        with pytest.raises(ConfigError, match=r"from the stage cache$") as refused:
+            prepare._already_finished(other, tmp_path)
+        assert said in str(refused.value)
+    assert prepare._already_finished(to_config(composed("method=crt", "resume=true", "evaluation.every=1")), tmp_path)
+    assert capsys.readouterr().out.endswith("nothing to do (evaluation.every=1 has no effect on it)\n")
 
 
 def test_a_lock_tells_a_running_run_from_a_killed_one(tmp_path: Path) -> None:

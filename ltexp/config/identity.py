@@ -131,6 +131,15 @@ def other_keys(one: Config, other: Config) -> list[str]:
     return [key for key in differing_keys(one, other) if not is_moved(key, *(_value(plain, key) for plain in values))]
 
 
+def values_of(keys: list[str], there: Config, here: Config) -> str:
+    """`keys` for a message: with both values where it is one key that has plain ones."""
+    values = [_value(material(config), keys[0]) for config in (there, here)]
+    if len(keys) > 1 or any(isinstance(value, dict) for value in values):
+        return ", ".join(keys)
+    was, now = ("null" if value is None else str(value) for value in values)
+    return f"{keys[0]} is {was} there and {now} here"
+
+
 def _value(plain: Any, key: str) -> Any:
     for part in key.split("."):
         plain = plain.get(part) if isinstance(plain, dict) else None

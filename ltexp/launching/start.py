@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
-from ltexp.config.identity import other_keys, run_identity
+from ltexp.config.identity import other_keys, run_identity, values_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import mark_failed
 from ltexp.files import write_text
@@ -38,6 +38,7 @@ IGNORED = (
     ".hydra",
     "train.log",
 )  # of a run that has not begun; the last two are Hydra's own
+CACHED = ", which takes the stages that stay the same from the stage cache"
 LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 
@@ -173,10 +174,16 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
 
 def _already_finished(config: Config, folder: Path) -> bool:
     status = read_status(folder)
-    if keys := other_keys(load(folder / CONFIG), config):
-        raise ConfigError(f"{folder} holds a run with another config ({', '.join(keys)}): choose another hydra.run.dir")
+    there = load(folder / CONFIG)
+    if keys := other_keys(there, config):
+        raise ConfigError(
+            f"{folder} holds a run with another config ({values_of(keys, there, config)}): choose another "
+            f"hydra.run.dir{CACHED if config.stage_cache.enabled else ''}"
+        )
     if status == "finished" and config.resume:
-        print(f"{folder} is finished already: nothing to do")
+        new = [text for text in config.overrides if text not in there.overrides and not text.startswith("resume=")]
+        ignored = f" ({' '.join(new)} has no effect on it)" if new else ""
+        print(f"{folder} is finished already: nothing to do{ignored}")
         return True
     if status == "finished":
         raise ConfigError(f"{folder} holds a finished run: choose another hydra.run.dir, or see it with ltexp report")
