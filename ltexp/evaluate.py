@@ -47,7 +47,7 @@ from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
 from ltexp.config.path import group_files, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
-from ltexp.config.words import parse_value, read_flag, run_command, split_words
+from ltexp.config.words import own_keys, parse_value, read_flag, run_command, split_words
 from ltexp.errors import ConfigError
 from ltexp.evaluation.record import read_record
 from ltexp.evaluation.shifted import SHIFTS, Shift
@@ -63,6 +63,7 @@ MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset 
 OF_TRAINING = tuple(
     f"dataset.{key}" for key in ("imbalance", "imbalance_ratio", "max_per_class", "subset.", "validation.")
 )  # of the run's own dataset, they leave its test images as they are
+OWN = {"trainer.accelerator": "accelerator", "trainer.precision": "precision", "classifier.": ""}
 LONGEST = 120  # characters of a file's name, where paths were typed
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
 KEYS = (
@@ -177,7 +178,17 @@ def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, An
 
 def main() -> int:
     """The exit status: 0; 1 where something failed; 2 for a wrong command line."""
-    return run_command("ltexp evaluate", __doc__, lambda words: evaluate(*parse(take_config_dirs(words))), None)
+    return run_command("ltexp evaluate", __doc__, run, None)
+
+
+def run(words: Sequence[str]) -> int:
+    """The command; answers its exit status.
+
+    Raises:
+        LtexpError: for what cannot be, with the keys of this command.
+    """
+    with own_keys(OWN):
+        return evaluate(*parse(take_config_dirs(words)))
 
 
 def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:

@@ -17,8 +17,9 @@ from ltexp.config.build import build
 from ltexp.config.identity import is_material, run_identity
 from ltexp.config.numbers import check_numbers
 from ltexp.config.require import is_number, is_whole, require, require_choice, within
-from ltexp.config.words import parse_value, read_choice, read_flag, split_words, status_of
+from ltexp.config.words import own_keys, parse_value, read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
+from ltexp.evaluate import OWN
 from ltexp.evaluate import parse as parse_evaluate
 from ltexp.training.composition import check_composition
 
@@ -218,6 +219,22 @@ def test_words_of_a_command_line() -> None:
         assert str(refused.value) == answer
     with pytest.raises(ConfigError, match=r"^invalid stages=yes: expected true \| false$"):
         read_flag({"stages": "yes"}, "stages")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("set trainer.accelerator=cpu", "set accelerator=cpu"),
+        ("invalid classifier.tau=null: expected float", "invalid tau=null: expected float"),
+        ("set classifier@stage1.classifier=linear", "set classifier@stage1.classifier=linear"),
+    ],
+)
+def test_a_command_names_its_own_keys(text: str, said: str) -> None:
+    with pytest.raises(DataError) as refused, own_keys(OWN):
+        raise DataError(text)
+    assert str(refused.value) == said
+    with pytest.raises(ConfigError, match=r"^invalid precision=16: expected 32"), own_keys(OWN):
+        raise SettingError("trainer.precision", 16, "32")
 
 
 def test_a_path_that_holds_a_sign_of_equality_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

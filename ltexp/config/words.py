@@ -3,8 +3,10 @@
 All four end alike: with status 0; with 2 where what was typed cannot work; with 1 where something else went wrong.
 """
 
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,27 @@ def read_flag(options: Mapping[str, str], key: str) -> bool | None:
     """
     text = read_choice(options, key, ("true", "false"))
     return None if text is None else text == "true"
+
+
+@contextmanager
+def own_keys(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors of the block name keys as the command has them, `precision` for `trainer.precision`.
+
+    Args:
+        names: the command's own by the beginnings of config keys.
+
+    Raises:
+        LtexpError: the block's own, with the other names.
+    """
+    try:
+        yield
+    except LtexpError as error:
+        text = str(error)
+        for key, own in names.items():
+            text = re.sub(rf"(?<![\w.@]){re.escape(key)}", own, text)
+        if text == str(error):
+            raise
+        raise (ConfigError if isinstance(error, ConfigError) else type(error))(text) from error.__cause__
 
 
 def run_command(name: str, usage: str, action: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
