@@ -9,7 +9,7 @@ from ltexp import __version__
 from ltexp.config.path import conf_dir, docs_dir
 from ltexp.names import unknown_name
 from ltexp.processes.memory import keep_memory
-from ltexp.terminal import print_anywhere
+from ltexp.terminal import print_anywhere, printed_whole
 
 VERBS = {
     "methods": "what there is to choose from: methods, losses, samplers ...",
@@ -31,6 +31,12 @@ TRAINING = {  # the verbs that train, and what makes them show something instead
 def main() -> None:
     """Runs the verb named first on the command line."""
     print_anywhere()
+    with printed_whole():
+        run_verb()
+
+
+def run_verb() -> None:
+    """The same; what is printed may be lost."""
     if not trains(sys.argv[1:]):
         end_with_the_reader()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):

@@ -171,6 +171,8 @@ def _run() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
     except OSError as error:
+        if error.filename is None:  # of what is printed
+            raise
         sys.exit(f"ltexp: {error.filename}: {error.strerror or error}")
     except ValueError as error:
         if "Config group override" not in str(error):  # Hydra's word for method=5

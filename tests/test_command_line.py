@@ -67,6 +67,16 @@ def test_what_is_shown_ends_with_its_reader_and_without_a_word(arguments: str) -
     assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("arguments", ["--help", "methods", "train --help", "report --help", "reproduce list"])
+def test_a_full_disk_under_what_is_printed_is_one_line(arguments: str) -> None:
+    command = [sys.executable, "-m", "ltexp", *arguments.split()]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "ltexp: cannot write what is printed: No space left on device\n"
+
+
 def test_a_removed_current_folder_is_named(tmp_path: Path) -> None:
     remove = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_module('ltexp', run_name='__main__')"
     command = [sys.executable, "-P", "-c", remove, "train", "method=ce"]
