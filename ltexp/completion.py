@@ -15,6 +15,7 @@ from ltexp.config.path import take_config_dirs
 from ltexp.config.words import status_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.names import unknown_name
+from ltexp.usage import folded
 
 SCRIPTS = {
     "bash": r"""
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0; 2 for a wrong command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & {*words[:1]}:
-        print(__doc__)
+        print(folded((__doc__ or "").rstrip()))
         return 0
     if words[0] == "--candidates":
         try:

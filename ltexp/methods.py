@@ -18,6 +18,7 @@ from ltexp.config.words import status_of
 from ltexp.errors import ConfigError
 from ltexp.names import plain, unknown_name
 from ltexp.papers import all_cells
+from ltexp.usage import folded
 
 USAGE = """\
 ltexp methods: what there is to choose from, as the files of conf/ describe it.
@@ -74,7 +75,7 @@ def show_group(console: Console, group: str) -> None:
 
 def show_method(console: Console, name: str, overrides: Sequence[str]) -> None:
     """A method's comment, the parts of its stages, and the tables that print its numbers."""
-    print("\n".join(comment_of(group_files("method")[name])))
+    print(folded("\n".join(comment_of(group_files("method")[name]))))
     config = compose([f"method={name}", *overrides])
     chosen = config.choices
     print(f"\nOn {config.dataset.name}:")
@@ -94,7 +95,8 @@ def show_method(console: Console, name: str, overrides: Sequence[str]) -> None:
     cells = [cell for cell in all_cells() if cell.method == name]
     if cells:
         tables = sorted({f"{cell.paper}/{cell.table}" for cell in cells})
-        print(f"\nPrinted numbers: {len(cells)}, in {' '.join(tables)} (ltexp reproduce show table={tables[0]})")
+        where = f"{' '.join(tables)} (ltexp reproduce show table={tables[0]})"
+        print("\n" + folded(f"Printed numbers: {len(cells)}, in {where}"))
     page = docs_dir() / "methods" / f"{name.partition('_')[0]}.md"
     if page.exists():
         print(f"More: {page}")
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`ltexp methods`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "-h" in words or "--help" in words:
-        print(USAGE, end="")
+        print(folded(USAGE))
         return 0
     return status_of("ltexp methods", lambda: run(words))
 

@@ -167,6 +167,8 @@ def test_help_fits_a_screen_and_says_where_the_choices_are() -> None:
     for text in ("ltexp methods loss/ldam", "ltexp methods config", "--cfg job", "--config-dir DIR"):
         assert text in answer.stdout
     assert answer.stdout.count("\n") <= 30
+    assert not answer.stdout.endswith("\n\n")
+    assert max(map(len, answer.stdout.splitlines())) <= 80
     assert "python -m" not in answer.stdout
 
 

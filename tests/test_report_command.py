@@ -62,7 +62,13 @@ def test_the_ending_of_a_file_chooses_the_format(name: str, start: str, tmp_path
 def test_help_has_examples_columns_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("ltexp report RUN", "best_on_test", *kinds(), "metric=  all | many"):
+    for part in (
+        "ltexp report RUN",
+        "best_on_test",
+        *kinds(),
+        "metric=              all | many",
+        "probabilities_by_shot    Pred",
+    ):
         assert part in text
     for kind in kinds():
         assert all(meaning for meaning in options(kind).values()), kind

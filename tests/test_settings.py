@@ -4,6 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ltexp.config.words import own_keys, parse_value, read_choice, read_flag, sp
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
 from ltexp.evaluate import OWN
 from ltexp.evaluate import parse as parse_evaluate
+from ltexp.names import unknown_name
 from ltexp.training.composition import check_composition
+from ltexp.usage import folded
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
 COUNTS = torch.tensor([3, 2, 1])
@@ -235,6 +238,55 @@ def test_a_command_names_its_own_keys(text: str, said: str) -> None:
     assert str(refused.value) == said
     with pytest.raises(ConfigError, match=r"^invalid precision=16: expected 32"), own_keys(OWN):
         raise SettingError("trainer.precision", 16, "32")
+
+
+def test_a_usage_is_folded_to_the_width() -> None:
+    text = "\n".join(
+        [
+            "One two three four five six",
+            "seven eight.",
+            "",
+            "    command                what the command does and where",
+            "                           that goes",
+            "    longer command         what it does",
+            "    a                      b",
+        ]
+    )
+    assert folded(text, 60).splitlines() == [
+        "One two three four five six",
+        "seven eight.",
+        "",
+        "    command                what the command does and where",
+        "                           that goes",
+        "    longer command         what it does",
+        "    a                      b",
+    ]
+    assert folded(text, 40).splitlines() == [
+        "One two three four five six",
+        "seven eight.",
+        "",
+        "    command",
+        "            what the command does and",
+        "            where that goes",
+        "    longer command         what it does",
+        "    a                      b",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["report", "evaluate", "reproduce", "export", "methods", "completion", "predict"])
+def test_every_help_fits_80_columns(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [f"ltexp {verb}", "--help"])
+    assert import_module(f"ltexp.{verb}.__main__" if verb in ("report", "reproduce") else f"ltexp.{verb}").main() == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not text.endswith("\n\n")
+
+
+def test_numbers_among_names_are_in_their_order() -> None:
+    assert unknown_name("ratio", "7", {"100", "50", "10", "no"}).endswith("choose one of 10, 50, 100, no")
 
 
 def test_a_path_that_holds_a_sign_of_equality_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

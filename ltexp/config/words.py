@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ltexp.config.require import require_choice
 from ltexp.errors import ConfigError, LtexpError, UnknownKeyError
 from ltexp.terminal import print_anywhere
+from ltexp.usage import folded
 
 
 def split_words(
@@ -118,7 +119,7 @@ def run_command(name: str, usage: str, action: Callable[[list[str]], int], argum
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
-        print(usage)
+        print(folded(usage.rstrip()))
         return 0
     return status_of(name, lambda: action(words))
 

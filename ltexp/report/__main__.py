@@ -44,6 +44,7 @@ from ltexp.report.records import Run, find_runs
 from ltexp.report.results import Table, results_table
 from ltexp.report.shifted import shifted_table
 from ltexp.report.terminal import Grid
+from ltexp.usage import folded
 
 KEYS = ("format", "out", "stages", "columns", "sort", "posthoc", "test_shift", "figure")
 
@@ -132,19 +133,18 @@ def usage() -> str:
     """The text of --help."""
     assert __doc__ is not None
     names = [*COLUMNS, "accK (of the class with label K)"]
-    lines = [", ".join(names[start : start + 9]) for start in range(0, len(names), 9)]
     drawn = []
     for kind in figures.kinds():
-        drawn.append(f"    {kind:<19}{figures.summary(kind)}")
-        drawn += [f"{'':<25}{key}=  {meaning}" for key, meaning in figures.options(kind).items()]
-    return __doc__.format(columns=(",\n" + " " * 39).join(lines), figures="\n".join(drawn))
+        drawn.append(f"    {kind:<23}  {figures.summary(kind)}")
+        drawn += [f"{'':<8}{f'{key}=':<19}  {meaning}" for key, meaning in figures.options(kind).items()]
+    return __doc__.format(columns=", ".join(names), figures="\n".join(drawn))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0; 1 with nothing to report or a file that cannot be written; 2 for a wrong command line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
-        print(usage())
+        print(folded(usage().rstrip()))
         return 0
 
     def action() -> int:
