@@ -8,7 +8,7 @@ from ltexp.config.require import require
 
 MOST_EPOCHS = 10**6  # of a stage
 MOST_DRAWN = 10**9  # samples of an epoch
-MOST_LR = 1e6
+MOST_LR = 1e30  # float32 holds it
 MOST_BINS = 10**4  # of the calibration error
 _LARGEST = 2**63 - 1
 _MAY_BE_INFINITE = ("kappa",)  # of the mixing remix
