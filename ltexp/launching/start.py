@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
 from ltexp.config.identity import other_keys, run_identity
+from ltexp.config.own_code import changed_code, code_of_run
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.evaluation.record import mark_failed
+from ltexp.evaluation.record import mark_failed, read_record
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.header import header
@@ -177,12 +179,22 @@ def _already_finished(config: Config, folder: Path) -> bool:
         raise ConfigError(f"{folder} holds a run with another config ({', '.join(keys)}): choose another hydra.run.dir")
     if status == "finished" and config.resume:
         print(f"{folder} is finished already: nothing to do")
+        if changed := _changed_code(config, folder):
+            print(f"note: {changed} changed since: another hydra.run.dir, or none, trains with the code of now")
         return True
     if status == "finished":
         raise ConfigError(f"{folder} holds a finished run: choose another hydra.run.dir, or see it with ltexp report")
     if not config.resume:
         raise ConfigError(f"{folder} holds an unfinished run: add resume=true to continue it")
     return False
+
+
+def _changed_code(config: Config, folder: Path) -> str:
+    """What of the user's own code is not as the finished run in `folder` had it."""
+    try:
+        return ", ".join(changed_code(read_record(folder).get("code", {}), code_of_run(asdict(config))))
+    except LtexpError:  # of a record that cannot be read
+        return ""
 
 
 def _unfinished_twin(config: Config, folder: Path) -> Path | None:

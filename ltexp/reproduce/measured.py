@@ -144,7 +144,7 @@ def _order(measured: Measured) -> tuple[Any, ...]:
 
 def _mark(identity: Sequence[Any], alike: Sequence[Sequence[Any]]) -> str:
     """What of `Run.identity` tells this group from those that read alike."""
-    names = {0: "config", 1: "subset", 4: "contents"}
+    names = {0: "config", 1: "subset", 4: "contents", 5: "code"}
     differing = [place for place in names if len({other[place] for other in alike}) > 1]
     return ", ".join(f"{names[place]} {str(identity[place])[:8]}" for place in reversed(differing))
 

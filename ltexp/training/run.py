@@ -13,6 +13,7 @@ from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
 from ltexp.config.lightning import check_monitored, partial_settings
+from ltexp.config.own_code import changed_code, code_of_run
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
@@ -81,7 +82,7 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
 
 
 def check_same_things(folder: Path, base: dict[str, Any]) -> None:
-    """Refuses to continue a run on other data, or from other files: their places may have changed since it began.
+    """Refuses to continue a run on other data, from other files or with other code than it began with.
 
     Args:
         folder: the run's.
@@ -94,6 +95,11 @@ def check_same_things(folder: Path, base: dict[str, Any]) -> None:
         began = records.read_record(folder)
     except records.RecordError:  # it begins, or is of before these were kept
         return
+    if changed := changed_code(began.get("code", {}), base.get("code", {})):
+        raise CheckpointError(
+            f"{folder} began with other code ({', '.join(changed)} changed since): change it back, or give another "
+            "hydra.run.dir"
+        )
     for key, what in CONTENTS.items() if began.get("test_hash") else ():  # before it was kept, hashes were others
         if key in began and began[key] != base.get(key):
             raise CheckpointError(
@@ -244,6 +250,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "content_hash": data.content_hash,
         "test_hash": data.test_hash,
         "data": data.facts,
+        **({"code": code} if (code := code_of_run(asdict(config))) else {}),
         **({"started_from": files} if (files := _started_from(config)) else {}),
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
