@@ -11,6 +11,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from ltexp.config.own_code import own_file, place_of
 from ltexp.config.require import within
 from ltexp.errors import ConfigError, LtexpError, SettingError, UnknownKeyError
 from ltexp.names import nearest
@@ -43,10 +44,24 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
         _check_arguments(target, node["_target_"], args, {**partial.keywords, **keywords})
         try:
             return partial(*args, **keywords)
-        except ValueError as error:
+        except ConfigError as error:
+            error.of_own_part |= _is_own(target)
+            raise
+        except LtexpError:
+            raise
+        except Exception as error:
             if _is_ours(target):
                 raise
-            raise ConfigError(f"{node['_target_']}: {_one_line(error)}") from error
+            refused = _refused(str(node["_target_"]), error)
+            refused.of_own_part = _is_own(target)
+            raise refused from error
+
+
+def _refused(target: str, error: Exception) -> ConfigError:
+    """What a part that is not ltexp's raised while it was built, in one line."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    place = place_of(error)
+    return ConfigError(f"{target}: {kind}{_one_line(error)}" + (f" ({place})" if place else ""))
 
 
 def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
@@ -120,6 +135,10 @@ def _check_arguments(
 
 def _is_ours(function: Callable[..., Any]) -> bool:
     return getattr(function, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+
+
+def _is_own(function: Callable[..., Any]) -> bool:
+    return own_file(getattr(function, "__module__", "")) is not None
 
 
 def _one_line(error: BaseException) -> str:

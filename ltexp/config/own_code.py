@@ -6,11 +6,13 @@ import importlib.util
 import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ltexp.config.schema import names_stage
+from ltexp.errors import ConfigError, LtexpError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OURS = ("ltexp", "hydra_plugins")
@@ -85,6 +87,30 @@ def place_of(error: BaseException) -> str:
         if path.suffix == ".py" and path.is_file() and is_own(path):
             return f"{path.name}, line {frame.lineno}, in {frame.name}"
     return ""
+
+
+@contextmanager
+def blamed(key: str, own: Mapping[str, str]) -> Iterator[None]:
+    """Turns any other error of the block into one line that names own parts and the place in their code.
+
+    Args:
+        key: of what is at work, such as `stage1`.
+        own: of `own_targets`; without any, the error is ltexp's and stays as it is.
+
+    Raises:
+        ConfigError: instead, `of_own_part`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, LtexpError) or not own:
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        parts = ", ".join(f"{path} {target}" for path, target in own.items())
+        place = place_of(error) or "outside of their code: look at what they give"
+        refused = ConfigError(f"{key}: {type(error).__name__}: {first} ({place}; own parts: {parts})")
+        refused.of_own_part = True
+        raise refused from error
 
 
 def _reached(module: str) -> list[str]:

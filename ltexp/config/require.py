@@ -64,4 +64,6 @@ def within(path: str) -> Iterator[None]:
     except ConfigError as error:
         if not path:
             raise
-        raise error.below(path) from error.__cause__
+        longer = error.below(path)
+        longer.of_own_part = error.of_own_part
+        raise longer from error.__cause__

@@ -35,6 +35,7 @@ from ltexp.training.fingerprint import files_started_from
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.mixing import Mixing, blends
 from ltexp.training.notices import settings_without_effect
+from ltexp.training.own_parts import check_own_parts
 from ltexp.training.predict import Predictions
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
@@ -53,9 +54,11 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     """
     started = now()
     config = without_idle_epochs(config)
-    check_composition(config)
+    tried = _composes(config)
     data = build(config.dataset, root=config.paths.data, path="dataset")
     session = Session(config, folder, data, device)
+    if not tried:
+        check_composition(config, session)
     check_against_data(session)
     notes = settings_without_effect(session)  # on every process, since losses that it tries may exchange
     for line in notes if rank() == 0 else ():
@@ -79,6 +82,17 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         status = "success"
     finally:
         close_loggers(loggers, status)
+
+
+def _composes(config: Config) -> bool:
+    """Whether the config holds together before data is read; False where a user's own part needs the real numbers."""
+    try:
+        check_composition(config)
+    except ConfigError as error:
+        if error.of_own_part:
+            return False
+        raise
+    return True
 
 
 def check_same_things(folder: Path, base: dict[str, Any]) -> None:
@@ -133,6 +147,7 @@ def check_against_data(session: Session) -> None:
         check_features(own, stage)
         check_class_names(own, name, stage)
         check_data(own, name, stage)
+        check_own_parts(own, name, stage)
         for teacher in stage.taught_by.values():
             if not names_stage(teacher):
                 load_teacher(own, teacher)
