@@ -6,6 +6,7 @@ here, before anything is trained.
 
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,8 +170,9 @@ def _class_names(names: Any) -> tuple[str, ...]:
         raise ConfigError(f"class_names is {names!r}, {expected}")
     if len(names) < 2:
         raise ConfigError(f"class_names holds {len(names)}, {expected}")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"class_names holds {twice[0]!r} {names.count(twice[0])} times, expected names that differ")
+    (most, times), *_ = Counter(names).most_common(1)
+    if times > 1:
+        raise ConfigError(f"class_names holds {most!r} {times} times, expected names that differ")
     return tuple(names)
 
 

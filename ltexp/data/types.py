@@ -100,7 +100,8 @@ class SourceArrays:
 
     Attributes:
         train_images: uint8 (N, H, W, 3), RGB; so is `test_images`, with the same H and W.
-        train_labels: int64 (N,), positions in `class_names`; so is `test_labels`.
+        train_labels: int64 (N,), positions in `class_names`; so is `test_labels`. A reader may give any integers:
+            `ltexp.data.intake` makes them int64.
         class_names: one for each label.
         unit: what one sample is called, in the plural.
     """
