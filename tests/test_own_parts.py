@@ -105,5 +105,6 @@ def test_an_error_of_a_later_step_is_placed_in_the_users_file(tmp_path: Path) ->
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
-    assert ended.stderr == "ltexp: own_late.py, line 10, in per_sample: RuntimeError: too late (traceback: {log})\n"
+    log = tmp_path / "run" / "run.log"
+    assert ended.stderr == f"ltexp: own_late.py, line 10, in per_sample: RuntimeError: too late (traceback: {log})\n"
     assert "Traceback" in log.read_text()

@@ -59,9 +59,10 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
 
 def _refused(target: str, error: Exception) -> ConfigError:
     """What a part that is not ltexp's raised while it was built, in one line."""
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    place = place_of(error)
-    return ConfigError(f"{target}: {kind}{_one_line(error)}" + (f" ({place})" if place else ""))
+    if isinstance(error, ValueError):  # raised on purpose, of a setting
+        return ConfigError(f"{target}: {_one_line(error)}")
+    place = f" ({place_of(error)})" if place_of(error) else ""
+    return ConfigError(f"{target}: {type(error).__name__}: {_one_line(error)}{place}")
 
 
 def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
