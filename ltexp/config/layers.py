@@ -132,7 +132,7 @@ class Fold:
     def _exists(self, place: str, value: Any) -> bool:
         """Whether the named part at `place` is there, for a choice or for what the file itself brings."""
         chosen = any(package == place or package.startswith(f"{place}.") for package in self.choices)
-        return chosen or place in self._same or _has_target(value)
+        return chosen or place in self._same or has_target(value)
 
     def _part(self, place: str) -> str | None:
         """The package of the choice that the node at `place` belongs to."""
@@ -215,10 +215,11 @@ def _references(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     }
 
 
-def _has_target(value: Any) -> bool:
+def has_target(value: Any) -> bool:
+    """Whether a node, or one within it, says what it is."""
     if not isinstance(value, Mapping):
         return False
-    return "_target_" in value or any(_has_target(child) for child in value.values())
+    return "_target_" in value or any(has_target(child) for child in value.values())
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
