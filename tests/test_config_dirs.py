@@ -69,3 +69,34 @@ def test_a_file_that_ltexps_own_hides_is_named(own: Path, capsys: pytest.Capture
     take_config_dirs(["--config-dir", str(own)])
     assert capsys.readouterr().err.startswith(f"note: {own}/loss/ldam.yaml is not read: ltexp has a file of that name")
     assert "mine" not in group_files("loss")["ldam"].read_text()
+
+
+@pytest.mark.parametrize("way", ["environment", "command line", "both"])
+def test_the_first_folder_counts_and_the_command_line_before_the_environment(
+    way: str, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    (other / "method").mkdir(parents=True)
+    (other / "method" / "mine.yaml").write_text("# @package _global_\ndefaults: [ce, _self_]\nstage1: {epochs: 9}\n")
+    typed = {"environment": [], "command line": [other, own], "both": [other]}[way]
+    monkeypatch.setenv(VARIABLE, {"environment": f"{other}{os.pathsep}{own}", "both": str(own)}.get(way, ""))
+    take_config_dirs([word for folder in typed for word in ("--config-dir", str(folder))])
+    assert compose(["method=mine", "dataset=digits_lt"]).stage1.epochs == 9
+    assert group_files("method")["mine"] == other / "method" / "mine.yaml"
+    note = f"note: {own}/method/mine.yaml is not read: {other} is named first and has a file of that name, which counts"
+    assert capsys.readouterr().err.startswith(note)
+    take_config_dirs([])
+    assert capsys.readouterr().err == ""  # once
+
+
+def test_names_that_nothing_reads_are_noted(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "method" / "late.yml").write_text("seed: 3\n")
+    for group in ("losses", "heads", "trunks"):
+        (own / group).mkdir()
+        (own / group / "one.yaml").write_text("# Mine.\n")
+    (own / "method" / "two.yaml").write_text("# Mine.\ndefaults:\n  - /heads@stage1.classifier: one\n")
+    take_config_dirs(["--config-dir", str(own), "+trunks@backbone=one"])
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {own}/method/late.yml is not read: call it late.yaml",
+        f"note: {own}/losses is not read: ltexp has no such group; did you mean 'loss'?",
+    ]

@@ -39,7 +39,7 @@ class LayeredLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        for folder in reversed(user_config_dirs()):
+        for folder in user_config_dirs():  # each before the schema, so behind those before it
             config_search_path.prepend(provider="user", path=f"file://{folder}", anchor=_SCHEMA)
         self.repository = Files(config_search_path)
         self._stages: dict[tuple[str, ...], frozenset[str]] = {}  # that a run has, by its overrides
