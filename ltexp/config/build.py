@@ -11,9 +11,9 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from ltexp.config.locate import locate
 from ltexp.config.require import within
-from ltexp.errors import ConfigError, LtexpError, SettingError, UnknownKeyError
-from ltexp.names import nearest
+from ltexp.errors import ConfigError, LtexpError, UnknownKeyError
 
 _INNER_KEY = re.compile(r"^full_key: (.*)$", re.MULTILINE)  # in Hydra's messages: of a node within the node
 
@@ -57,10 +57,10 @@ def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
         if isinstance(cause, LtexpError):
             raise cause from None
         target = inner.get("_target_")
-        if isinstance(cause, ImportError):
-            raise _not_importable(str(target)) from error
-        if isinstance(cause, TypeError) and (function := _importable(str(target))) is not None:
-            _check_arguments(function, str(target), (), {k: v for k, v in inner.items() if not k.startswith("_")})
+        if isinstance(target, str) and isinstance(cause, ImportError | ValueError | TypeError):
+            function = locate(target)
+            if isinstance(cause, TypeError):
+                _check_arguments(function, target, (), {k: v for k, v in inner.items() if not k.startswith("_")})
         reason = _one_line(cause) if cause is not None else _one_line(error)
         raise ConfigError(f"{target} cannot be built: {reason}") from error
 
@@ -77,25 +77,6 @@ def _inner(node: Mapping[str, Any], full_key: str) -> tuple[str, Mapping[str, An
         else:
             return full_key, {}
     return ".".join(path), found if isinstance(found, Mapping) else {}
-
-
-def _not_importable(target: str) -> ConfigError:
-    module, _, name = target.rpartition(".")
-    try:
-        near = nearest(name, [known for known in vars(importlib.import_module(module)) if not known.startswith("_")])
-    except (ImportError, ValueError):
-        return SettingError("_target_", target, "the dotted path of a class or function that can be imported")
-    hint = f"; did you mean '{module}.{near}'?" if near else ""
-    return SettingError("_target_", target, f"the path of a class or function, and {module} has no {name}{hint}")
-
-
-def _importable(target: str) -> Callable[..., Any] | None:
-    module, _, name = target.rpartition(".")
-    try:
-        found: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None
-    return found
 
 
 def _check_arguments(
