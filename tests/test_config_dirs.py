@@ -8,6 +8,7 @@ import pytest
 import ltexp
 from ltexp.config.composer import compose
 from ltexp.config.path import VARIABLE, group_files, take_config_dirs
+from ltexp.config.signature import accepted_keywords
 from ltexp.data.__main__ import main as data
 from ltexp.errors import ConfigError
 from ltexp.reproduce.__main__ import main as reproduce
@@ -61,6 +62,99 @@ def test_a_mistake_beside_a_method_of_the_users_is_told_as_on_the_command_line(
     with pytest.raises(ConfigError, match=r"'stage2\.epochs' has no effect: stage2 is null here"):
         ltexp.train(["method=mine", "dataset=digits_lt", "stage2.epochs=3"], config_dirs=[own])
     assert os.environ.get(VARIABLE) == before  # until the end of the call
+
+
+METHOD = "# @package _global_\ndefaults: [ce, _self_]\n"
+OWN_LOSS = """
+from dataclasses import dataclass
+from ltexp.losses.base import Loss
+
+class Unlisted(Loss):
+    def __init__(self, class_counts, temperature=1.0):
+        super().__init__(class_counts)
+
+class Child(Unlisted):
+    pass
+
+class Stranger(Somewhere):
+    pass
+
+@dataclass
+class Made:
+    scale: float
+"""
+MISTAKES = {  # in a method's file, a loss's file, or on a command line
+    "yaml": (f"{METHOD}stage1: {{epochs: 3\n", [], "{own}/method/wrong.yaml:4: this is not YAML: expected ',' or '}}'"),
+    "bytes": (b"# \xff\nseed: 3\n", [], "{own}/method/wrong.yaml: this is not YAML in UTF-8: 'utf-8' codec"),
+    "a list": ("- seed\n", [], "{own}/method/wrong.yaml: this is a list"),
+    "a stage": (
+        f"{METHOD}stage3: {{epochs: 4}}\n",
+        [],
+        "there is no stage3: `/stage@stage3: FILE` in the method's defau",
+    ),
+    "a typed stage": (METHOD, ["stage3.epochs=4"], "there is no stage3: "),
+    "a choice's name": (
+        f"{METHOD}stage1: {{loss: {{ldamm: {{scale: 20}}}}}}\n",
+        [],
+        "conf/method/wrong.yaml: stage1.loss has no ldamm: did you mean 'ldam'?",
+    ),
+    "a term's key": (
+        METHOD,
+        ["+loss@stage1.terms.aux.loss=ldam", "+stage1.terms.aux.weigth=1"],
+        "unknown key 'stage1.terms.aux.weigth': did you mean 'stage1.terms.aux.weight'?",
+    ),
+    "a keyword that is not listed": (
+        METHOD,
+        ["loss@stage1.loss=child", "stage1.loss.temperature=4"],
+        "own_losses.Child takes temperature, but conf/loss/child.yaml does not list it: add 'temperature: VALUE' there",
+    ),
+    "a misspelt one": (
+        METHOD,
+        ["loss@stage1.loss=child", "stage1.loss.temprature=4"],
+        "unknown key 'stage1.loss.temprature': did you mean 'stage1.loss.temperature'?",
+    ),
+    "one of a class that cannot be read": (
+        METHOD,
+        ["loss@stage1.loss=stranger", "stage1.loss.temperature=4"],
+        "unknown key 'stage1.loss.temperature'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "typed", "answer"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_in_a_file_of_the_users_is_one_line(
+    text: str | bytes, typed: list[str], answer: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own / "method" / "wrong.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (own / "loss").mkdir()
+    for name in ("child", "stranger"):
+        (own / "loss" / f"{name}.yaml").write_text(f"# Mine.\n_target_: own_losses.{name.capitalize()}\n")
+    (own / "own_losses.py").write_text(OWN_LOSS)
+    monkeypatch.syspath_prepend(str(own))
+    with pytest.raises(ConfigError) as refused:
+        ltexp.train(["method=wrong", "dataset=digits_lt", *typed], config_dirs=[own])
+    assert str(refused.value).startswith(answer.format(own=own))
+    assert "\n" not in str(refused.value)
+
+
+def test_keywords_of_a_users_class_are_read_where_its_source_tells(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own / "own_losses.py").write_text(OWN_LOSS)
+    monkeypatch.syspath_prepend(str(own))
+    assert accepted_keywords("own_losses.Child") == {"class_counts": "", "temperature": ""}
+    for name in ("own_losses.Stranger", "own_losses.Made", "own_losses.No", "not_there.X", "torch.optim.SGD"):
+        assert accepted_keywords(name) is None
+
+
+def test_where_own_files_are_found_is_said_where_no_folder_of_them_is_named(own: Path) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown loss 'my_own': did you mean 'key_point'\? \(files of your own are found with",
+    ):
+        ltexp.train(["loss@stage1.loss=my_own"])
+    with pytest.raises(ConfigError, match=r"did you mean 'key_point'\?$"):
+        ltexp.train(["loss@stage1.loss=my_own"], config_dirs=[own])
+    with pytest.raises(ConfigError, match=r"unknown method 'mislass': did you mean 'mislas'\?$"):
+        ltexp.train(["method=mislass"])
 
 
 def test_a_file_that_ltexps_own_hides_is_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from ltexp.config.require import is_number, is_whole, require, require_choice, w
 from ltexp.config.words import parse_value, read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
 from ltexp.models.backbone import without_files
+from ltexp.models.classifier import Classifier
 from ltexp.training.composition import check_composition
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -122,6 +123,28 @@ def test_a_class_from_elsewhere_is_answered_in_one_line(settings: dict[str, Any]
         build({"_target_": "test_settings.Foreign", **settings}, path="stage1.thing")
     assert str(refused.value) == answer
     assert build({"_target_": "test_settings.Foreign", "width": 3}).width == 3
+
+
+class Counting(Classifier):
+    """A classifier that wants the class counts too early."""
+
+    def __init__(self, feature_dim: int, num_classes: int, class_counts: torch.Tensor) -> None:
+        super().__init__(feature_dim, num_classes)
+
+
+def test_what_ltexp_gives_to_a_class_is_told_from_what_its_file_lists() -> None:
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "test_settings.Foreign", "width": 1}, class_counts=COUNTS, path="stage1.loss")
+    assert str(refused.value) == (
+        "stage1.loss: test_settings.Foreign does not take class_counts, which ltexp gives to it: "
+        "def __init__(self, class_counts, ...)"
+    )
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "test_settings.Counting"}, feature_dim=4, num_classes=3, path="stage2.classifier")
+    assert str(refused.value) == (
+        "stage2.classifier: test_settings.Counting is not given class_counts: "
+        "a classifier gets them by set_class_counts(class_counts)"
+    )
 
 
 MODULES = {

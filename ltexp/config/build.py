@@ -40,7 +40,7 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
         except InstantiationException as error:
             _explain(node, error)
         target = partial.func
-        _check_arguments(target, node["_target_"], args, {**partial.keywords, **keywords})
+        _check_arguments(target, node["_target_"], args, partial.keywords, keywords)
         try:
             return partial(*args, **keywords)
         except ValueError as error:
@@ -60,7 +60,7 @@ def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
         if isinstance(target, str) and isinstance(cause, ImportError | ValueError | TypeError):
             function = locate(target)
             if isinstance(cause, TypeError):
-                _check_arguments(function, target, (), {k: v for k, v in inner.items() if not k.startswith("_")})
+                _check_arguments(function, target, (), {k: v for k, v in inner.items() if not k.startswith("_")}, {})
         reason = _one_line(cause) if cause is not None else _one_line(error)
         raise ConfigError(f"{target} cannot be built: {reason}") from error
 
@@ -80,9 +80,18 @@ def _inner(node: Mapping[str, Any], full_key: str) -> tuple[str, Mapping[str, An
 
 
 def _check_arguments(
-    function: Callable[..., Any], target: str, args: tuple[Any, ...], keywords: Mapping[str, Any]
+    function: Callable[..., Any],
+    target: str,
+    args: tuple[Any, ...],
+    listed: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
-    """Refuses keywords that the function does not take, and arguments that it lacks."""
+    """Refuses keywords that the function does not take and arguments that it lacks.
+
+    Args:
+        listed: the keywords of the config's node.
+        given: those that ltexp adds.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -90,12 +99,20 @@ def _check_arguments(
     parameters = signature.parameters.values()
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if all(p.kind != p.VAR_KEYWORD for p in parameters):
-        for key in keywords:
+        for key in listed:
+            if key not in named and key not in given:
+                raise UnknownKeyError(key, [name for name in named[len(args) :] if name not in given])
+        for key in given:
             if key not in named:
-                raise UnknownKeyError(key, named[len(args) :])
+                where = f"def __init__(self, {key}, ...)" if inspect.isclass(function) else f"def ...({key}, ...)"
+                raise ConfigError(f"{target} does not take {key}, which ltexp gives to it: {where}")
     try:
-        signature.bind(*args, **keywords)
+        signature.bind(*args, **{**listed, **given})
     except TypeError as error:
+        if "'class_counts'" in str(error) and hasattr(function, "set_class_counts"):
+            raise ConfigError(
+                f"{target} is not given class_counts: a classifier gets them by set_class_counts(class_counts)"
+            ) from None
         raise ConfigError(f"{target}: {error}") from None
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from ltexp.errors import ConfigError
 from ltexp.names import nearest
 
@@ -49,6 +51,23 @@ def group_files(group: str) -> dict[str, Path]:
     for folder in (conf_dir(), *user_config_dirs()):
         found = {path.stem: path for path in sorted((folder / group).glob("*.yaml"))} | found
     return dict(sorted(found.items()))
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Within the block a config file that is not YAML is answered in one line.
+
+    Raises:
+        ConfigError: with the line of the file.
+    """
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{file}:{mark.line + 1}" if mark else f"{file}"
+        raise ConfigError(f"{place}: this is not YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: this is not YAML in UTF-8: {str(error).splitlines()[0]}") from None
 
 
 def split_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
