@@ -45,7 +45,7 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
-from ltexp.config.path import group_files, take_config_dirs
+from ltexp.config.path import group_files, readable, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import parse_value, read_flag, run_command, split_words
 from ltexp.errors import ConfigError
@@ -121,7 +121,8 @@ def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
     choices = group_files("classifier")
     if name not in choices:
         raise ConfigError(unknown_name("classifier", name, choices))
-    loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
+    with readable(choices[name]):
+        loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}
 

@@ -33,6 +33,8 @@ from ltexp.launching.freeze import freeze
 from ltexp.report import __main__ as report
 from ltexp.reproduce import __main__ as tables
 from ltexp.reproduce import figures
+from ltexp.run_folder import CHECKPOINT
+from ltexp.training import checkpoint
 
 ADD = "docs/add.md"
 FLAGS = {"-m", "--multirun", "--dry-run", "--help"}  # of ltexp train, without a value
@@ -217,6 +219,33 @@ def test_a_dataset_of_your_own_is_checked_and_trains(
     typed = ("method=ce", "dataset=shapes", "stage1.epochs=1", f"paths.data={tmp_path}")
     run_here(tmp_path / "run", *typed, project=tmp_path)
     assert (tmp_path / "run" / "predictions.npz").exists()
+
+
+def test_a_classifier_a_mixing_and_class_means_of_your_own_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of docs/add.md, with the means as they are in the end."""
+    write(files(ADD), tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    run_here(
+        tmp_path / "run",
+        *("method=crt", "stage1.epochs=1", "stage2.epochs=1", "mixing@stage1.mixing=blend"),
+        *("classifier@stage2.classifier=gated", "stage2.init.classifier=stage1"),
+        *("+stage2.lr_factors.classifier.gate=0.1", "stage2.trainable.backbone=true"),
+        *("+module@stage2.modules.means=class_means", "+loss@stage2.terms.near.loss=near_means"),
+        project=tmp_path,
+    )
+    module = checkpoint.read(tmp_path / "run" / "stage2" / CHECKPOINT).modules["means"]["state"]
+    assert module["counts"].sum() == 321  # the training images
+    assert module["means"].abs().sum(1).min() > 0
+
+
+def test_files_of_the_page_open_with_what_they_are(tmp_path: Path) -> None:
+    write(files(ADD), tmp_path)
+    for path in (tmp_path / "conf").rglob("*.yaml"):
+        said = methods.first_sentence(methods.comment_of(path))
+        assert said
+        assert "conf/" not in said, path
 
 
 def test_a_method_of_your_own_composes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from contextlib import redirect_stdout
 
 from ltexp.config import names_stage, to_config
+from ltexp.config.locate import check_targets
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.processes.failure import REFUSED
 from ltexp.processes.parent import die_with_parent
@@ -29,6 +30,7 @@ def main() -> None:
         seen.add(parts)
         try:
             with redirect_stdout(io.StringIO()):  # each run says by itself which epochs it leaves out
+                check_targets(json.loads(parts))
                 check_composition(without_idle_epochs(to_config(plain)))
         except LtexpError as error:
             if isinstance(error, ConfigError) and error.of_own_part:

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError
 
-from ltexp.config import load
+from ltexp.config import load_plain, to_config
+from ltexp.config.locate import check_targets
 from ltexp.config.own_code import place_of
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
@@ -52,7 +53,9 @@ def main() -> None:
             signal.signal(number, lambda heard, _: sys.exit(128 + heard))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning before the end of a job, for submitit alone
     try:
-        config = load(folder / CONFIG)
+        plain = load_plain(folder / CONFIG)
+        check_targets(plain)
+        config = to_config(plain)
         device = pick_device(config.trainer.accelerator, int(os.environ.get("LOCAL_RANK", 0)))
         check_numerics(config.trainer, device)
         join_processes(device)
