@@ -12,6 +12,7 @@ from runs import composed
 
 from ltexp.config import to_config
 from ltexp.config.identity import config_hash, differing_keys, run_identity
+from ltexp.config.lightning import partial_settings, trainer_config
 from ltexp.config.reading import load
 from ltexp.errors import ConfigError
 
@@ -182,3 +183,9 @@ def test_the_hashes_of_the_records_that_are_kept_are_still_those_of_their_config
     assert records
     for path in records:
         assert config_hash(load(path.parent / "config.yaml")) == json.loads(path.read_text())["config_hash"], path
+
+
+def test_a_limit_of_one_point_nought_leaves_every_batch_in_and_one_of_one_does_not() -> None:
+    limits = {f"limit_{split}_batches": value for split, value in (("train", 1.0), ("val", 1), ("test", 0.5))}
+    found = partial_settings(trainer_config({**limits, "max_time": "00:00:01:00", "overfit_batches": 0.0}))
+    assert found == {"trainer.limit_val_batches": 1, "trainer.limit_test_batches": 0.5}

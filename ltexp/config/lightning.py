@@ -207,7 +207,12 @@ def material_lightning(trainer: TrainerConfig) -> dict[str, Any]:
 def partial_settings(trainer: TrainerConfig) -> dict[str, Any]:
     """The keywords that make a run less than a full one, by their full keys."""
     found = {key: value for key, value in trainer.lightning.items() if key in PARTIAL}
-    return {f"trainer.{key}": value for key, value in found.items() if value is not None and value is not False}
+    return {f"trainer.{key}": value for key, value in found.items() if not _takes_all(key, value)}
+
+
+def _takes_all(key: str, value: Any) -> bool:
+    """Whether the value leaves every batch in: a limit of 1.0 is a fraction, one of 1 a single batch."""
+    return value is None or value is False or (key.startswith("limit_") and isinstance(value, float) and value == 1)
 
 
 def test_limit(trainer: TrainerConfig) -> float | None:
