@@ -215,6 +215,21 @@ def _takes_all(key: str, value: Any) -> bool:
     return value is None or value is False or (key.startswith("limit_") and isinstance(value, float) and value == 1)
 
 
+def may_stop(config: Config) -> list[str]:
+    """The full keys of what may end a stage before its last epoch: a keyword of the Trainer, or callbacks that stop."""
+    if config.trainer.lightning.get("fast_dev_run"):
+        return ["trainer.fast_dev_run"]
+    timed = ["trainer.max_time"] if config.trainer.lightning.get("max_time") is not None else []
+    nodes = material_callbacks(config.callbacks)
+    return timed + [f"callbacks.{name}" for name, node in nodes.items() if _stops(str(node["_target_"]))]
+
+
+def _stops(target: str) -> bool:
+    """Whether a callback may end a stage: of Lightning's own only these do."""
+    own = target.startswith("pytorch_lightning.callbacks.")
+    return not own or target.endswith((".EarlyStopping", ".Timer", ".LambdaCallback"))
+
+
 def test_limit(trainer: TrainerConfig) -> float | None:
     """The batches of the test split that count at a stage's end, or a fraction of them; None: all."""
     if fast := trainer.lightning.get("fast_dev_run"):

@@ -24,7 +24,7 @@ from ltexp.report.keys import short_override
 from ltexp.report.predicted import counts_of_test, kept_evaluations
 from ltexp.report.records import Run
 from ltexp.report.swept import short_names, sort_key
-from ltexp.report.table import ratio_text, uneven_note
+from ltexp.report.table import cut_short, ratio_text, uneven_note
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,14 @@ def _notes(rows: Sequence[Row], groups: Sequence[Group], shown: set[str], common
     asked = shown & {*OF_PROBABILITIES, "macro_f1"}
     if asked and any(COLUMNS[name].value(row) is None for name in asked for row in rows):
         notes.append("–: not known without the run's predictions.npz, which the last stage alone has")
-    return [*notes, *_uneven_notes(groups)]
+    return [*notes, *_cut_short_notes(groups), *_uneven_notes(groups)]
+
+
+def _cut_short_notes(groups: Sequence[Group]) -> list[str]:
+    """A line for each run that is less than a full one."""
+    runs = [run for group in groups for run in group.runs]
+    said = [(run, "; ".join(cut_short(run.record))) for run in runs]
+    return [f"{run.record['method']} seed {run.record['seed']}: {text}" for run, text in said if text]
 
 
 def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
