@@ -149,6 +149,30 @@ def test_a_mistake_gets_one_line_at_once_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "key", ["paths.outputs", "paths.data", "stage_cache.dir", "stage1.checkpoint", "hydra.run.dir"]
+)
+def test_an_empty_path_is_refused_by_its_key(key: str, tmp_path: Path) -> None:
+    """As where a variable of the shell is not set."""
+    answer = train(f"{key}=", cwd=tmp_path)
+    assert answer.stderr == f"ltexp: {key}= is empty: name a path (was a variable of the shell not set?)\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["paths.outputs", "hydra.sweep.dir"])
+def test_an_empty_path_of_a_sweep_is_refused_by_its_key(key: str, tmp_path: Path) -> None:
+    answer = train("-m", "seed=0,1", f"{key}=", cwd=tmp_path)
+    assert answer.stderr == f"ltexp: {key}= is empty: name a path (was a variable of the shell not set?)\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["dataset.leave_out", "dataset.cache", "dataset.source.folder", "backbone.weights"])
+def test_an_empty_path_of_a_part_is_refused_by_its_key(key: str) -> None:
+    places = ("dataset=image_list", "dataset.source.folder=x", "backbone=resnet50", f"{key}=")
+    with pytest.raises(ConfigError, match=f"^{key}= is empty: name a path"):
+        composed(*places)
+
+
 def test_a_mistake_is_answered_in_under_two_seconds_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom ltexp.train import main\ntry:\n    main()\nexcept SystemExit as end:\n"

@@ -21,6 +21,7 @@ from ltexp.config import TrainerConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
 from ltexp.config.lightning import check_monitored, trainer_config
+from ltexp.config.require import require_path
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
@@ -54,6 +55,7 @@ class ValidateAndFreeze(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            require_path("paths.outputs", config.paths.outputs)  # a search composes its jobs later
             if (folder := _typed_folder(config, "hydra.sweep.dir")) is not None:
                 require_own_sweep(folder)
             target = config.hydra.launcher._target_
@@ -96,6 +98,8 @@ class ValidateAndFreeze(Callback):
 def _typed_folder(config: DictConfig, key: str) -> Path | None:
     """The folder as typed; None for the usual one, and for one that only a job can name (`${hydra:...}`)."""
     typed = [text.partition("=")[2] for text in config.hydra.overrides.hydra if text.startswith(f"{key}=")]
+    if typed and "$" not in typed[-1]:
+        require_path(key, OmegaConf.select(config, key) or "")
     return Path(str(OmegaConf.select(config, key))) if typed and "$" not in typed[-1] else None
 
 
