@@ -30,6 +30,7 @@ from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.header import remember
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, job_name, say
+from ltexp.launching.places import place_jobs, write_places
 from ltexp.launching.prepared import ask, start_prepared
 from ltexp.launching.start import require_own, require_own_sweep
 from ltexp.processes.failure import REFUSED
@@ -91,8 +92,11 @@ class ValidateAndFreeze(Callback):
                 raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}") from None
         _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         _check_compositions(frozen, jobs)
+        sweep = Path(config.hydra.sweep.dir)
+        places = _places(config, frozen)
         for number, job in enumerate(frozen):
-            write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+            write_text(frozen_path(sweep, number), OmegaConf.to_yaml(OmegaConf.create(job)))
+        write_places(sweep, places)
 
 
 def _typed_folder(config: DictConfig, key: str) -> Path | None:
@@ -101,6 +105,28 @@ def _typed_folder(config: DictConfig, key: str) -> Path | None:
     if typed and "$" not in typed[-1]:
         require_path(key, OmegaConf.select(config, key) or "")
     return Path(str(OmegaConf.select(config, key))) if typed and "$" not in typed[-1] else None
+
+
+def _places(config: DictConfig, frozen: list[dict[str, Any]]) -> dict[int, str]:
+    """The folders of jobs that have another than that of their number; none where the user names the folders.
+
+    Raises:
+        ConfigError: if there are some, and the launcher is none of ours, which alone know of them.
+    """
+    named = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(named, dict)
+    sweep = Path(config.hydra.sweep.dir)
+    if named["subdir"] != "${hydra.job.num}" or not (places := place_jobs(sweep, frozen)):
+        return {}
+    first = next(iter(places))
+    if not config.hydra.launcher._target_.startswith("hydra_plugins.ltexp_launchers."):
+        raise ConfigError(
+            f"hydra.sweep.dir={sweep}: {job_name(first, len(frozen))} finds another config in {sweep / str(first)}: "
+            "choose another hydra.sweep.dir, or launcher=basic, joblib, slurm or local, which finds it a folder"
+        )
+    shown = [f"{job_name(number, len(frozen))} in {place}" for number, place in places.items()]
+    say(f"{sweep} has runs already: {', '.join(shown[:3])}{' ...' if shown[3:] else ''}")
+    return places
 
 
 def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:
