@@ -82,7 +82,7 @@ def results_table(
     common = set[str]()
     if not full:
         chosen, common = with_own_overrides(chosen, groups)
-    sections = [row.group.section for row in rows]
+    sections = [(*row.group.section, tested_on(row)) for row in rows]
     ends = [row.group.runs[0].identity if stages else row.group.section for row in rows]
     cells = [[column.value(row) for column in chosen] for row in rows]
     shown = {column.name for column in chosen}
@@ -222,7 +222,23 @@ def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
     return "; ".join(f"{name} is label {name[3:]}, the class called {called}" for name, called in found.items())
 
 
+def tested_on(row: Row) -> str:
+    """What a row is measured on, such as `class shares forward50`; empty for the whole test split of the run."""
+    run = row.group.runs[0]
+    kept = kept_evaluations(run)[row.posthoc] if row.posthoc else {}
+    parts = [f"class shares {kept['shift']}"] if "shift" in kept else []
+    if words := kept.get("dataset"):
+        parts += words
+    elif found := kept.get("test_hash"):
+        parts.append(f"test data {str(found)[:8]}")
+    if not row.posthoc and (tested := run.record.get("tested")):
+        parts.append(f"{next(iter(tested.values()))} of {tested['of']} samples")
+    return " ".join(parts)
+
+
 def _posthoc_note(rows: Sequence[Row], posthoc: bool) -> list[str]:
+    if others := sorted({of for row in rows if row.posthoc and (of := tested_on(row))}):
+        return [f"rows on other test sets, compared among themselves alone: {', '.join(others)}"]
     if posthoc and not any(row.posthoc for row in rows):
         return ["no evaluation was kept of these runs: ltexp evaluate RUN temperature=true makes one"]
     return []
