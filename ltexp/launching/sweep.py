@@ -13,14 +13,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
-from ltexp.config.lightning import check_monitored, trainer_config
+from ltexp.config.lightning import check_monitored, group_loggers, trainer_config
 from ltexp.config.require import require_path
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
@@ -53,6 +53,9 @@ class ValidateAndFreeze(Callback):
             frozen = freeze(config)
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
+            if DRY_RUN_VARIABLE in os.environ:
+                show_config(Path(str(config.hydra.run.dir)), frozen)
+                sys.exit()  # before Hydra makes the folder
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
@@ -79,12 +82,15 @@ class ValidateAndFreeze(Callback):
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
         jobs = products([*swept, *config.hydra.overrides.task])
         frozen: list[dict[str, Any]] = []
+        subfolders = []
         if len(jobs) > 1:
             say(f"{len(jobs)} jobs, all checked before the first starts")
         for number, overrides in enumerate(jobs):
             try:
                 _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)
-                frozen.append(freeze(loader.load_sweep_config(config, overrides)))
+                composed = loader.load_sweep_config(config, overrides)
+                frozen.append(freeze(composed))
+                subfolders.append(_subfolder(composed, number) if DRY_RUN_VARIABLE in os.environ else "")
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
@@ -94,9 +100,26 @@ class ValidateAndFreeze(Callback):
         _check_compositions(frozen, jobs)
         sweep = Path(config.hydra.sweep.dir)
         places = _places(config, frozen)
+        if DRY_RUN_VARIABLE in os.environ:
+            for number, job in enumerate(frozen):
+                group_loggers(job, sweep.name)
+                show_config(sweep / places.get(number, subfolders[number]), job)
+            sys.exit()  # before anything is written
         for number, job in enumerate(frozen):
             write_text(frozen_path(sweep, number), OmegaConf.to_yaml(OmegaConf.create(job)))
         write_places(sweep, places)
+
+
+def show_config(folder: Path, plain: dict[str, Any]) -> None:
+    """Prints the config of a run that is not to be made, and the folder that it would have."""
+    print(f"# {folder.absolute()}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
+
+
+def _subfolder(composed: DictConfig, number: int) -> str:
+    """The folder of a sweep's job inside that of the sweep, as Hydra will name it."""
+    with open_dict(composed):
+        composed.hydra.job.num, composed.hydra.job.id = number, f"job_id_for_{number}"
+    return str(composed.hydra.sweep.subdir)
 
 
 def _typed_folder(config: DictConfig, key: str) -> Path | None:
