@@ -42,7 +42,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 def is_file_to_be(path: Path) -> bool:
     """Whether `path` is a regular file or nothing yet: no pipe, device, folder or open stream such as /dev/stdout."""
-    return not _STREAM.fullmatch(str(path)) and (path.is_file() or not path.exists())
+    try:
+        return not _STREAM.fullmatch(str(path)) and (path.is_file() or not path.exists())
+    except OSError:  # a name too long, or a folder that may not be read: writing says so
+        return True
 
 
 def _followed(path: Path) -> Path:

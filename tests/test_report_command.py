@@ -140,8 +140,9 @@ def test_a_pipe_is_written_into_and_stays(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == ""
     assert main([str(run), "format=html", f"out={pipe}"]) == 2
     assert "is no file: a page's runs and figures lie beside it" in capsys.readouterr().err
-    assert main([str(run), f"out={tmp_path}"]) == 1
-    assert "Is a directory" in capsys.readouterr().err
+    for out, reason in ((tmp_path, "Is a directory"), (tmp_path / f"{'x' * 300}.html", "File name too long")):
+        assert main([str(run), f"out={out}"]) == 1
+        assert reason in capsys.readouterr().err
 
 
 def test_a_device_is_written_into_and_stays(tmp_path: Path) -> None:

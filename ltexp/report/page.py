@@ -97,7 +97,7 @@ class Page:
         """
         if not is_file_to_be(out):
             raise ConfigError(f"out={out} is no file: a page's runs and figures lie beside it, so name one")
-        if out.is_symlink():
+        if os.path.islink(out):
             out = Path(os.path.realpath(out))  # where the page itself will lie
         runs = self.runs
         copied = [] if len(runs) > MOST_COPIED else copy_with_figures(runs, out.with_name(f"{out.stem}_files"))
