@@ -53,6 +53,8 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
         ),
         (["compare", "table=mislas/3", "format=html"], "format=html needs a file"),
         (["compare", "table="], "table= names nothing"),
+        (["compare", "table=mislas/3", "runs=a,,b"], "runs= is empty: name a path"),
+        (["plan", "table=mislas/3", "paths.outputs="], "paths.outputs= is empty: name a path"),
         (["compare", "trainer=bf16"], "unknown key 'trainer'"),
         (["show"], "name a table, a paper or cells"),
         (["show", "table"], "'table' is not KEY=VALUE"),

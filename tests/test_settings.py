@@ -228,7 +228,9 @@ def test_words_of_a_command_line() -> None:
     assert [read_flag(options, key) for key in ("stages", "more")] == [True, None]
     assert read_choice({"format": "csv"}, "format", ("csv", "html")) == "csv"
     assert parse_value("tau", "[0.5, 1]") == [0.5, 1]
-    for words, answer in ((["ot=x"], "unknown key 'ot': did you mean 'out'?"), (["out="], "out= names nothing")):
+    empty = "one of the words is empty: was a variable of the shell not set?"
+    wrong = {"ot=x": "unknown key 'ot': did you mean 'out'?", "out=": "out= names nothing", "": empty}
+    for words, answer in (([word], answer) for word, answer in wrong.items()):
         with pytest.raises(ConfigError) as refused:
             split_words(words, ("out", "stages"))
         assert str(refused.value) == answer

@@ -40,6 +40,7 @@ IGNORED = (
     ".hydra",
     "train.log",
 )  # of a run that has not begun; the last two are Hydra's own
+ELSEWHERE = "choose another hydra.run.dir, or of a sweep hydra.sweep.dir"
 LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 
@@ -75,7 +76,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         else:
             forget_failure(folder)
             said = header(plain, config, folder)
-            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
+            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(without_resume(plain))))
             print(said, flush=True)
             note(
                 folder, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: ltexp train {' '.join(plain['overrides'])}\n{said}"
@@ -140,7 +141,7 @@ def _leave_nothing(folder: Path) -> None:
         folder.rmdir()
 
 
-def _without_resume(plain: dict[str, Any]) -> dict[str, Any]:
+def without_resume(plain: dict[str, Any]) -> dict[str, Any]:
     """What the folder keeps: `resume` is about this command, and a run continues from whatever lies in its folder."""
     typed = [text for text in plain["overrides"] if not text.startswith("resume=")]
     return plain | {"resume": False, "overrides": typed}
@@ -176,14 +177,14 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
 def _already_finished(config: Config, folder: Path) -> bool:
     status = read_status(folder)
     if keys := other_keys(load(folder / CONFIG), config):
-        raise ConfigError(f"{folder} holds a run with another config ({', '.join(keys)}): choose another hydra.run.dir")
+        raise ConfigError(f"{folder} holds a run with another config ({', '.join(keys)}): {ELSEWHERE}")
     if status == "finished" and config.resume:
         print(f"{folder} is finished already: nothing to do")
         if changed := _changed_code(config, folder):
             print(f"note: {changed} changed since: another hydra.run.dir, or none, trains with the code of now")
         return True
     if status == "finished":
-        raise ConfigError(f"{folder} holds a finished run: choose another hydra.run.dir, or see it with ltexp report")
+        raise ConfigError(f"{folder} holds a finished run: {ELSEWHERE}, or see it with ltexp report")
     if not config.resume:
         raise ConfigError(f"{folder} holds an unfinished run: add resume=true to continue it")
     return False

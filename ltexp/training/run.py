@@ -29,6 +29,7 @@ from ltexp.run_folder import PREDICTIONS
 from ltexp.training import checkpoint
 from ltexp.training.class_names import check_class_names
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.cut_short import cut_short
 from ltexp.training.data_checks import check_data
 from ltexp.training.feature_stage import check_features
 from ltexp.training.fingerprint import files_started_from
@@ -310,6 +311,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult], 
         "metrics": metrics,
         **final.details,
         "stages": [outcome.record for outcome in outcomes],
+        **cut_short(session, base, [outcome.record for outcome in outcomes], tested=len(labels)),
         "finished": now(),
         "status": "running",
     }
