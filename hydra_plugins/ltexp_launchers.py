@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -21,8 +22,10 @@ from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
 from ltexp.config.composer import products
+from ltexp.errors import ConfigError
 from ltexp.launching.devices import device_count, free_gpus, visible_gpus
-from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, job_name, say
+from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, is_failed, job_name, say
+from ltexp.launching.places import read_places
 
 
 class LaunchError(HydraException):
@@ -101,13 +104,19 @@ class PluginLauncher(Launcher):
         self.announced.total = self.total or initial_job_idx + len(jobs)
         self.announced.common = frozenset(set[str].intersection(*map(set, jobs)) if several else ())
         outcome = Outcome(initial_job_idx, self.announced.total, self.announced.common, time.time())
-        results = self.launcher.launch(job_overrides, initial_job_idx)
+        places = read_places(Path(self.folder))
+        for number, job in enumerate(jobs, initial_job_idx):
+            job += [f"hydra.sweep.subdir={places[number]}"] if number in places else []
+        results = self.launcher.launch(jobs, initial_job_idx)
         if DRY_RUN_VARIABLE in os.environ:
             return results
         failed = outcome.tell(results, summed_up=self.total is None)
         if failed and self.total is None:  # a search goes on
             place = "" if self.chosen else f"hydra.sweep.dir={self.folder} "
-            said = f"{failed} of {len(jobs)} jobs failed; the same command with {place}resume=true continues the sweep"
+            said = f"{failed} of {len(jobs)} jobs failed"
+            refused = all(isinstance(result._return_value, ConfigError) for result in results if is_failed(result))
+            if not refused or not any(text.lower() == "resume=true" for job in jobs for text in job):
+                said += f"; the same command with {place}resume=true continues the sweep"
             raise SweepError(said)
         return results
 

@@ -21,6 +21,8 @@ class ConfigError(LtexpError):
         place: the key of the node it is about; empty where the message says it.
     """
 
+    of_own_part = False  # whether a part of the user's own could not be built, or refused what it was built with
+
     def __init__(self, message: str, place: str = "") -> None:
         super().__init__(f"{place}: {message}" if place else message)
         self.message, self.place = message, place

@@ -45,10 +45,10 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
-from ltexp.config.path import group_files, take_config_dirs
+from ltexp.config.path import group_files, readable, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import own_keys, parse_value, read_flag, run_command, split_words
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import read_record
 from ltexp.evaluation.shifted import SHIFTS, Shift
 from ltexp.files import write_text
@@ -127,7 +127,8 @@ def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
     choices = group_files("classifier")
     if name not in choices:
         raise ConfigError(unknown_name("classifier", name, choices))
-    loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
+    with readable(choices[name]):
+        loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}
 
@@ -192,7 +193,11 @@ def run(words: Sequence[str]) -> int:
 
 
 def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:
-    """Does what the command line says; 0, the exit status."""
+    """Does what the command line says; 0, the exit status.
+
+    Raises:
+        LtexpError: for what cannot be evaluated, or be written.
+    """
     config, stage = chosen(folder, options, node)
     recorded = read_record(folder)
 
@@ -231,15 +236,27 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     beside = measure_further(predictions)
     kept = {name: content | {"networks": networks, "metrics": restored.measure(predictions)}}
     kept |= {f"{name}_{suffix}": content | own for suffix, own in beside.items()}
-    for own, evaluated in kept.items():
-        write_text(folder / EVALUATIONS / f"{own}.json", json.dumps(evaluated, indent=1))
     show({own: evaluated["metrics"] for own, evaluated in kept.items() if "metrics" in evaluated}, recorded)
     for evaluated in beside.values():
         print("".join(f"{line}\n" for line in said_of(evaluated)), end="")
     print("evaluated: " + "; ".join(f"{part}, {cost_text(cost)}" for part, cost in networks.items()))
+    _keep(folder, kept)
     more = f", {len(beside)} more beside it" if beside else ""
     print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{more}")
     return 0
+
+
+def _keep(folder: Path, kept: dict[str, dict[str, Any]]) -> None:
+    """Writes what was evaluated, by name, beside the run.
+
+    Raises:
+        LtexpError: if the folder cannot be written; the figures have been shown by then.
+    """
+    try:
+        for name, evaluated in kept.items():
+            write_text(folder / EVALUATIONS / f"{name}.json", json.dumps(evaluated, indent=1))
+    except LtexpError as error:
+        raise LtexpError(f"the figures above were not kept: {error}") from None
 
 
 def _name(parts: Sequence[str], words: Sequence[str]) -> str:

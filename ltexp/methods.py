@@ -40,7 +40,7 @@ _HIDDEN = ("hydra", "paper", "stage")  # groups that nobody chooses from by them
 def comment_of(path: Path) -> list[str]:
     """The lines of the comment that opens a config file, without their #."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# @package"):
             continue
         if not line.startswith("#"):

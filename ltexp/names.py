@@ -89,6 +89,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, choices, n=1, cutoff=0.5)), None)
 
 
+def near_misses(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` is spelt almost like: a slip of a letter or two, or in another order of words."""
+    words = {" ".join(sorted(own.split("_"))): own for own in known}
+    near = difflib.get_close_matches(" ".join(sorted(name.split("_"))), words, n=1, cutoff=0.85)
+    return words[near[0]] if near else None
+
+
 def alias_of(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that another word, `lr` or `stage2.max_epochs`, stands for in the field; None: none."""
     place, _, word = name.rpartition(".")

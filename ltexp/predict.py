@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ltexp.config.words import own_keys, read_flag, run_command, split_words
 from ltexp.errors import ConfigError
-from ltexp.files import write_text
+from ltexp.files import is_file_to_be, write_text
 
 KEYS = ("out", "probabilities", "stage", "accelerator")
 
@@ -47,8 +47,10 @@ def run(words: Sequence[str]) -> int:
     if "out" not in options:
         print(text, end="")
         return 0
-    write_text(Path(options["out"]), text)
-    print(f"{len(found)} images: {options['out']}")
+    out = Path(options["out"])
+    write_text(out, text)
+    if is_file_to_be(out):  # a pipe gets the text alone
+        print(f"{len(found)} images: {out}")
     return 0
 
 

@@ -22,6 +22,7 @@ LAST_WEIGHTS = "last_weights.pt"  # in the folder of a stage whose checkpoint ho
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
 TRIAL = "trial.json"  # of a search's run: its trial
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
+STEPS_LEFT = "steps_left"  # in metrics.csv: of an epoch that was stopped in its middle, the steps it did not take
 FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
 GRADIENTS = "gradients.csv"  # in the folder of a stage, a row for each class, where they were asked for
 CONFIDENCE = "confidence.csv"  # of a stage that generates features: beta of each tail class, a row for each epoch

@@ -32,7 +32,7 @@ from ltexp.launching.prepared import end_prepared
 from ltexp.launching.signals import Stopped, number_of, raised_signals
 from ltexp.launching.single import train_one
 from ltexp.launching.start import JobError, run_in_folder
-from ltexp.launching.sweep import frozen_path
+from ltexp.launching.sweep import frozen_path, show_config
 from ltexp.launching.trials import is_stopped
 from ltexp.terminal import print_anywhere
 
@@ -57,8 +57,8 @@ def job(composed: DictConfig) -> None:
         plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
         if runtime.mode == RunMode.MULTIRUN:
             group_loggers(plain, Path(runtime.sweep.dir).name)
-        if DRY_RUN_VARIABLE in os.environ:
-            print(f"# {folder}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
+        if DRY_RUN_VARIABLE in os.environ:  # of a search, whose jobs are not known before
+            show_config(folder, plain)
             return
         if requeued():
             plain["resume"] = True

@@ -9,6 +9,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "/records/" not in page]
+_PATH = r"[\w/]+\.(?:py|yaml)"
+_NAMED = re.compile(rf"^`({_PATH})`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HERE = re.compile(r"<<'(\w+)'\n.*?\n\1\n", re.DOTALL)
 _ASSIGNED = re.compile(r"^(\w+)=\((.*)\) *(?:#.*)?$")
@@ -64,11 +66,11 @@ def _words(line: str, variables: dict[str, list[str]] | None = None) -> list[str
 
 
 def files(page: str) -> dict[str, str]:
-    """The files that a page shows: blocks of Python and YAML whose first lines are comments with a path."""
-    shown = {}
+    """The files that a page shows: blocks of Python and YAML below their path, or that open with it in a comment."""
+    shown = dict(_NAMED.findall((ROOT / page).read_text()))
     for language in ("python", "yaml"):
         for text in blocks(page, language):
             head = [line.removeprefix("# ") for line in text.splitlines()[:2] if line.startswith("# ")]
-            if path := next((line for line in head if re.fullmatch(r"[\w/]+\.(py|yaml)", line)), None):
+            if path := next((line for line in head if re.fullmatch(_PATH, line)), None):
                 shown[path] = text
     return shown

@@ -159,6 +159,19 @@ def test_a_run_on_two_devices_that_is_refused_leaves_nothing(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_shows_config_and_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    places = (f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    answer = ltexp("train", "--dry-run", *SMALL, *places, "method=ce")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(f"# {tmp_path / 'run'}\n")
+    assert "\nseed: 0\n" in answer.stdout
+    answer = ltexp("train", "-m", "--dry-run", *SMALL, *places, "method=ce", "seed=3,4")
+    assert answer.returncode == 0, answer.stderr
+    shown = [line for line in answer.stdout.splitlines() if line.startswith(("# ", "seed: "))]
+    assert shown == [f"# {tmp_path / 'sweep' / '0'}", "seed: 3", f"# {tmp_path / 'sweep' / '1'}", "seed: 4"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_with_a_job_that_cannot_work_is_refused_before_its_first(tmp_path: Path) -> None:
     places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     answer = ltexp("train", "-m", *SMALL, *places, "stage1.loss.scale=1,-1")

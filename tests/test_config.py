@@ -12,6 +12,7 @@ from runs import composed
 
 from ltexp.config import to_config
 from ltexp.config.identity import config_hash, differing_keys, run_identity
+from ltexp.config.lightning import partial_settings, trainer_config
 from ltexp.config.reading import load
 from ltexp.errors import ConfigError
 
@@ -148,6 +149,30 @@ def test_a_mistake_gets_one_line_at_once_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "key", ["paths.outputs", "paths.data", "stage_cache.dir", "stage1.checkpoint", "hydra.run.dir"]
+)
+def test_an_empty_path_is_refused_by_its_key(key: str, tmp_path: Path) -> None:
+    """As where a variable of the shell is not set."""
+    answer = train(f"{key}=", cwd=tmp_path)
+    assert answer.stderr == f"ltexp: {key}= is empty: name a path (was a variable of the shell not set?)\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["paths.outputs", "hydra.sweep.dir"])
+def test_an_empty_path_of_a_sweep_is_refused_by_its_key(key: str, tmp_path: Path) -> None:
+    answer = train("-m", "seed=0,1", f"{key}=", cwd=tmp_path)
+    assert answer.stderr == f"ltexp: {key}= is empty: name a path (was a variable of the shell not set?)\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["dataset.leave_out", "dataset.cache", "dataset.source.folder", "backbone.weights"])
+def test_an_empty_path_of_a_part_is_refused_by_its_key(key: str) -> None:
+    places = ("dataset=image_list", "dataset.source.folder=x", "backbone=resnet50", f"{key}=")
+    with pytest.raises(ConfigError, match=f"^{key}= is empty: name a path"):
+        composed(*places)
+
+
 def test_a_mistake_is_answered_in_under_two_seconds_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom ltexp.train import main\ntry:\n    main()\nexcept SystemExit as end:\n"
@@ -184,3 +209,9 @@ def test_the_hashes_of_the_records_that_are_kept_are_still_those_of_their_config
     assert records
     for path in records:
         assert config_hash(load(path.parent / "config.yaml")) == json.loads(path.read_text())["config_hash"], path
+
+
+def test_a_limit_of_one_point_nought_leaves_every_batch_in_and_one_of_one_does_not() -> None:
+    limits = {f"limit_{split}_batches": value for split, value in (("train", 1.0), ("val", 1), ("test", 0.5))}
+    found = partial_settings(trainer_config({**limits, "max_time": "00:00:01:00", "overfit_batches": 0.0}))
+    assert found == {"trainer.limit_val_batches": 1, "trainer.limit_test_batches": 0.5}

@@ -139,6 +139,29 @@ def test_a_term_of_the_command_line_composes() -> None:
     assert plain["choices"]["loss@stage1.terms.aux.loss"] == "label_smoothing"
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("terms.aus.weight=1", "stage1 has no term aus; did you mean 'aux'? +loss@stage1.terms.aus.loss=NAME adds one"),
+        ("terms.aus={weight: 1}", "stage1 has no term aus; did you mean 'aux'? "),
+        ("modules.means.width=3", "stage1 has no module means; +module@stage1.modules.means=NAME adds one"),
+    ],
+)
+def test_what_is_typed_of_a_named_part_that_is_not_there_is_refused(typed: str, answer: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        composed("method=ce", "+loss@stage1.terms.aux.loss=label_smoothing", f"+stage1.{typed}")
+    assert str(refused.value).startswith(f"'+stage1.{typed}' has no effect: {answer}")
+
+
+def test_what_a_file_says_of_a_named_part_that_is_not_there_is_left_out(own: Path) -> None:
+    (own / "method").mkdir()
+    (own / "method" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [ce, _self_]\nstage1: {terms: {aus: {weight: 0.3}}, modules: {m: {width: 3}}}\n"
+    )
+    stage = composed("method=mine")["stage1"]
+    assert stage["terms"] == stage["modules"] == {}
+
+
 def test_a_value_on_a_part_of_a_part_belongs_to_that_choice(own: Path) -> None:
     """A stream's sampler, and one of a deferred sampler's two, are choices like a stage's own."""
     (own / "method").mkdir()
@@ -182,6 +205,18 @@ def test_a_papers_settings_by_family() -> None:
     assert "paper" not in composed("method=mislas", "dataset=cifar100_lt", "paper=null", small=False)["choices"]
     with pytest.raises(ConfigError, match="paper=dasl: that paper has no settings for dataset/digits_lt"):
         composed("method=ce", "paper=dasl")
+
+
+def test_settings_that_are_those_of_no_paper_are_refused(own: Path) -> None:
+    (own / "method").mkdir()
+    text = "# @package _global_\ndefaults: [ce, _self_]\n"
+    (own / "method" / "mine.yaml").write_text(f"{text}settings: mislass\n")
+    with pytest.raises(ConfigError, match="unknown settings 'mislass': did you mean 'mislas'"):
+        composed("method=mine")
+    (own / "method" / "mine.yaml").write_text(f"{text}settings: dasl\n")
+    assert "paper" not in composed("method=mine")["choices"]  # that paper has none for digits
+    with pytest.raises(ConfigError, match="'settings=glag' has no effect: write paper=glag"):
+        composed("method=mislas", "settings=glag")
 
 
 def test_a_papers_settings_of_a_stage_that_is_not_there_are_left_out() -> None:

@@ -11,13 +11,13 @@ from texts import write_articles
 from ltexp.config.build import build
 from ltexp.data.commands.catalog import dataset_config, datasets
 from ltexp.data.images.dataset import listed_sizes, long_tailed
-from ltexp.data.types import LongTailedData, SourceArrays
+from ltexp.data.types import LongTailedData, Source, SourceArrays
 from ltexp.errors import ConfigError, DataError, LtexpError
 
 CLASSES, PER_CLASS = 4, 60
 
 
-class Made:
+class Made(Source):
     """Images whose first pixel says where they are in the source."""
 
     def __init__(self, counts: tuple[int, ...] = (PER_CLASS,) * CLASSES) -> None:
@@ -29,11 +29,8 @@ class Made:
         names = tuple(f"c{label}" for label in range(len(counts)))
         self.arrays = SourceArrays(images, labels, images[:20], test.astype(np.int64), names)
 
-    def open(self, root: Path) -> SourceArrays:
-        return self.arrays
-
-    def problems(self, root: Path) -> list[str]:
-        return []
+    def inspect(self, root: Path) -> tuple[SourceArrays, list[str]]:
+        return self.arrays, []
 
 
 def make(source: Made | None = None, **changed: Any) -> LongTailedData:

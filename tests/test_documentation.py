@@ -23,6 +23,7 @@ from ltexp import evaluate, export, methods, predict
 from ltexp.config.composer import compose, products
 from ltexp.config.path import reading_config_dirs, split_config_dirs
 from ltexp.config.words import split_words
+from ltexp.data import __main__ as data
 from ltexp.data.commands import catalog, unpack
 from ltexp.data.images import arrays
 from ltexp.data.text import articles
@@ -32,6 +33,8 @@ from ltexp.launching.freeze import freeze
 from ltexp.report import __main__ as report
 from ltexp.reproduce import __main__ as tables
 from ltexp.reproduce import figures
+from ltexp.run_folder import CHECKPOINT
+from ltexp.training import checkpoint
 
 ADD = "docs/add.md"
 FLAGS = {"-m", "--multirun", "--dry-run", "--help"}  # of ltexp train, without a value
@@ -107,10 +110,10 @@ def check_reproduce(words: Sequence[str], _: Path) -> None:
     freeze(compose(extra))
 
 
-def check_data(words: Sequence[str], _: Path) -> None:
+def check_data(words: Sequence[str], folder: Path) -> None:
     if not words:
         return
-    verb, *rest = words
+    (verb, *rest), folders = split_config_dirs(words)
     if verb == "unpack":  # of a name of the reader's own
         split_words(rest, ("source", "root", *unpack.COLUMNS, *unpack.SPLITS))
         return
@@ -120,7 +123,8 @@ def check_data(words: Sequence[str], _: Path) -> None:
     for name in names:
         assert verb != "prepare" or name in prepared, words
         if name not in (*prepared, "birds"):  # the reader's own
-            catalog.dataset_config(name)
+            with reading_config_dirs([folder / own for own in folders]):
+                catalog.dataset_config(name)
 
 
 CHECKS: dict[str, Callable[[Sequence[str], Path], object]] = {
@@ -194,6 +198,54 @@ def test_parts_of_your_own_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     labels = torch.repeat_interleave(torch.arange(2), torch.tensor([8, 1]))
     sampler = CubeRoot(labels, torch.tensor([8, 1]))
     assert sampler.class_probabilities(0, 1).tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_a_dataset_of_your_own_is_checked_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of docs/add.md, of small files in its form."""
+    write(files(ADD), tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["check", "shapes", f"root={tmp_path}", "--config-dir", str(tmp_path / "conf")]
+    assert data.main(words) == 1
+    assert f"shapes: {tmp_path / 'shapes' / 'train.npz'} is missing" in capsys.readouterr().out
+    (tmp_path / "shapes").mkdir()
+    for split, counts in (("train", [60, 30, 12]), ("test", [5, 5, 5])):
+        labels = np.repeat(np.arange(3), counts)
+        images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
+        np.savez(tmp_path / "shapes" / f"{split}.npz", images=images, labels=labels)
+    assert data.main(words) == 0
+    assert "ok: 102 train images (12 to 60 a class), 15 test images (5 a class), 3 classes" in capsys.readouterr().out
+    typed = ("method=ce", "dataset=shapes", "stage1.epochs=1", f"paths.data={tmp_path}")
+    run_here(tmp_path / "run", *typed, project=tmp_path)
+    assert (tmp_path / "run" / "predictions.npz").exists()
+
+
+def test_a_classifier_a_mixing_and_class_means_of_your_own_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of docs/add.md, with the means as they are in the end."""
+    write(files(ADD), tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    run_here(
+        tmp_path / "run",
+        *("method=crt", "stage1.epochs=1", "stage2.epochs=1", "mixing@stage1.mixing=blend"),
+        *("classifier@stage2.classifier=gated", "stage2.init.classifier=stage1"),
+        *("+stage2.lr_factors.classifier.gate=0.1", "stage2.trainable.backbone=true"),
+        *("+module@stage2.modules.means=class_means", "+loss@stage2.terms.near.loss=near_means"),
+        project=tmp_path,
+    )
+    module = checkpoint.read(tmp_path / "run" / "stage2" / CHECKPOINT).modules["means"]["state"]
+    assert module["counts"].sum() == 321  # the training images
+    assert module["means"].abs().sum(1).min() > 0
+
+
+def test_files_of_the_page_open_with_what_they_are(tmp_path: Path) -> None:
+    write(files(ADD), tmp_path)
+    for path in (tmp_path / "conf").rglob("*.yaml"):
+        said = methods.first_sentence(methods.comment_of(path))
+        assert said
+        assert "conf/" not in said, path
 
 
 def test_a_method_of_your_own_composes(tmp_path: Path) -> None:

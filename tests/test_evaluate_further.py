@@ -1,6 +1,7 @@
 """`ltexp evaluate` on shifted tests, with experts that adapt, and against images of other classes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ltexp import evaluate
 from ltexp.analysis.adaptation import adapt, agreement, drawn, recalls_with, views_of
 from ltexp.analysis.restored import LoadedStage, restore
-from ltexp.errors import ConfigError, DataError
+from ltexp.errors import ConfigError, DataError, LtexpError
 from ltexp.evaluation.detection import confidence_scores, detection
 from ltexp.evaluation.shifted import Shift
 from ltexp.report.__main__ import main as report
@@ -174,3 +175,16 @@ def test_images_of_another_size_are_refused(plain: Path, textures: Path) -> None
     words = ["ood=image_folder", f"ood.source.folder={textures}", "ood.image_size=16", "ood.workers=0"]
     with pytest.raises(ConfigError, match=r"its images have 16x16 pixels, and the run's 8x8"):
         evaluate.evaluate(*evaluate.parse([str(plain), *words]))
+
+
+def test_figures_that_cannot_be_kept_are_shown(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(plain, copy)
+    shutil.rmtree(copy / "evaluations", ignore_errors=True)
+    (copy / "evaluations").touch()  # as where the folder may not be written
+    with pytest.raises(LtexpError, match=r"^the figures above were not kept: cannot write .*stage1\.json: "):
+        evaluate.evaluate(*evaluate.parse([str(copy), "accelerator=cpu"]))
+    out = capsys.readouterr().out
+    assert "\nstage1 " in out
+    assert "\nrecorded " in out
+    assert "kept in" not in out

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,28 @@ def test_an_evaluation_that_was_kept_is_a_row_of_its_own(tmp_path: Path) -> None
     table = results_table(group_runs(find_runs([tmp_path])[0]), "posthoc,ece,nll", posthoc=True)
     assert [row[0] for row in table.rows] == [None, "stage2_temperature"]
     assert [cell.mean for cell in table.rows[1][1:] if isinstance(cell, Statistic)] == [1.5, 0.5]
+
+
+def test_rows_on_another_test_set_are_named_and_are_not_the_best_of_the_test_split(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", all=50.0)
+    (folder / "evaluations").mkdir()
+    kept: dict[str, dict[str, Any]] = {"stage2_temperature": {}, "stage2_forward50_unknown": {"shift": "forward50"}}
+    kept |= {"stage2_forward50_known": {"shift": "forward50"}, "stage2_other": {"dataset": ["dataset=birds"]}}
+    for place, (name, content) in enumerate(kept.items(), 1):
+        metrics = record()["metrics"] | {"all": 50.0 + 10 * place}
+        (folder / "evaluations" / f"{name}.json").write_text(json.dumps(content | {"metrics": metrics}))
+    table = results_table(group_runs(find_runs([tmp_path])[0]), "posthoc,all", posthoc=True)
+    assert {table.rows[row][0] for row, _ in table.best} == {"stage2_temperature", "stage2_forward50_known"}
+    said = "rows on other test sets, compared among themselves alone: class shares forward50, dataset=birds"
+    assert said in table.notes
+    assert said not in results_table(group_runs(find_runs([tmp_path])[0])).notes
+
+
+def test_a_part_of_the_test_images_is_another_test_set(tmp_path: Path) -> None:
+    for place, tested in enumerate([{}, {}, {"tested": {"images": 10, "of": 500}}]):
+        write(tmp_path / str(place), config_hash=str(place), all=50.0 + place, **tested)
+    table = results_table(group_runs(find_runs([tmp_path])[0]), "config,all")
+    assert {table.rows[row][0] for row, _ in table.best} == {"1"}
 
 
 @pytest.mark.slow

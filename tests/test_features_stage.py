@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from ltexp.analysis.restored import restore, write_features
 from ltexp.config import to_config
 from ltexp.config.identity import differing_keys
 from ltexp.data.images import digits
-from ltexp.data.types import SourceArrays
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.features import loader
 from ltexp.features.generator import AdaptiveFeatureGenerator
@@ -116,15 +116,10 @@ def test_training_does_not_depend_on_the_test_images(
     glag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a test set of black images of class 0, evaluated every epoch, the same weights and betas come out."""
-    read = digits.Digits.open
-
-    def blackened(self: Any, root: Path) -> SourceArrays:
-        whole = read(self, root)
-        return SourceArrays(
-            whole.train_images, whole.train_labels, 0 * whole.test_images, 0 * whole.test_labels, whole.class_names
-        )
-
-    monkeypatch.setattr(digits.Digits, "open", blackened)
+    whole, _ = digits.Digits().inspect(tmp_path)
+    assert whole is not None
+    black = replace(whole, test_images=0 * whole.test_images, test_labels=0 * whole.test_labels)
+    monkeypatch.setattr(digits.Digits, "inspect", lambda self, root: (black, []))
     run_here(tmp_path / "run", *GLAG, "stage1.epochs=4", "evaluation.every=1")
     for stage in ("stage1", "stage2"):
         assert_equal_weights(weights(glag, stage), weights(tmp_path / "run", stage))

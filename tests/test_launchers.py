@@ -10,12 +10,15 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
+from records import write
 from runs import composed
 from test_command_line import SMALL, ltexp, record, start, wait_for
 
@@ -24,8 +27,12 @@ from hydra_plugins.ltexp_launchers import GpuLauncher, jobs_at_a_time
 from ltexp.config import TrainerConfig
 from ltexp.config.composer import compose
 from ltexp.errors import ConfigError
+from ltexp.files import write_text
 from ltexp.launching import devices
 from ltexp.launching.devices import check_devices, device_count, free_gpus
+from ltexp.launching.outcome import SweepError
+from ltexp.launching.places import place_jobs, read_places, write_places
+from ltexp.launching.start import without_resume
 
 TINY = (*SMALL, "stage1.epochs=1", "method=ce")
 
@@ -122,6 +129,72 @@ def test_devices_without_a_gpu_are_refused_unless_the_cpu_is_asked_for(monkeypat
         check_devices(TrainerConfig(devices=8))
     check_devices(TrainerConfig(devices=8, accelerator="cpu"))
     check_devices(TrainerConfig(devices=1))
+
+
+def frozen_in(folder: Path, *overrides: str) -> dict[str, Any]:
+    """The config of a run, which lies in `folder` as the run writes it."""
+    plain = composed(*overrides)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(without_resume(plain))))
+    return plain
+
+
+def test_a_job_has_the_folder_of_its_config_and_a_new_one_a_free_folder(tmp_path: Path) -> None:
+    before = [(f"method={method}", f"seed={seed}") for method in ("ce", "crt") for seed in (0, 1)]
+    held = [frozen_in(tmp_path / str(number), *words) for number, words in enumerate(before)]
+    assert place_jobs(tmp_path, held) == {}
+    new = [composed(f"method={method}", "seed=2", "resume=true") for method in ("ce", "crt")]
+    assert place_jobs(tmp_path, [*held[:2], new[0], *held[2:], new[1]]) == {2: "4", 3: "2", 4: "3"}
+    assert place_jobs(tmp_path / "new", [*held, *new]) == {}
+    moved = composed(*before[0], "paths.data=elsewhere", "resume=true")  # it computes the same
+    assert place_jobs(tmp_path, [moved, new[0]]) == {1: "4"}
+    (tmp_path / "0" / "config.yaml").write_text("[")
+    assert place_jobs(tmp_path, [held[0]]) == {0: "4"}
+
+
+def test_a_launcher_gives_each_job_its_folder(tmp_path: Path) -> None:
+    write_places(tmp_path, {1: "4"})
+    launcher, given = ltexp_launchers.Basic(), []
+    launcher.launcher = SimpleNamespace(launch=lambda jobs, first: given.extend(jobs) or [])  # type: ignore[func-returns-value]
+    launcher.announced, launcher.folder, launcher.chosen = ltexp_launchers.Announced(None), str(tmp_path), True
+    launcher.launch([["seed=0"], ["seed=1"]], 0)
+    assert given == [["seed=0"], ["seed=1", "hydra.sweep.subdir=4"]]
+    write_places(tmp_path, {})
+    assert read_places(tmp_path) == {}
+
+
+def test_a_failed_job_counts_as_failed_alone_and_a_refused_one_is_promised_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a job is refused a folder, another's record lies there."""
+    write(tmp_path)
+    place = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path)}}})
+    failed = JobReturn(overrides=["seed=0"], hydra_cfg=place, status=JobStatus.FAILED)
+    failed.return_value = ConfigError("it holds another run")
+    launcher = ltexp_launchers.Basic()
+    launcher.launcher = SimpleNamespace(launch=lambda *_: [failed])
+    launcher.announced, launcher.folder, launcher.chosen = ltexp_launchers.Announced(None), str(tmp_path), True
+    with pytest.raises(SweepError, match=r"^1 of 1 jobs failed; the same command with resume=true continues"):
+        launcher.launch([["seed=0"]], 0)
+    assert "1 job in 0:00: 1 failed; 0 stages trained, 0 shared" in capsys.readouterr().out
+    with pytest.raises(SweepError, match=r"^1 of 1 jobs failed$"):
+        launcher.launch([["seed=0", "resume=true"]], 0)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_extended_in_its_folder(tmp_path: Path) -> None:
+    words = (
+        "-m",
+        *TINY,
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        f"paths.outputs={tmp_path}",
+        "stage1.batch_size=64,32",
+    )
+    assert ltexp("train", *words, "seed=0,1").returncode == 0
+    answer = ltexp("train", *words, "seed=0,1,2", "resume=true")
+    assert answer.returncode == 0, answer.stderr
+    assert "6 jobs in" in answer.stdout
+    assert ": 2 finished, 4 finished before; " in answer.stdout
+    assert sorted(record(tmp_path / "sweep" / str(number))["seed"] for number in range(6)) == [0, 0, 1, 1, 2, 2]
 
 
 def test_what_a_launcher_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

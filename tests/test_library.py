@@ -123,6 +123,8 @@ def test_mistakes_are_one_line_before_anything_is_written(tmp_path: Path, monkey
     for words, message in mistakes.items():
         with pytest.raises(LtexpError, match=message):
             ltexp.train(words)
+    with pytest.raises(ConfigError, match="folder= is empty: name a path"):
+        ltexp.train(["method=ce"], folder="")
     with pytest.raises(ConfigError, match=r"the config folder .*/mine is not there \(--config-dir, config_dirs or"):
         ltexp.train([], config_dirs=["mine"])
     importlib.import_module("ltexp.train")  # the command's module takes the function's name

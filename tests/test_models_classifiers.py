@@ -286,3 +286,19 @@ def test_a_trained_weight_shift_loads_back(decay_towards: str) -> None:
     again = WeightShift(D, C, decay_towards=decay_towards)
     again.load_state_dict(head.state_dict())
     assert torch.equal(again(draw(3, D)), head(draw(3, D)))
+
+
+class Minimal(Classifier):
+    """As a user's own may be at first."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, : self.num_classes]
+
+
+def test_a_classifier_that_says_nothing_of_starting_is_told_what_to_add() -> None:
+    with pytest.raises(ConfigError, match="a Minimal classifier has no start_from, and can only start fresh: add it"):
+        Minimal(D, C).start_from(stage1())
+    with pytest.raises(
+        ConfigError, match="a Minimal classifier has no linear_form, which a Linear one starts from: add"
+    ):
+        stage1().start_from(Minimal(D, C))

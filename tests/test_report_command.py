@@ -1,7 +1,10 @@
 """`ltexp report`: its grammar, exit codes and files, and that it never waits for torch."""
 
+import os
+import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,56 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert text.count("data:image/png;base64,") >= 3
     assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0
     assert "Reliability diagrams" in out.read_text()
+
+
+def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    run = write(tmp_path / "run")
+    (tmp_path / "there").mkdir()
+    for name in ("table.md", "page.html"):
+        (tmp_path / name).symlink_to(Path("there") / name)
+        assert main([str(run), f"out={tmp_path / name}"]) == 0
+        assert (tmp_path / name).is_symlink()
+        assert not (tmp_path / "there" / name).is_symlink()
+    assert (tmp_path / "table.md").read_text().startswith("| method")
+    assert (tmp_path / "there" / "page_files").is_dir()  # beside the page, whose links lead there
+    (tmp_path / "loop.md").symlink_to("loop.md")
+    assert main([str(run), f"out={tmp_path / 'loop.md'}"]) == 1
+    assert (tmp_path / "loop.md").is_symlink()
+
+
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, pipe = write(tmp_path / "run"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        assert main([str(run), "format=csv", f"out={pipe}"]) == 0
+        assert read.result(timeout=20).startswith("method,")
+    assert pipe.is_fifo()
+    assert capsys.readouterr().out == ""
+    assert main([str(run), "format=html", f"out={pipe}"]) == 2
+    assert "is no file: a page's runs and figures lie beside it" in capsys.readouterr().err
+    for out, reason in ((tmp_path, "Is a directory"), (tmp_path / f"{'x' * 300}.html", "File name too long")):
+        assert main([str(run), f"out={out}"]) == 1
+        assert reason in capsys.readouterr().err
+
+
+def test_a_device_is_written_into_and_stays(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        device.write_bytes(b"")
+    except OSError:
+        pytest.skip("no devices can be made here")
+    assert main([str(write(tmp_path / "run")), f"out={device}"]) == 0
+    assert device.is_char_device()
+
+
+def test_standard_output_by_its_name_gets_the_table_alone(tmp_path: Path) -> None:
+    """Also where it is a file, which is not written from its start again."""
+    command = [sys.executable, "-m", "ltexp", "report", str(write(tmp_path / "run")), "format=csv", "out=/dev/stdout"]
+    with (tmp_path / "all.csv").open("w") as file:
+        file.write("before\n")
+        file.flush()
+        subprocess.run(command, stdout=file, check=True, timeout=60)
+    assert (tmp_path / "all.csv").read_text().startswith("before\nmethod,")
+    assert "/dev/stdout" not in (tmp_path / "all.csv").read_text()

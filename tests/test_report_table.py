@@ -156,6 +156,22 @@ def test_the_table_at_the_end_of_a_run_has_a_row_for_each_stage() -> None:
     assert "1,23" in stage2
 
 
+def test_tables_say_what_makes_a_run_less_than_a_full_one(tmp_path: Path) -> None:
+    stages = record()["stages"]
+    stages[0] |= {"epochs": 30, "stopped_after": 10, "stopped_by": "trainer.max_time"}
+    partial = {"trainer.max_time": "00:00:01:00", "trainer.limit_val_batches": 1}
+    changes = {"stages": stages, "partial": partial, "tested": {"images": 1280, "of": 10000}}
+    said = "stage1 stopped by trainer.max_time after 10 of 30 epochs; 1,280 of 10,000 test images; with "
+    said += "trainer.limit_val_batches=1"
+    text = shown(run_table(record(**changes)))
+    assert "10 of 30" in next(line for line in text.splitlines() if "cached" in line)
+    assert said in " ".join(text.split())
+    write(tmp_path / "a", **changes)
+    assert f"crt seed 0: {said}" in to_text(table(tmp_path))
+    write(tmp_path / "a")
+    assert "crt seed 0" not in to_text(table(tmp_path))
+
+
 def test_what_runs_see_beyond_others_stands_beside_their_numbers(tmp_path: Path) -> None:
     held = {"stage1.meta": {"per_class": 10, "of": "unused"}}
     write(tmp_path / "a", config_hash="d", method="mw_net", held_out=held)

@@ -56,6 +56,8 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
         (["compare", "out=x.xlsx"], "a table's file ends in .txt, .md, .csv, .tex, .html, not '.xlsx'"),
         (["plan", "table=mislas/3", "method=mixup,crt"], "no published cell has method=crt with table=mislas/3"),
         (["plan", "table=mislas/3", "ratio=7"], "unknown ratio '7': choose one of 10, 50, 100, 200"),
+        (["compare", "table=mislas/3", "runs=a,,b"], "runs= is empty: name a path"),
+        (["plan", "table=mislas/3", "paths.outputs="], "paths.outputs= is empty: name a path"),
         (["compare", "trainer=bf16"], "unknown key 'trainer'"),
         (["show"], "name a table, a paper or cells"),
         (["show", "table"], "'table' is not KEY=VALUE"),

@@ -61,6 +61,35 @@ def test_other_protocols_and_configs_stand_apart_and_after_the_full_one(changes:
     assert found == [("last epoch", [0], 47.0), (text, [1], 10.0)]
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("trainer.fast_dev_run=true", True),
+        ("trainer.limit_train_batches=3", 3),
+        ("trainer.limit_val_batches=0.5", 0.5),
+        ("trainer.limit_test_batches=3", 3),
+        ("trainer.overfit_batches=1", 1),
+    ],
+)
+def test_a_run_on_a_part_of_the_batches_is_another_config_and_leaves_its_cell_to_do(setting: str, value: Any) -> None:
+    part = run(typed=[setting], partial={setting.partition("=")[0]: value}, config_hash="d")
+    assert measured(part) == [(f"last epoch, other config: {setting}", [0], 50.0)]
+    cells = match_cells(all_cells(), MISLAS)
+    assert [line.kind for line in compare(cells, Outputs([part]), missing=False)] == ["other"]
+    assert len(make_plan(cells, Outputs([part]), [0], []).to_run) == 1
+    assert not make_plan(cells, Outputs([part]), [0], [setting]).to_run
+    assert len(make_plan(cells, Outputs([run()]), [0], [setting]).to_run) == 1
+
+
+def test_a_run_that_was_stopped_early_leaves_its_cell_to_do() -> None:
+    stopped = run(typed=["trainer.max_time=00:01:00:00"], config_hash="d")
+    stopped.record["stages"][0]["stopped_after"] = 8
+    assert measured(stopped) == [("last epoch, 8 + 10 of 200 + 10 epochs", [0], 50.0)]
+    assert len(make_plan(match_cells(all_cells(), MISLAS), Outputs([stopped]), [0], []).to_run) == 1
+    in_time = run(typed=["trainer.max_time=00:01:00:00"], config_hash="d")
+    assert measured(in_time) == [("last epoch", [0], 50.0)]
+
+
 def test_what_a_run_sees_beyond_others_stands_beside_its_number() -> None:
     held = {"stage1.meta": {"per_class": 10, "of": "validation"}}
     assert measured(run(held_out=held)) == [("last epoch, sees 10 validation images a class also", [0], 50.0)]

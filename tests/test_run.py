@@ -1,6 +1,7 @@
 """A run from end to end: what lies in its folder, what its stages share, and what resuming it gives."""
 
 import importlib
+import itertools
 import json
 import shutil
 import sys
@@ -12,10 +13,12 @@ import pytest
 import torch
 from choices import names
 from clips import beside
+from pytorch_lightning.callbacks import Timer
 from runs import assert_equal_weights, run_here, weights
 
 from ltexp.config import build as build_module
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
+from ltexp.run_folder import read_metrics
 from ltexp.training.stage import Stage
 
 
@@ -250,3 +253,48 @@ def test_a_deleted_stage_2_is_redone_from_the_stage_1_in_the_folder(mislas: Path
     overrides = ("method=mislas", "stage2.epochs=2", "evaluation.every=1", "stage_cache.enabled=false", "resume=true")
     run_here(copy, *overrides)
     assert_equal_weights(weights(mislas, "stage2"), weights(copy, "stage2"))
+
+
+def test_a_stage_that_time_ends_says_so_in_table_record_and_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()  # before training, and after each step
+
+    def look(_: Timer, trainer: Any) -> None:
+        trainer.should_stop = next(looks) == 9
+
+    monkeypatch.setattr(Timer, "_check_time_remaining", look)
+    run_here(tmp_path / "run", "method=ce", "stage1.epochs=4", "trainer.max_time=00:00:00:09", "evaluation.every=1")
+    content = record(tmp_path / "run")
+    (stage,) = content["stages"]
+    assert (stage["epochs"], stage["stopped_after"], stage["stopped_by"]) == (4, 1, "trainer.max_time")
+    assert content["partial"] == {"trainer.max_time": "00:00:00:09"}
+    first, second = read_metrics(tmp_path / "run" / "stage1" / "metrics.csv")
+    assert (first["steps_left"], second["steps_left"]) == ("", "1")  # of the 5 steps of an epoch
+    assert float(second["train_loss"]) > 0.5 * float(first["train_loss"])  # a mean over the steps that were taken
+    said = capsys.readouterr().out
+    assert "\nstage1 stopped by trainer.max_time after 1 of 4 epochs\n" in said
+
+
+def test_a_run_within_its_time_has_the_record_of_any_other(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", "method=ce", "trainer.max_time=00:01:00:00")
+    content = record(tmp_path / "run")
+    assert not {"partial", "tested"} & content.keys()
+    assert not {"stopped_after", "stopped_by"} & content["stages"][0].keys()
+
+
+def test_no_time_at_all_is_no_training_and_is_said(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", "method=ce", "trainer.max_time=00:00:00:00")
+    assert record(tmp_path / "run")["stages"][0]["stopped_after"] == 0
+
+
+def test_a_part_of_the_test_images_and_a_callback_that_stops_are_in_the_record(tmp_path: Path) -> None:
+    stop = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=test_all", "evaluation.every=1")
+    stop += ("callbacks.early_stopping.mode=min", "callbacks.early_stopping.patience=1", "stage1.epochs=9")
+    run_here(tmp_path / "run", "method=ce", *stop, "trainer.limit_test_batches=0.5")
+    content = record(tmp_path / "run")
+    (stage,) = content["stages"]
+    assert 2 <= stage["stopped_after"] < 9
+    assert stage["stopped_by"] == "callbacks.early_stopping"
+    assert content["tested"]["of"] == 500
+    assert 0 < content["tested"]["images"] < 500

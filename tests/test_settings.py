@@ -4,6 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from ltexp.config import to_config
 from ltexp.config.annotations import expected, fits
 from ltexp.config.build import build
 from ltexp.config.identity import is_material, run_identity
+from ltexp.config.locate import check_targets, locate
 from ltexp.config.numbers import check_numbers
 from ltexp.config.require import is_number, is_whole, require, require_choice, within
 from ltexp.config.words import own_keys, parse_value, read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
 from ltexp.evaluate import OWN
 from ltexp.evaluate import parse as parse_evaluate
+from ltexp.models.backbone import without_files
+from ltexp.models.classifier import Classifier
 from ltexp.names import unknown_name
 from ltexp.training.composition import check_composition
 from ltexp.usage import folded
@@ -182,6 +186,75 @@ def test_a_class_from_elsewhere_is_answered_in_one_line(settings: dict[str, Any]
     assert build({"_target_": "test_settings.Foreign", "width": 3}).width == 3
 
 
+class Counting(Classifier):
+    """A classifier that wants the class counts too early."""
+
+    def __init__(self, feature_dim: int, num_classes: int, class_counts: torch.Tensor) -> None:
+        super().__init__(feature_dim, num_classes)
+
+
+def test_what_ltexp_gives_to_a_class_is_told_from_what_its_file_lists() -> None:
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "test_settings.Foreign", "width": 1}, class_counts=COUNTS, path="stage1.loss")
+    assert str(refused.value) == (
+        "stage1.loss: test_settings.Foreign does not take class_counts, which ltexp gives to it: "
+        "def __init__(self, class_counts, ...)"
+    )
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": "test_settings.Counting"}, feature_dim=4, num_classes=3, path="stage2.classifier")
+    assert str(refused.value) == (
+        "stage2.classifier: test_settings.Counting is not given class_counts: "
+        "a classifier gets them by set_class_counts(class_counts)"
+    )
+
+
+MODULES = {
+    "half_written.py": "def f(:\n",
+    "needs_another.py": "\nimport not_there_at_all\n",
+    "fails.py": "x = 1\ny = x / 0\n",
+    "sound/__init__.py": "",
+    "sound/inner.py": "class Inner:\n    class Part:\n        pass\n",
+}
+UNFOUND = [
+    ("half_written.X", "a module that can be imported, and half_written fails at {}/half_written.py:1: SyntaxError: "),
+    ("needs_another.X", "{}/needs_another.py:2: ModuleNotFoundError: No module named 'not_there_at_all'"),
+    ("fails.X", "{}/fails.py:2: ZeroDivisionError: division by zero"),
+    ("not_there.X", "a module on the Python path, and there is no not_there: put the folder that it lies in on PYTHON"),
+    ("sound.outer.X", "the path of a class or function, and sound has no outer"),
+    ("sound.inner.Iner", "and sound.inner has no Iner; did you mean 'sound.inner.Inner'?"),
+    ("sound..Inner", "the dotted path of a class or function"),
+]
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Modules of a user's, of which only `sound` is."""
+    for name, text in MODULES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("target", "answer"), UNFOUND)
+def test_a_class_that_cannot_be_imported_is_answered_with_the_cause(target: str, answer: str, modules: Path) -> None:
+    node = {"_target_": target}
+    built, loaded = partial(build, node, path="backbone"), partial(without_files, node)
+    for act in (built, loaded, partial(check_targets, {"backbone": node})):
+        with pytest.raises(ConfigError) as refused:
+            act()
+        assert str(refused.value).startswith(f"invalid backbone._target_={target}: expected ")
+        assert answer.format(modules) in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_class_is_found_as_hydra_finds_it(modules: Path) -> None:
+    assert locate("sound.inner.Inner.Part").__name__ == "Part"
+    assert locate("torch.optim.SGD") is torch.optim.SGD
+    with pytest.raises(ConfigError, match=r"invalid stage1\.loss\.parts\.1\._target_=not_there\.X: "):
+        check_targets({"stage1": {"loss": {"parts": [{}, {"_target_": "not_there.X"}]}}, "stage2": None})
+
+
 @pytest.mark.parametrize(
     ("inner", "answer"),
     [
@@ -216,7 +289,9 @@ def test_words_of_a_command_line() -> None:
     assert [read_flag(options, key) for key in ("stages", "more")] == [True, None]
     assert read_choice({"format": "csv"}, "format", ("csv", "html")) == "csv"
     assert parse_value("tau", "[0.5, 1]") == [0.5, 1]
-    for words, answer in ((["ot=x"], "unknown key 'ot': did you mean 'out'?"), (["out="], "out= names nothing")):
+    empty = "one of the words is empty: was a variable of the shell not set?"
+    wrong = {"ot=x": "unknown key 'ot': did you mean 'out'?", "out=": "out= names nothing", "": empty}
+    for words, answer in (([word], answer) for word, answer in wrong.items()):
         with pytest.raises(ConfigError) as refused:
             split_words(words, ("out", "stages"))
         assert str(refused.value) == answer

@@ -9,6 +9,7 @@ import numpy as np
 
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
+from ltexp.config.require import within
 from ltexp.errors import ConfigError
 from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.temperature import fit_temperature
@@ -122,7 +123,12 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
 
 def kept_modules(stage: StageConfig) -> dict[str, Any]:
     """The nodes of those modules that are a part of the trained model; the others are for training alone."""
-    return {name: node for name, node in present(stage.modules).items() if Wiring.of(node).keep}
+    kept = {}
+    for name, node in present(stage.modules).items():
+        with within(f"modules.{name}"):
+            if Wiring.of(node).keep:
+                kept[name] = node
+    return kept
 
 
 def write_features(restored: LoadedStage) -> Path:

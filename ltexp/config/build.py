@@ -11,9 +11,10 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from ltexp.config.locate import locate
+from ltexp.config.own_code import own_file, place_of
 from ltexp.config.require import within
-from ltexp.errors import ConfigError, LtexpError, SettingError, UnknownKeyError
-from ltexp.names import nearest
+from ltexp.errors import ConfigError, LtexpError, UnknownKeyError
 
 _INNER_KEY = re.compile(r"^full_key: (.*)$", re.MULTILINE)  # in Hydra's messages: of a node within the node
 
@@ -40,13 +41,28 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
         except InstantiationException as error:
             _explain(node, error)
         target = partial.func
-        _check_arguments(target, node["_target_"], args, {**partial.keywords, **keywords})
+        _check_arguments(target, node["_target_"], args, partial.keywords, keywords)
         try:
             return partial(*args, **keywords)
-        except ValueError as error:
+        except ConfigError as error:
+            error.of_own_part |= _is_own(target)
+            raise
+        except LtexpError:
+            raise
+        except Exception as error:
             if _is_ours(target):
                 raise
-            raise ConfigError(f"{node['_target_']}: {_one_line(error)}") from error
+            refused = _refused(str(node["_target_"]), error)
+            refused.of_own_part = _is_own(target)
+            raise refused from error
+
+
+def _refused(target: str, error: Exception) -> ConfigError:
+    """What a part that is not ltexp's raised while it was built, in one line."""
+    if isinstance(error, ValueError):  # raised on purpose, of a setting
+        return ConfigError(f"{target}: {_one_line(error)}")
+    place = f" ({place_of(error)})" if place_of(error) else ""
+    return ConfigError(f"{target}: {type(error).__name__}: {_one_line(error)}{place}")
 
 
 def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
@@ -57,10 +73,10 @@ def _explain(node: Mapping[str, Any], error: InstantiationException) -> None:
         if isinstance(cause, LtexpError):
             raise cause from None
         target = inner.get("_target_")
-        if isinstance(cause, ImportError):
-            raise _not_importable(str(target)) from error
-        if isinstance(cause, TypeError) and (function := _importable(str(target))) is not None:
-            _check_arguments(function, str(target), (), {k: v for k, v in inner.items() if not k.startswith("_")})
+        if isinstance(target, str) and isinstance(cause, ImportError | ValueError | TypeError):
+            function = locate(target)
+            if isinstance(cause, TypeError):
+                _check_arguments(function, target, (), {k: v for k, v in inner.items() if not k.startswith("_")}, {})
         reason = _one_line(cause) if cause is not None else _one_line(error)
         raise ConfigError(f"{target} cannot be built: {reason}") from error
 
@@ -79,29 +95,19 @@ def _inner(node: Mapping[str, Any], full_key: str) -> tuple[str, Mapping[str, An
     return ".".join(path), found if isinstance(found, Mapping) else {}
 
 
-def _not_importable(target: str) -> ConfigError:
-    module, _, name = target.rpartition(".")
-    try:
-        near = nearest(name, [known for known in vars(importlib.import_module(module)) if not known.startswith("_")])
-    except (ImportError, ValueError):
-        return SettingError("_target_", target, "the dotted path of a class or function that can be imported")
-    hint = f"; did you mean '{module}.{near}'?" if near else ""
-    return SettingError("_target_", target, f"the path of a class or function, and {module} has no {name}{hint}")
-
-
-def _importable(target: str) -> Callable[..., Any] | None:
-    module, _, name = target.rpartition(".")
-    try:
-        found: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None
-    return found
-
-
 def _check_arguments(
-    function: Callable[..., Any], target: str, args: tuple[Any, ...], keywords: Mapping[str, Any]
+    function: Callable[..., Any],
+    target: str,
+    args: tuple[Any, ...],
+    listed: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
-    """Refuses keywords that the function does not take, and arguments that it lacks."""
+    """Refuses keywords that the function does not take and arguments that it lacks.
+
+    Args:
+        listed: the keywords of the config's node.
+        given: those that ltexp adds.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -109,17 +115,29 @@ def _check_arguments(
     parameters = signature.parameters.values()
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if all(p.kind != p.VAR_KEYWORD for p in parameters):
-        for key in keywords:
+        for key in listed:
+            if key not in named and key not in given:
+                raise UnknownKeyError(key, [name for name in named[len(args) :] if name not in given])
+        for key in given:
             if key not in named:
-                raise UnknownKeyError(key, named[len(args) :])
+                where = f"def __init__(self, {key}, ...)" if inspect.isclass(function) else f"def ...({key}, ...)"
+                raise ConfigError(f"{target} does not take {key}, which ltexp gives to it: {where}")
     try:
-        signature.bind(*args, **keywords)
+        signature.bind(*args, **{**listed, **given})
     except TypeError as error:
+        if "'class_counts'" in str(error) and hasattr(function, "set_class_counts"):
+            raise ConfigError(
+                f"{target} is not given class_counts: a classifier gets them by set_class_counts(class_counts)"
+            ) from None
         raise ConfigError(f"{target}: {error}") from None
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
     return getattr(function, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+
+
+def _is_own(function: Callable[..., Any]) -> bool:
+    return own_file(getattr(function, "__module__", "")) is not None
 
 
 def _one_line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from ltexp.config.schema import (
     TrainerConfig,
     names_stage,
 )
-from ltexp.config.signature import accepted_keywords
+from ltexp.config.signature import accepted_keywords, is_ours
 from ltexp.errors import ConfigError, UnknownKeyError
 
 MODULE = re.compile(rf"({STAGE.pattern})\.modules\.[^.]+")
@@ -219,7 +219,7 @@ def check_keywords(node: Any, path: str = "") -> None:
     if not isinstance(node, Mapping | DictConfig):
         return
     target = node.get("_target_")
-    accepted = accepted_keywords(target) if isinstance(target, str) else None
+    accepted = accepted_keywords(target) if isinstance(target, str) and is_ours(target) else None
     if accepted is not None:
         reserved = MODULE_KEYS if MODULE.fullmatch(path) else ()
         for key, value in node.items():

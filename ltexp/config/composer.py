@@ -23,11 +23,12 @@ from omegaconf import Container, DictConfig, OmegaConf, open_dict
 
 from ltexp.config import resolvers  # noqa: F401 - what the files of conf/ interpolate with
 from ltexp.config.config_files import PRIMARY, Files, choices_of_stages, is_part, layer_of, plain_content
-from ltexp.config.layers import RECIPE, Fold, merged
+from ltexp.config.layers import RECIPE, Fold, has_target, merged
 from ltexp.config.paper_choice import SETTINGS, with_paper
 from ltexp.config.path import conf_dir, user_config_dirs
 from ltexp.config.schema import STAGE
 from ltexp.errors import ConfigError
+from ltexp.names import nearest
 
 NOT_OF_A_RUN = ("hydra", "launcher")  # where a run runs is no part of what it is
 _SCHEMA = SearchPathQuery(provider="schema")
@@ -38,7 +39,7 @@ class LayeredLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        for folder in reversed(user_config_dirs()):
+        for folder in user_config_dirs():  # each before the schema, so behind those before it
             config_search_path.prepend(provider="user", path=f"file://{folder}", anchor=_SCHEMA)
         self.repository = Files(config_search_path)
         self._stages: dict[tuple[str, ...], frozenset[str]] = {}  # that a run has, by its overrides
@@ -134,6 +135,7 @@ class LayeredLoader(ConfigLoaderImpl):
                 raise ConfigError(
                     f"'{part.input_line}' has no effect: {stage} is null here (the method has no {stage})"
                 )
+        _check_named_parts(config, stages, self._typed)
         parts = {package: name for package, name in self._choices.items() if config[package.split(".")[0]] is not None}
         made = {str(key): name for key, name in config.hydra.runtime.choices.items() if name}
         known = {key: name if isinstance(name, str) else ",".join(name) for key, name in made.items()}
@@ -162,6 +164,34 @@ def _stage_of(override: Override) -> str | None:
     """The stage that an override sets something of, or a choice of whose parts it makes."""
     package = override.package if override.package is not None else override.key_or_group
     return package.split(".")[0] if is_part(package) else None
+
+
+def _check_named_parts(config: DictConfig, stages: Sequence[str], typed: Sequence[Override]) -> None:
+    """Refuses what is typed of a term or a module that is not there; what files say of one is left out before.
+
+    Raises:
+        ConfigError: with the nearest that is there, and the choice that adds it.
+    """
+    for kind, group, part in (("terms", "loss", ".loss"), ("modules", "module", "")):
+        for stage in stages:
+            named = OmegaConf.select(config, f"{stage}.{kind}") or {}
+            nodes = {str(name): node for name, node in named.items() if isinstance(node, DictConfig)}
+            there = [name for name, node in nodes.items() if has_target(OmegaConf.to_container(node))]
+            for name in nodes.keys() - set(there):
+                place = f"{stage}.{kind}.{name}"
+                for own in typed:
+                    if _overlap(own.key_or_group, place):
+                        near = nearest(name, there)
+                        meant = f"did you mean '{near}'? " if near else ""
+                        raise ConfigError(
+                            f"'{own.input_line}' has no effect: {stage} has no {kind[:-1]} {name}; {meant}"
+                            f"+{group}@{place}{part}=NAME adds one"
+                        )
+
+
+def _overlap(key: str, place: str) -> bool:
+    """Whether one of two dotted keys lies within the other."""
+    return f"{key}.".startswith(f"{place}.") or f"{place}.".startswith(f"{key}.")
 
 
 def products(overrides: Sequence[str]) -> list[list[str]]:

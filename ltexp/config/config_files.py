@@ -9,10 +9,12 @@ from typing import Any
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.default_element import ConfigDefault, GroupDefault, ResultDefault
 from hydra.core.object_type import ObjectType
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ltexp.config.layers import Layer
+from ltexp.config.path import readable
 from ltexp.config.schema import STAGE
+from ltexp.errors import ConfigError
 
 PRIMARY = "config"
 
@@ -21,12 +23,19 @@ class Files(ConfigRepository):
     """The files of the search path, read once in a process unless they change."""
 
     def load_config(self, config_path: str) -> Any:
-        """Hydra's `ConfigResult` of a file."""
+        """Hydra's `ConfigResult` of a file.
+
+        Raises:
+            ConfigError: for one that is not YAML, or a list.
+        """
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() != "file" or config_path.startswith("hydra/"):
             return super().load_config(config_path)
         file = Path(source.path.removeprefix("file://"), source._normalize_file_name(config_path))
-        loaded = _parsed(self, config_path, file, file.stat().st_mtime_ns)
+        with readable(file):
+            loaded = _parsed(self, config_path, file, file.stat().st_mtime_ns)
+        if not isinstance(loaded.config, DictConfig):
+            raise ConfigError(f"{file}: this is a list; a file of conf/ is made of keys, such as `seed: 1`")
         entries = [copy.copy(entry) for entry in loaded.defaults_list]  # Hydra writes into them
         return replace(loaded, defaults_list=entries)
 

@@ -10,6 +10,7 @@ makes another one, it is left out.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from ltexp.config.schema import MODULE_KEYS, STAGE
@@ -132,7 +133,7 @@ class Fold:
     def _exists(self, place: str, value: Any) -> bool:
         """Whether the named part at `place` is there, for a choice or for what the file itself brings."""
         chosen = any(package == place or package.startswith(f"{place}.") for package in self.choices)
-        return chosen or place in self._same or _has_target(value)
+        return chosen or place in self._same or has_target(value)
 
     def _part(self, place: str) -> str | None:
         """The package of the choice that the node at `place` belongs to."""
@@ -174,12 +175,22 @@ class Fold:
         options = set(self.options(group)) if group else set()
         named = [key for key, node in value.items() if key in options and (node is None or isinstance(node, Mapping))]
         if not named:
+            self._check_misspelt(value, package, options, layer)
             return [(self._seen.get(package), value)]
         if len(named) < len(value):
             other = next(key for key in value if key not in named)
             hint = unknown_name(group, str(other), options)
             raise ConfigError(f"conf/{layer.path}.yaml: {package} names {named[0]} and has the key {other}: {hint}")
         return [(name, value[name] or {}) for name in named]
+
+    def _check_misspelt(self, value: Mapping[str, Any], package: str, options: set[str], layer: Layer) -> None:
+        """Refuses values under what is nearly a choice's name and no key of the part."""
+        node: Any = self.config
+        for step in package.split("."):
+            node = node.get(step) if isinstance(node, Mapping) else None
+        for key in (key for key, inner in value.items() if isinstance(inner, Mapping) and key not in (node or {})):
+            if near := get_close_matches(str(key), sorted(options), n=1, cutoff=0.8):
+                raise ConfigError(f"conf/{layer.path}.yaml: {package} has no {key}: did you mean '{near[0]}'?")
 
 
 def _source_of(value: Any) -> str | None:
@@ -215,10 +226,11 @@ def _references(node: Mapping[str, Any], path: str) -> dict[str, Any]:
     }
 
 
-def _has_target(value: Any) -> bool:
+def has_target(value: Any) -> bool:
+    """Whether a node, or one within it, says what it is."""
     if not isinstance(value, Mapping):
         return False
-    return "_target_" in value or any(_has_target(child) for child in value.values())
+    return "_target_" in value or any(has_target(child) for child in value.values())
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,7 +209,27 @@ def material_lightning(trainer: TrainerConfig) -> dict[str, Any]:
 def partial_settings(trainer: TrainerConfig) -> dict[str, Any]:
     """The keywords that make a run less than a full one, by their full keys."""
     found = {key: value for key, value in trainer.lightning.items() if key in PARTIAL}
-    return {f"trainer.{key}": value for key, value in found.items() if value is not None and value is not False}
+    return {f"trainer.{key}": value for key, value in found.items() if not _takes_all(key, value)}
+
+
+def _takes_all(key: str, value: Any) -> bool:
+    """Whether the value leaves every batch in: a limit of 1.0 is a fraction, one of 1 a single batch."""
+    return value is None or value is False or (key.startswith("limit_") and isinstance(value, float) and value == 1)
+
+
+def may_stop(config: Config) -> list[str]:
+    """The full keys of what may end a stage before its last epoch: a keyword of the Trainer, or callbacks that stop."""
+    if config.trainer.lightning.get("fast_dev_run"):
+        return ["trainer.fast_dev_run"]
+    timed = ["trainer.max_time"] if config.trainer.lightning.get("max_time") is not None else []
+    nodes = material_callbacks(config.callbacks)
+    return timed + [f"callbacks.{name}" for name, node in nodes.items() if _stops(str(node["_target_"]))]
+
+
+def _stops(target: str) -> bool:
+    """Whether a callback may end a stage: of Lightning's own only these do."""
+    own = target.startswith("pytorch_lightning.callbacks.")
+    return not own or target.endswith((".EarlyStopping", ".Timer", ".LambdaCallback"))
 
 
 def test_limit(trainer: TrainerConfig) -> float | None:

@@ -21,17 +21,22 @@ def with_paper(repo: ConfigRepository, overrides: list[str]) -> list[str]:
     families, `paper=[mislas,glag]`, the last is the strongest.
 
     Raises:
-        ConfigError: a family that is typed and has no settings for the dataset.
+        ConfigError: a family that is typed and has no settings for the dataset, or one that there is not.
     """
     typed = {text.partition("=")[0]: text for text in overrides}
+    for key in (SETTINGS, f"+{SETTINGS}", f"++{SETTINGS}"):
+        if key in typed:
+            raise ConfigError(f"'{typed[key]}' has no effect: write paper={typed[key].partition('=')[2]}")
     paper = typed.get("paper")
     rest = [text for text in overrides if text != paper]
     if paper in ("paper=null", "paper=none"):  # no settings but the method's own
         return rest
     chosen = {group: _chosen_file(repo, group, typed) for group in ("method", "dataset", "experiment")}
     if paper is None:
-        family = _settings_of(repo, chosen["experiment"]) or _settings_of(repo, chosen["method"])
+        family, path = _settings_of(repo, chosen["experiment"]) or _settings_of(repo, chosen["method"]) or ("", "")
         file = _file_of(repo, family, chosen["dataset"]) if family else None
+        if family and not repo.group_exists(f"paper/{family}"):
+            raise ConfigError(f"conf/{path}.yaml: {unknown_name(SETTINGS, family, _families(repo))}")
         return [*rest, f"paper={file}"] if file else rest
     families = [name.strip() for name in paper.removeprefix("paper=").strip("[]").split(",")]
     if len(families) == 1 and not repo.group_exists(f"paper/{families[0]}"):
@@ -39,11 +44,15 @@ def with_paper(repo: ConfigRepository, overrides: list[str]) -> list[str]:
     files = [_file_of(repo, family, chosen["dataset"]) for family in families]
     for family in (family for family, file in zip(families, files, strict=True) if file is None):
         if not repo.group_exists(f"paper/{family}"):
-            known = repo.get_group_options("paper", results_filter=ObjectType.GROUP)
-            raise ConfigError(unknown_name("paper", family, known))
+            raise ConfigError(unknown_name("paper", family, _families(repo)))
         there = ", ".join(repo.get_group_options(f"paper/{family}"))
         raise ConfigError(f"{paper}: that paper has no settings for {chosen['dataset']}, only for {there}")
     return [*rest, f"paper={files[0]}" if len(files) == 1 else f"paper=[{','.join(map(str, files))}]"]
+
+
+def _families(repo: ConfigRepository) -> list[str]:
+    families: list[str] = repo.get_group_options("paper", results_filter=ObjectType.GROUP)
+    return families
 
 
 def _file_of(repo: ConfigRepository, family: str, dataset: str | None) -> str | None:
@@ -66,16 +75,17 @@ def _chosen_file(repo: ConfigRepository, group: str, typed: Mapping[str, str]) -
     return path if name and repo.config_exists(path) else None
 
 
-def _settings_of(repo: ConfigRepository, path: str | None) -> str | None:
-    """The family of settings that a method, or else what it builds on, names."""
+def _settings_of(repo: ConfigRepository, path: str | None) -> tuple[str, str] | None:
+    """(family of settings that a method, or else what it builds on, names; the file that names it)."""
     if path is None:
         return None
     loaded: Any = repo.load_config(path)
-    own: str | None = loaded.config.get(SETTINGS)
+    if own := loaded.config.get(SETTINGS):
+        return str(own), path
     bases = [str(entry.path) for entry in reversed(loaded.defaults_list) if isinstance(entry, ConfigDefault)]
     folder = path.rpartition("/")[0]
     named = (_settings_of(repo, f"{folder}/{base}") for base in bases if base != "_self_" and "/" not in base)
-    return own or next((name for name in named if name), None)
+    return next((found for found in named if found), None)
 
 
 def _chosen_in(repo: Any, path: str, group: str) -> str | None:

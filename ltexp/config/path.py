@@ -1,12 +1,17 @@
 """Where the Hydra config groups are: ltexp's own, and those of the user's folders."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import yaml
+
 from ltexp.errors import ConfigError
+from ltexp.names import nearest
 
 VARIABLE = "LTEXP_CONFIG_DIR"  # folders of config groups of the user's, as PATH lists folders
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,7 +33,7 @@ def _installed_or_cloned(folder: str, file: str) -> Path:
 
 
 def user_config_dirs() -> list[Path]:
-    """The folders that `$LTEXP_CONFIG_DIR` names, absolute.
+    """The folders that `$LTEXP_CONFIG_DIR` names, absolute; of two files of a name that of the first counts.
 
     Raises:
         ConfigError: for one that is no folder.
@@ -46,6 +51,23 @@ def group_files(group: str) -> dict[str, Path]:
     for folder in (conf_dir(), *user_config_dirs()):
         found = {path.stem: path for path in sorted((folder / group).glob("*.yaml"))} | found
     return dict(sorted(found.items()))
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Within the block a config file that is not YAML is answered in one line.
+
+    Raises:
+        ConfigError: with the line of the file.
+    """
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{file}:{mark.line + 1}" if mark else f"{file}"
+        raise ConfigError(f"{place}: this is not YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: this is not YAML in UTF-8: {str(error).splitlines()[0]}") from None
 
 
 def split_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
@@ -77,7 +99,7 @@ def take_config_dirs(arguments: Sequence[str]) -> list[str]:
         ConfigError: for one that is no folder.
     """
     others, folders = split_config_dirs(arguments)
-    _put_first(folders)
+    _put_first(folders, others)
     return others
 
 
@@ -99,21 +121,57 @@ def reading_config_dirs(folders: Sequence[str | Path]) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def _put_first(folders: Sequence[Path]) -> None:
+def _put_first(folders: Sequence[Path], words: Sequence[str] = ()) -> None:
+    """Names `folders` before those that the environment has, and says what of all these is not read.
+
+    Args:
+        folders: in the order in which they count.
+        words: of the command line.
+    """
     if folders:
         before = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
         os.environ[VARIABLE] = os.pathsep.join([*(str(folder.absolute()) for folder in folders), *before])
-    if hidden := [path for folder in user_config_dirs() for path in _hidden(folder)]:
-        more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
-        print(
-            f"note: {hidden[0]}{more} is not read: ltexp has a file of that name, which counts; choose another name",
-            file=sys.stderr,
-        )
+    read: list[Path] = [conf_dir()]
+    for folder in user_config_dirs():
+        if folder.resolve() not in (other.resolve() for other in read):
+            _note_hidden(folder, read)
+            _note_misnamed(folder, words)
+            read.append(folder)
 
 
-def _hidden(folder: Path) -> list[Path]:
-    """The files of a user's folder that have the place and name of one of ltexp's own."""
-    own = conf_dir()
-    if folder.resolve() == own.resolve():
-        return []
-    return [path for path in sorted(folder.glob("*/**/*.yaml")) if (own / path.relative_to(folder)).is_file()]
+def _note_hidden(folder: Path, read: Sequence[Path]) -> None:
+    """Says which files have the place and name of one in a folder of `read`, the first of them ltexp's own."""
+    files = [path.relative_to(folder) for path in sorted(folder.glob("*/**/*.yaml"))]
+    for number, other in enumerate(read):
+        if hidden := [path for path in files if (other / path).is_file()]:
+            more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
+            whose = f"{other} is named first and has" if number else "ltexp has"
+            _note(
+                f"{folder / hidden[0]}{more} is not read: {whose} a file of that name, which counts; "
+                "choose another name"
+            )
+            files = [path for path in files if path not in hidden]
+
+
+def _note_misnamed(folder: Path, words: Sequence[str]) -> None:
+    """Says which files and folders have names that nothing reads."""
+    known = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    for path in sorted(path for group in known for path in (folder / group).rglob("*.yml")):
+        _note(f"{path} is not read: call it {path.stem}.yaml")
+    others = sorted({path.parent for path in folder.glob("*/*.yaml")} - {folder / group for group in known})
+    if not others:
+        return
+    # a group of the user's own is named by a file of theirs, or on the command line
+    files = [path for group in known for path in (folder / group).rglob("*.yaml")]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+    for other in others:
+        name = re.compile(rf"\b{re.escape(other.name)}[@/=:]")
+        if not any(map(name.search, [*words, *texts])):
+            near = nearest(other.name, known)
+            _note(f"{other} is not read: ltexp has no such group" + (f"; did you mean '{near}'?" if near else ""))
+
+
+@cache
+def _note(text: str) -> None:
+    """Prints a note, once in a process."""
+    print(f"note: {text}", file=sys.stderr)

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ltexp.config.checks import check_keywords, check_values
 from ltexp.config.lightning import check_lightning, own_callbacks, typed_trainer
 from ltexp.config.moved import in_todays_keys
 from ltexp.config.numbers import check_numbers
-from ltexp.config.schema import Config, StageConfig, names_stage, with_stages
+from ltexp.config.path import group_files
+from ltexp.config.schema import Config, StageConfig, Stream, Term, names_stage, with_stages
 from ltexp.errors import ConfigError
 from ltexp.names import alias_of, unknown_name
 
@@ -30,6 +31,9 @@ def to_config(container: dict[str, Any]) -> Config:
     callbacks = container.get("callbacks", own_callbacks(trainer))
     container = container | {"trainer": typed_trainer(trainer), "callbacks": callbacks or {}}
     container = {key: node for key, node in container.items() if node is not None or not names_stage(key)}
+    for key in filter(names_stage, container):
+        if isinstance(container[key], dict) and not {"batch_size", "loss"} & container[key].keys():
+            raise ConfigError(no_stage(key))
     schema = with_stages(filter(names_stage, container))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), container)
@@ -80,16 +84,35 @@ def _wrong_value(error: OmegaConfBaseException) -> str:
     return f"{key}: {reason[0].lower()}{reason[1:]}"
 
 
+def no_stage(name: str) -> str:
+    """One line on keys of a stage that a run does not have."""
+    files = ", ".join(group_files("stage"))
+    return (
+        f"there is no {name}: `/stage@{name}: FILE` in the method's defaults list, or +stage@{name}=FILE on the "
+        f"command line, brings it; FILE is one of {files}"
+    )
+
+
 def _unknown_key(error: ConfigKeyError, container: dict[str, Any]) -> str:
     full_key = str(error.full_key or error.key)
     parent = full_key.rpartition(".")[0]
-    fields = OmegaConf.select(OmegaConf.structured(Config), parent) if parent else OmegaConf.structured(Config)
-    if names_stage(parent):
-        fields = OmegaConf.structured(StageConfig)
-    known = [f"{parent}.{name}".lstrip(".") for name in fields] if fields is not None else []
+    known = [f"{parent}.{name}".lstrip(".") for name in _keys_of(parent)]
     if (meant := alias_of(full_key, dotted_keys(container))) is not None:
         return f"unknown key '{full_key}': did you mean '{meant}'?"
     return unknown_name("key", full_key, known)
+
+
+def _keys_of(place: str) -> list[str]:
+    """The keys that the schema has for the node at a dotted place."""
+    schema: Any = Config
+    path = place.split(".") if place else []
+    if path and names_stage(path[0]):
+        schema, path = StageConfig, path[1:]
+        if path[1:] and path[0] in ("terms", "streams"):
+            schema, path = Term if path[0] == "terms" else Stream, path[2:]
+    fields = OmegaConf.structured(schema)
+    found = OmegaConf.select(fields, ".".join(path)) if path else fields
+    return [str(key) for key in found] if isinstance(found, DictConfig) else []
 
 
 def dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ builds it from a node of the config says where that node stands: `invalid stage1
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PurePath
 
 import numpy as np
 
@@ -41,6 +42,16 @@ def require_choice(key: str, value: object, choices: Sequence[str]) -> None:
         raise SettingError(key, value, " | ".join(choices) + (f"; did you mean '{near}'?" if near else ""))
 
 
+def require_path(key: str, value: object) -> None:
+    """Refuses an empty path, which would mean the current folder, or with something behind it the root of all.
+
+    Raises:
+        ConfigError: for an empty text.
+    """
+    if isinstance(value, str | PurePath) and not str(value).strip():
+        raise ConfigError(f"{key}= is empty: name a path (was a variable of the shell not set?)")
+
+
 def is_whole(value: object, least: int, most: float = math.inf) -> bool:
     """Whether `value` is a whole number (of an integer type) from `least` to `most`."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(least <= value <= most)
@@ -64,4 +75,6 @@ def within(path: str) -> Iterator[None]:
     except ConfigError as error:
         if not path:
             raise
-        raise error.below(path) from error.__cause__
+        longer = error.below(path)
+        longer.of_own_part = error.of_own_part
+        raise longer from error.__cause__

@@ -4,12 +4,15 @@ Importing a loss would import torch, which takes seconds; a misspelt key should 
 """
 
 import ast
+import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 
 from ltexp.config.annotations import NODE
 
 PACKAGE = Path(__file__).resolve().parents[1]
+GIVEN = ("class_counts", "labels", "feature_dim", "num_classes", "map_channels", "root")  # to parts, by ltexp
 
 
 def accepted_keywords(target: str) -> dict[str, str] | None:
@@ -19,8 +22,9 @@ def accepted_keywords(target: str) -> dict[str, str] | None:
         target: a dotted path, e.g. `ltexp.losses.cross_entropy.CrossEntropy`.
 
     Returns:
-        Annotation by name, or None when the source does not tell: another package's target, or one with `**kwargs`. A
-        class of ltexp's stands there as `node`: in a config it is a node with a `_target_`.
+        Annotation by name, or None when the source does not tell: a target of an installed package, one with
+        `**kwargs`, or a user's class that extends what is not found. A class of ltexp's stands there as `node`: in a
+        config it is a node with a `_target_`.
     """
     module, _, name = target.rpartition(".")
     definition = _definition(module, name)
@@ -31,7 +35,14 @@ def accepted_keywords(target: str) -> dict[str, str] | None:
     return _class_keywords(module, definition)
 
 
+def is_ours(target: str) -> bool:
+    """Whether a dotted path is one of ltexp's."""
+    return target.partition(".")[0] == PACKAGE.name
+
+
 def _class_keywords(module: str, definition: ast.ClassDef) -> dict[str, str] | None:
+    if not is_ours(module) and definition.decorator_list:
+        return None  # a dataclass, say
     for statement in definition.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             return _arguments(module, statement)
@@ -40,6 +51,8 @@ def _class_keywords(module: str, definition: ast.ClassDef) -> dict[str, str] | N
             home, parent = found
             if isinstance(parent, ast.ClassDef):
                 return _class_keywords(home, parent)
+        if not is_ours(module):
+            return None
     return {}
 
 
@@ -84,9 +97,33 @@ def _resolve(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDe
 
 @cache
 def _tree(module: str) -> ast.Module:
-    root, *parts = module.split(".")
-    path = PACKAGE.joinpath(*parts)
-    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-    if root != PACKAGE.name or not source.is_file():
+    try:
+        return ast.parse("" if (source := _source(module)) is None else source.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):  # of a user's file: whoever imports it says so
         return ast.Module(body=[], type_ignores=[])
-    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of ltexp's or of the user's; None: there is none, or it is of an installed package."""
+    root, *parts = module.split(".")
+    if root == PACKAGE.name:
+        path: Path | None = PACKAGE
+    else:
+        path = None if root in sys.stdlib_module_names else _users(root)
+    if path is None:
+        return None
+    path = path.joinpath(*parts)
+    found = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in found if file.is_file()), None)
+
+
+def _users(root: str) -> Path | None:
+    """The path of a module on the Python path without its ending."""
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or "site-packages" in spec.origin:
+        return None
+    file = Path(spec.origin)
+    return file.parent if spec.submodule_search_locations else file.with_suffix("")

@@ -31,11 +31,13 @@ def split_words(
         is_other: whether a word that is none of them belongs to the other words; default: see `is_place`.
 
     Raises:
-        ConfigError: for an unknown key, or one without a value.
+        ConfigError: for an unknown key, one without a value, or an empty word.
     """
     known = list(keys)
     others, options = [], {}
     for word in words:
+        if not word:
+            raise ConfigError("one of the words is empty: was a variable of the shell not set?")
         key, separator, value = word.partition("=")
         if separator and key in known:
             if not value:

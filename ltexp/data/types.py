@@ -11,8 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from ltexp.errors import DataError
-
 Images = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
@@ -102,7 +100,8 @@ class SourceArrays:
 
     Attributes:
         train_images: uint8 (N, H, W, 3), RGB; so is `test_images`, with the same H and W.
-        train_labels: int64 (N,), positions in `class_names`; so is `test_labels`.
+        train_labels: int64 (N,), positions in `class_names`; so is `test_labels`. A reader may give any integers:
+            `ltexp.data.intake` makes them int64.
         class_names: one for each label.
         unit: what one sample is called, in the plural.
     """
@@ -151,11 +150,10 @@ class Source(ABC):
         """
 
     def open(self, root: Path) -> Any:
-        """The dataset. Raises a DataError with everything that is wrong."""
-        found, problems = self.inspect(root)
-        if found is None:
-            raise DataError(f"{self.place(root)}{'; '.join(problems)}")
-        return found
+        """The dataset; see `ltexp.data.intake.open_source` for the errors."""
+        from ltexp.data.intake import open_source  # which imports this class
+
+        return open_source(self, root, object)
 
     def place(self, root: Path) -> str:
         """What an error begins with where the problems do not say where they are, such as `data/cifar10: `."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from hydra.utils import get_class
 from torch import nn
 
 from ltexp.config import Config
+from ltexp.config.locate import locate
+from ltexp.config.require import within
 from ltexp.errors import ConfigError
 from ltexp.evaluate import chosen
 from ltexp.evaluation.record import read_record
@@ -134,7 +135,8 @@ def load_predictor(folder: Path, stage: str | None, accelerator: str) -> Predict
     record = read_record(folder)
     path = folder / stage / CHECKPOINT
     source = checkpoint.read(path)
-    reads = getattr(get_class(source.backbone_config["_target_"]), "reads", "images")
+    with within("backbone"):
+        reads = getattr(locate(source.backbone_config["_target_"]), "reads", "images")
     if reads != "images":
         raise ConfigError(
             f"{folder}: its network reads {reads}, and only those of images can be loaded apart from data"
@@ -151,7 +153,10 @@ def complete_model(source: checkpoint.Checkpoint, path: Path) -> Model:
         CheckpointError: if the checkpoint is damaged or from a different model.
     """
     model = model_of(source, path, {})
-    wiring = {name: Wiring.of(module["config"]) for name, module in source.modules.items()}
+    wiring: dict[str, Wiring] = {}
+    for name, module in source.modules.items():
+        with within(f"modules.{name}"):
+            wiring[name] = Wiring.of(module["config"])
     kept = {name: wired for name, wired in wiring.items() if wired.keep}
     if not kept:
         return model

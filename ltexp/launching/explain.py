@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -11,9 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import compose
-from ltexp.config.reading import dotted_keys
+from ltexp.config.path import VARIABLE, user_config_dirs
+from ltexp.config.reading import dotted_keys, no_stage
+from ltexp.config.schema import names_stage
+from ltexp.config.signature import GIVEN, accepted_keywords
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.names import alias_of, unknown_name
+from ltexp.names import alias_of, plain, unknown_name
 
 OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined before '([^']+)'")
 
@@ -26,7 +30,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return unknown_name(group or "config", choice, error.options)
+        return unknown_name(group or "config", choice, error.options) + _own_files(choice, error.options)
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override))
     if several := SEVERAL_VALUES.match(str(error)):
@@ -53,6 +57,13 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         raise ConfigError(explain(error, list(overrides))) from None
 
 
+def _own_files(choice: str, options: Sequence[str]) -> str:
+    """Where files of one's own are found, for a choice that is not just misspelt while no folder of them is named."""
+    if user_config_dirs() or get_close_matches(plain(choice), map(plain, options), n=1, cutoff=0.75):
+        return ""
+    return f" (files of your own are found with --config-dir DIR or ${VARIABLE})"
+
+
 def _unreadable(override: str) -> str:
     """What cannot be read, with the quotes that make a text of the value: those of a shell around Hydra's."""
     key, sign, value = override.partition("=")
@@ -76,6 +87,9 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
         return _first_line(error)
     key = found.group(1)
     config, groups = known_keys(arguments)
+    stage = key.rpartition("@")[2].partition(".")[0]
+    if names_stage(stage) and stage not in config:
+        return no_stage(stage)
     if "@" in key or "/" in key:
         return unknown_name("choice", key, groups)
     if (none := _null_parent(config, key)) is not None:
@@ -88,8 +102,37 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
         return f"'{key}' cannot be set together with the rest of this command line"
     if (meant := alias_of(key, known)) is not None:
         return f"unknown key '{key}': did you mean '{meant}'?"
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    return unknown_name("key", key, siblings if "." in key and siblings else known)
+    if (unlisted := _unlisted(config, key)) is not None:
+        return unlisted
+    parent, taken = key.rpartition(".")[0], _taken(config, key)
+    siblings = [name for name in known if name.rpartition(".")[0] == parent] + [f"{parent}.{name}" for name in taken]
+    siblings = [name for name in siblings if not name.rpartition(".")[2].startswith("_")]
+    return unknown_name("key", key, siblings if parent in known else known)
+
+
+def _taken(config: DictConfig, key: str) -> list[str]:
+    """The keywords of the class whose node `key` is in, as far as its source tells."""
+    node = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    return [name for name in accepted_keywords(str(target)) or () if name not in GIVEN] if target else []
+
+
+def _unlisted(config: DictConfig, key: str) -> str | None:
+    """What to do about a keyword that a class takes and its file does not list; None: it is none."""
+    parent, _, name = key.rpartition(".")
+    if name not in _taken(config, key):
+        return None
+    target = OmegaConf.select(config, parent)["_target_"]
+    chosen = next(
+        (
+            f"{group.partition('@')[0]}/{choice}"
+            for group, choice in config.choices.items()
+            if (group.partition("@")[2] or group) == parent
+        ),
+        None,
+    )
+    file = f"conf/{chosen}.yaml" if chosen else "its file"
+    return f"{target} takes {name}, but {file} does not list it: add '{name}: VALUE' there, or type +{key}=VALUE"
 
 
 def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
@@ -98,8 +141,8 @@ def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
     Args:
         arguments: those of `ltexp train`; what of them cannot be read or composed is left out.
     """
-    plain = compose([])
-    groups = [str(key) for key in plain.hydra.runtime.choices if "hydra/" not in str(key)]
+    bare = compose([])
+    groups = [str(key) for key in bare.hydra.runtime.choices if "hydra/" not in str(key)]
     readable = [text for text in arguments if "=" in text and not text.startswith("-")]
     chosen = [
         part.input_line or ""
@@ -109,7 +152,7 @@ def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
     try:
         return compose(chosen), groups
     except (LtexpError, HydraException, OmegaConfBaseException):
-        return plain, groups
+        return bare, groups
 
 
 def _null_parent(config: DictConfig, key: str) -> str | None:

@@ -8,6 +8,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config import FILES_OF_A_BACKBONE, FILES_OF_A_DATASET, names_stage, to_config
 from ltexp.config.composer import NOT_OF_A_RUN
+from ltexp.config.places import OF_A_DATASET
+from ltexp.config.require import require_path
 from ltexp.errors import ConfigError
 from ltexp.launching.devices import device_count
 
@@ -38,17 +40,29 @@ def freeze(composed: DictConfig) -> dict[str, Any]:
 
 def _make_absolute(plain: dict[str, Any]) -> None:
     """Paths as seen from where the command was typed, so that the config means the same from anywhere."""
-    places = [(plain["paths"], "data"), (plain["paths"], "outputs"), (plain["stage_cache"], "dir")]
-    for name, stage in plain.items():
-        if names_stage(name) and stage is not None:
-            places += [(stage, "checkpoint"), (stage, "teacher"), *((stage["init"], part) for part in stage["init"])]
-            places += [(stage["teachers"], name) for name in stage.get("teachers", {})]
-            places += [(node, "start") for node in stage.get("modules", {}).values() if "start" in node]
-    places += [(plain["dataset"], key) for key in FILES_OF_A_DATASET if key in plain["dataset"]]
-    for node, key in places:
+    for place, node, key in _paths(plain):
+        require_path(f"{place}.{key}", node[key])
         if node[key] not in (None, "fresh") and not names_stage(node[key]):
             node[key] = str(Path(node[key]).expanduser().absolute())
     for key in FILES_OF_A_BACKBONE:
         file = plain["backbone"].get(key)
+        require_path(f"backbone.{key}", file)
         if file and Path(file).expanduser().exists():  # else it names weights of torchvision's
             plain["backbone"][key] = str(Path(file).expanduser().absolute())
+    for key, value in (plain["dataset"].get("source") or {}).items():
+        if f"dataset.source.{key}" in OF_A_DATASET:  # below the data root, if it is not absolute
+            require_path(f"dataset.source.{key}", value)
+
+
+def _paths(plain: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+    """Where a config has paths: the full key of a node, the node, and a key of it."""
+    places = [("paths", plain["paths"], "outputs"), ("paths", plain["paths"], "data")]
+    places.append(("stage_cache", plain["stage_cache"], "dir"))
+    for name, stage in plain.items():
+        if names_stage(name) and stage is not None:
+            places += [(name, stage, "checkpoint"), (name, stage, "teacher")]
+            places += [(f"{name}.init", stage["init"], part) for part in stage["init"]]
+            places += [(f"{name}.teachers", stage["teachers"], own) for own in stage.get("teachers", {})]
+            modules = stage.get("modules", {}).items()
+            places += [(f"{name}.modules.{own}", node, "start") for own, node in modules if "start" in node]
+    return places + [("dataset", plain["dataset"], key) for key in FILES_OF_A_DATASET if key in plain["dataset"]]

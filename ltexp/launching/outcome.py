@@ -53,7 +53,7 @@ class Outcome:
             results: of the jobs, in order.
             summed_up: whether to say the counts; a failed job is always named.
         """
-        failed = [result.status == JobStatus.FAILED for result in results]
+        failed = [is_failed(result) for result in results]
         if summed_up:
             say(self._summary(results, sum(failed)))
         for number, result in enumerate(results):
@@ -65,7 +65,9 @@ class Outcome:
         return sum(failed)
 
     def _summary(self, results: Sequence[JobReturn], failed: int) -> str:
-        records = [record for result in results if (record := _record(result)) is not None]
+        # a job that was refused a folder leaves another's record there
+        ended = [result for result in results if not is_failed(result)]
+        records = [record for result in ended if (record := _record(result)) is not None]
         before = sum(datetime.fromisoformat(record["finished"]).timestamp() < int(self.started) for record in records)
         now = [
             record for record in records if datetime.fromisoformat(record["finished"]).timestamp() >= int(self.started)
@@ -77,6 +79,11 @@ class Outcome:
         minutes, seconds = divmod(int(time.time() - self.started), 60)
         jobs = "1 job" if len(results) == 1 else f"{len(results)} jobs"
         return f"{jobs} in {minutes}:{seconds:02d}: {said}; {trained} stages trained, {shared} shared"
+
+
+def is_failed(result: JobReturn) -> bool:
+    """Whether a job ended with an error."""
+    return bool(result.status == JobStatus.FAILED)
 
 
 def _record(result: JobReturn) -> dict[str, Any] | None:

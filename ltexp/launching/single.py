@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ltexp.config.composer import compose
 from ltexp.config.lightning import trainer_config
 from ltexp.config.path import reading_config_dirs
+from ltexp.config.require import require_path
 from ltexp.errors import ConfigError
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explained
@@ -30,20 +31,22 @@ def train_one(
     if swept:
         raise ConfigError(f"{swept[0]}: several values are a sweep, and ltexp.train trains one run: call it for each")
     with reading_config_dirs(config_dirs):
-        return _train(words, None if folder is None else Path(folder))
+        return _train(words, folder)
 
 
-def _train(words: list[str], folder: Path | None) -> Path:
+def _train(words: list[str], folder: str | Path | None) -> Path:
     with explained(words):
         composed = compose(words)
         plain = freeze(composed)
         HydraConfig.instance().set_config(composed)  # which the name of the folder is made of
+        require_path("folder", folder)
+        require_path("hydra.run.dir", composed.hydra.run.dir or "")
         default = Path(str(composed.hydra.run.dir))
     check_devices(trainer_config(plain["trainer"]))
     check_data(plain)
     sys.stdout.flush()  # what the run prints comes after it
     typed = any(word.startswith("hydra.run.dir=") for word in words)
-    return run_in_folder(plain, folder or default, chosen=typed or folder is not None)
+    return run_in_folder(plain, Path(folder or default), chosen=typed or folder is not None)
 
 
 def _is_sweep(word: str) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
 from ltexp.config.identity import other_keys, run_identity, values_of
+from ltexp.config.own_code import changed_code, code_of_run
 from ltexp.errors import ConfigError, LtexpError
-from ltexp.evaluation.record import mark_failed
+from ltexp.evaluation.record import mark_failed, read_record
 from ltexp.files import write_text
 from ltexp.launching.devices import check_devices
 from ltexp.launching.header import header
@@ -39,6 +41,7 @@ IGNORED = (
     "train.log",
 )  # of a run that has not begun; the last two are Hydra's own
 CACHED = ", which takes the stages that stay the same from the stage cache"
+ELSEWHERE = "choose another hydra.run.dir, or of a sweep hydra.sweep.dir"
 LOOK = 0.3  # seconds to wait for a folder's lock: `ltexp report` takes it for a moment to see who holds it
 
 
@@ -74,7 +77,7 @@ def run_in_folder(plain: dict[str, Any], folder: Path, chosen: bool = False) -> 
         else:
             forget_failure(folder)
             said = header(plain, config, folder)
-            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_without_resume(plain))))
+            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(without_resume(plain))))
             print(said, flush=True)
             note(
                 folder, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: ltexp train {' '.join(plain['overrides'])}\n{said}"
@@ -139,7 +142,7 @@ def _leave_nothing(folder: Path) -> None:
         folder.rmdir()
 
 
-def _without_resume(plain: dict[str, Any]) -> dict[str, Any]:
+def without_resume(plain: dict[str, Any]) -> dict[str, Any]:
     """What the folder keeps: `resume` is about this command, and a run continues from whatever lies in its folder."""
     typed = [text for text in plain["overrides"] if not text.startswith("resume=")]
     return plain | {"resume": False, "overrides": typed}
@@ -177,19 +180,29 @@ def _already_finished(config: Config, folder: Path) -> bool:
     there = load(folder / CONFIG)
     if keys := other_keys(there, config):
         raise ConfigError(
-            f"{folder} holds a run with another config ({values_of(keys, there, config)}): choose another "
-            f"hydra.run.dir{CACHED if config.stage_cache.enabled else ''}"
+            f"{folder} holds a run with another config ({values_of(keys, there, config)}): "
+            f"{ELSEWHERE}{CACHED if config.stage_cache.enabled else ''}"
         )
     if status == "finished" and config.resume:
         new = [text for text in config.overrides if text not in there.overrides and not text.startswith("resume=")]
         ignored = f" ({' '.join(new)} has no effect on it)" if new else ""
         print(f"{folder} is finished already: nothing to do{ignored}")
+        if changed := _changed_code(config, folder):
+            print(f"note: {changed} changed since: another hydra.run.dir, or none, trains with the code of now")
         return True
     if status == "finished":
-        raise ConfigError(f"{folder} holds a finished run: choose another hydra.run.dir, or see it with ltexp report")
+        raise ConfigError(f"{folder} holds a finished run: {ELSEWHERE}, or see it with ltexp report")
     if not config.resume:
         raise ConfigError(f"{folder} holds an unfinished run: add resume=true to continue it")
     return False
+
+
+def _changed_code(config: Config, folder: Path) -> str:
+    """What of the user's own code is not as the finished run in `folder` had it."""
+    try:
+        return ", ".join(changed_code(read_record(folder).get("code", {}), code_of_run(asdict(config))))
+    except LtexpError:  # of a record that cannot be read
+        return ""
 
 
 def _unfinished_twin(config: Config, folder: Path) -> Path | None:

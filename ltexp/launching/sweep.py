@@ -13,14 +13,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
-from ltexp.config.lightning import check_monitored, trainer_config
+from ltexp.config.lightning import check_monitored, group_loggers, trainer_config
+from ltexp.config.require import require_path
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
@@ -29,6 +30,7 @@ from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.header import remember
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, job_name, say
+from ltexp.launching.places import place_jobs, write_places
 from ltexp.launching.prepared import ask, start_prepared
 from ltexp.launching.start import require_own, require_own_sweep
 from ltexp.processes.failure import REFUSED
@@ -51,9 +53,13 @@ class ValidateAndFreeze(Callback):
             frozen = freeze(config)
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
+            if DRY_RUN_VARIABLE in os.environ:
+                show_config(Path(str(config.hydra.run.dir)), frozen)
+                sys.exit()  # before Hydra makes the folder
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _ending_at_errors():
+            require_path("paths.outputs", config.paths.outputs)  # a search composes its jobs later
             if (folder := _typed_folder(config, "hydra.sweep.dir")) is not None:
                 require_own_sweep(folder)
             target = config.hydra.launcher._target_
@@ -76,12 +82,15 @@ class ValidateAndFreeze(Callback):
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
         jobs = products([*swept, *config.hydra.overrides.task])
         frozen: list[dict[str, Any]] = []
+        subfolders = []
         if len(jobs) > 1:
             say(f"{len(jobs)} jobs, all checked before the first starts")
         for number, overrides in enumerate(jobs):
             try:
                 _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)
-                frozen.append(freeze(loader.load_sweep_config(config, overrides)))
+                composed = loader.load_sweep_config(config, overrides)
+                frozen.append(freeze(composed))
+                subfolders.append(_subfolder(composed, number) if DRY_RUN_VARIABLE in os.environ else "")
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
@@ -89,14 +98,58 @@ class ValidateAndFreeze(Callback):
                 raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}") from None
         _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
         _check_compositions(frozen, jobs)
+        sweep = Path(config.hydra.sweep.dir)
+        places = _places(config, frozen)
+        if DRY_RUN_VARIABLE in os.environ:
+            for number, job in enumerate(frozen):
+                group_loggers(job, sweep.name)
+                show_config(sweep / places.get(number, subfolders[number]), job)
+            sys.exit()  # before anything is written
         for number, job in enumerate(frozen):
-            write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+            write_text(frozen_path(sweep, number), OmegaConf.to_yaml(OmegaConf.create(job)))
+        write_places(sweep, places)
+
+
+def show_config(folder: Path, plain: dict[str, Any]) -> None:
+    """Prints the config of a run that is not to be made, and the folder that it would have."""
+    print(f"# {folder.absolute()}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
+
+
+def _subfolder(composed: DictConfig, number: int) -> str:
+    """The folder of a sweep's job inside that of the sweep, as Hydra will name it."""
+    with open_dict(composed):
+        composed.hydra.job.num, composed.hydra.job.id = number, f"job_id_for_{number}"
+    return str(composed.hydra.sweep.subdir)
 
 
 def _typed_folder(config: DictConfig, key: str) -> Path | None:
     """The folder as typed; None for the usual one, and for one that only a job can name (`${hydra:...}`)."""
     typed = [text.partition("=")[2] for text in config.hydra.overrides.hydra if text.startswith(f"{key}=")]
+    if typed and "$" not in typed[-1]:
+        require_path(key, OmegaConf.select(config, key) or "")
     return Path(str(OmegaConf.select(config, key))) if typed and "$" not in typed[-1] else None
+
+
+def _places(config: DictConfig, frozen: list[dict[str, Any]]) -> dict[int, str]:
+    """The folders of jobs that have another than that of their number; none where the user names the folders.
+
+    Raises:
+        ConfigError: if there are some, and the launcher is none of ours, which alone know of them.
+    """
+    named = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(named, dict)
+    sweep = Path(config.hydra.sweep.dir)
+    if named["subdir"] != "${hydra.job.num}" or not (places := place_jobs(sweep, frozen)):
+        return {}
+    first = next(iter(places))
+    if not config.hydra.launcher._target_.startswith("hydra_plugins.ltexp_launchers."):
+        raise ConfigError(
+            f"hydra.sweep.dir={sweep}: {job_name(first, len(frozen))} finds another config in {sweep / str(first)}: "
+            "choose another hydra.sweep.dir, or launcher=basic, joblib, slurm or local, which finds it a folder"
+        )
+    shown = [f"{job_name(number, len(frozen))} in {place}" for number, place in places.items()]
+    say(f"{sweep} has runs already: {', '.join(shown[:3])}{' ...' if shown[3:] else ''}")
+    return places
 
 
 def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:

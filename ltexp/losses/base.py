@@ -149,7 +149,7 @@ class Loss(nn.Module):
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) float32 loss of each sample, without weights; `target` is (B,) int64."""
-        raise NotImplementedError
+        raise ConfigError(f"{type(self).__name__} says no loss: write per_sample, per_sample_in_context or forward")
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """`per_sample` of a loss that also depends on the progress of training, or makes draws."""
@@ -175,6 +175,8 @@ class Loss(nn.Module):
                 raise ConfigError(f"{own}: give it ltexp.ModelOutput(logits, {', '.join(fields)})")
             output = ModelOutput(output)
         loss: Tensor = super().__call__(output, target, context)
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            raise self._other_shape("forward", loss, "a scalar tensor")
         return loss
 
     def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
@@ -195,11 +197,17 @@ class Loss(nn.Module):
 
     def reduce(self, losses: Tensor, target: Tensor, context: BatchContext) -> Tensor:
         """The mean of (B,) losses times sample weights, weighted by class over the mean weight of the global batch."""
+        if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
+            raise self._other_shape("per_sample", losses, f"a loss for each of the {len(target)} samples")
         losses, weights = context.weighted(losses), self.weights_by_class(context)
         if weights is None:
             return losses.mean()
         whole = None if context.labels is None else weights[context.labels]
         return weighted_mean(losses, weights[target], context.share, whole)
+
+    def _other_shape(self, method: str, given: object, expected: str) -> ConfigError:
+        shape = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        return ConfigError(f"{type(self).__name__}.{method} gave {shape}: expected {expected}")
 
 
 def weighted_mean(

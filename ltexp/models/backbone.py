@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import FILES_OF_A_BACKBONE
+from ltexp.config.locate import locate
+from ltexp.config.require import within
 from ltexp.models.class_text import ClassText
 
 BESIDE_A_CALL = ("forward_maps", "forward_branch")  # ways into a network that `nn.Module.compile` leaves out
@@ -110,6 +111,8 @@ class Backbone(nn.Module):
 
 def without_files(config: Mapping[str, Any]) -> dict[str, Any]:
     """A backbone's config node without the files that it starts from, for one whose state is loaded anyway."""
-    if (again := getattr(get_class(config["_target_"]), "reads_file_again", None)) and again(config):
+    with within("backbone"):
+        chosen = locate(config["_target_"])
+    if (again := getattr(chosen, "reads_file_again", None)) and again(config):
         return dict(config)
     return {key: None if key in FILES_OF_A_BACKBONE else value for key, value in config.items()}

@@ -86,9 +86,13 @@ class Classifier(nn.Module):
 
         Raises:
             CheckpointError: if `source` has another feature width or number of classes.
-            ConfigError: if `source` is of a kind, or has a bias, that this classifier cannot continue.
+            ConfigError: if `source` is of a kind, or has a bias, that this classifier cannot continue, or if this
+                class does not say how.
         """
-        raise NotImplementedError
+        raise ConfigError(
+            f"a {type(self).__name__} classifier has no start_from, and can only start fresh: add it to the class, or "
+            "set init.classifier=fresh for its stage"
+        )
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Reads the training set's features (N, D) with labels (N,), if it needs or starts from them; else nothing."""
@@ -131,7 +135,14 @@ class Classifier(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The map of a `source` of `kinds`: its weight, and its bias (zeros if it has none) where this one has one."""
         self._check_source(source, kinds)
-        weight, source_bias = source.linear_form()
+        try:
+            weight, source_bias = source.linear_form()
+        except NotImplementedError:
+            one, other = type(source).__name__, type(self).__name__
+            raise ConfigError(
+                f"a {one} classifier has no linear_form, which a {other} one starts from: add it to the class, or "
+                "set init.classifier=fresh for the later stage"
+            ) from None
         if not bias and not drop_bias and source_bias is not None:
             raise ConfigError(
                 f"the previous stage's classifier has a bias and this {type(self).__name__} has bias=false: "

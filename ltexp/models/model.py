@@ -139,6 +139,11 @@ class Model(nn.Module):
         for name in running:
             with within(f"modules.{name}"):
                 given, wired = self.run(name, output, batch), self.wiring[name]
+                if len(wired.gives) > 1 and not (isinstance(given, tuple | list) and len(given) == len(wired.gives)):
+                    what = (
+                        f"a tuple of {len(given)}" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+                    )
+                    raise ConfigError(f"forward gave {what}: expected a tuple of {', '.join(wired.gives)}")
             for field, value in zip(wired.gives, given if len(wired.gives) > 1 else (given,), strict=True):
                 output.give(field, value)
 

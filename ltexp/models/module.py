@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
+from ltexp.config.locate import locate
+from ltexp.config.require import within
 
 # Of a batch of several views: what the network makes of all of them, and the images themselves. Where the former are
 # not read, the network sees the first view alone.
@@ -95,7 +96,7 @@ class Wiring:
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> "Wiring":
         """The wiring in a module's config node; what it leaves out is its class's."""
-        target = get_class(node["_target_"])
+        target = locate(node["_target_"])
         own = {key: node[key] for key in MODULE_KEYS if node.get(key) is not None}
         reads, gives = (tuple(own.pop(key, getattr(target, key, ()))) for key in ("reads", "gives"))
         return cls(reads, gives, **own)
@@ -118,7 +119,8 @@ def build_module(node: Mapping[str, Any], path: str = "", **facts: Any) -> nn.Mo
         ConfigError: if it cannot be built.
     """
     own = {key: value for key, value in node.items() if key not in MODULE_KEYS}
-    taken = inspect.signature(get_class(node["_target_"])).parameters
+    with within(path):
+        taken = inspect.signature(locate(node["_target_"])).parameters
     given = {key: value for key, value in facts.items() if key in taken and key not in own}
     module: nn.Module = build(own, path=path, **given)
     return module

@@ -10,7 +10,8 @@ import sys
 from contextlib import redirect_stdout
 
 from ltexp.config import names_stage, to_config
-from ltexp.errors import LtexpError
+from ltexp.config.locate import check_targets
+from ltexp.errors import ConfigError, LtexpError
 from ltexp.processes.failure import REFUSED
 from ltexp.processes.parent import die_with_parent
 from ltexp.training.composition import check_composition, without_idle_epochs
@@ -29,8 +30,11 @@ def main() -> None:
         seen.add(parts)
         try:
             with redirect_stdout(io.StringIO()):  # each run says by itself which epochs it leaves out
+                check_targets(json.loads(parts))
                 check_composition(without_idle_epochs(to_config(plain)))
         except LtexpError as error:
+            if isinstance(error, ConfigError) and error.of_own_part:
+                continue  # the run tries it again with its own numbers
             print(json.dumps([number, str(error)]))
             sys.exit(REFUSED)
 

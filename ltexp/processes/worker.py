@@ -20,14 +20,16 @@ import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError
 
-from ltexp.config import load
+from ltexp.config import load_plain, to_config
+from ltexp.config.locate import check_targets
+from ltexp.config.own_code import place_of
 from ltexp.errors import LtexpError
 from ltexp.evaluation import record as records
 from ltexp.processes.failure import REFUSED, STOPPED, first_to_fail
 from ltexp.processes.memory import keep_memory
 from ltexp.processes.parent import die_with_parent
-from ltexp.run_folder import CONFIG, RECORD
-from ltexp.run_log import keep_log
+from ltexp.run_folder import CONFIG, RECORD, RUN_LOG
+from ltexp.run_log import keep_log, note
 from ltexp.terminal import print_anywhere
 from ltexp.training.run import run
 from ltexp.training.session import check_numerics, pick_device
@@ -51,7 +53,9 @@ def main() -> None:
             signal.signal(number, lambda heard, _: sys.exit(128 + heard))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning before the end of a job, for submitit alone
     try:
-        config = load(folder / CONFIG)
+        plain = load_plain(folder / CONFIG)
+        check_targets(plain)
+        config = to_config(plain)
         device = pick_device(config.trainer.accelerator, int(os.environ.get("LOCAL_RANK", 0)))
         check_numerics(config.trainer, device)
         join_processes(device)
@@ -72,7 +76,7 @@ def several() -> bool:
 
 def fail(folder: Path, error: BaseException) -> None:
     """Notes the error where the record and the command find it, prints it and ends with status 1, or `REFUSED`."""
-    message = explain(error)
+    message = explain(error, folder)
     first_to_fail(folder, message or f"{type(error).__name__}: {error}")
     if refused(folder, error):
         print(f"ltexp: {message}", file=sys.stderr)
@@ -94,12 +98,13 @@ def fail_among_others(folder: Path, error: BaseException) -> None:
     if isinstance(error, DistError) or LOST_PEER.search(str(error)):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(PATIENCE)  # another process has gone, and the launcher ends this one
-    message = explain(error) or f"{type(error).__name__}: {error}"
+    told = explain(error, folder)
+    message = told or f"{type(error).__name__}: {error}"
     status = REFUSED if refused(folder, error) else 1
     if first_to_fail(folder, message):
         records.mark_failed(folder, message)
         rank = os.environ["RANK"]
-        if explain(error) is None:
+        if told is None:
             traceback.print_exception(error)
         print(f"ltexp: rank {rank}: {message}" if rank != "0" else f"ltexp: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -111,8 +116,13 @@ def refused(folder: Path, error: BaseException) -> bool:
     return isinstance(error, LtexpError) and not (folder / RECORD).exists()
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for what a user can fix; None for anything else."""
+def explain(error: BaseException, folder: Path) -> str | None:
+    """One line for what a user can fix; None for anything else.
+
+    Args:
+        error: that ended the run.
+        folder: the run's, whose log gets the traceback of an error in the user's own code.
+    """
     if isinstance(error, LtexpError):
         return str(error)
     if stopped(error):
@@ -121,6 +131,9 @@ def explain(error: BaseException) -> str | None:
         full = error.errno == errno.ENOSPC
         advice = ": the disk is full; free some space and run the same command with resume=true" if full else ""
         return f"{error.filename}: {error.strerror or error}{advice}"
+    if place := place_of(error):
+        note(folder, "".join(traceback.format_exception(error)))
+        return f"{place}: {type(error).__name__}: {error} (traceback: {folder / RUN_LOG})"
     return None
 
 

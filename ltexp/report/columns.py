@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltexp.config.identity import digest
 from ltexp.evaluation.record import seen_beyond
 from ltexp.report.groups import Group, Statistic, statistic
 from ltexp.report.predicted import further, kept_evaluations
@@ -134,6 +135,8 @@ _ALL = [
     Column("epochs", "epochs", lambda row: _stage_text(row, "epochs"), numeric=True),
     Column("config", "config", lambda row: str(row.group.record.get("config_hash") or "–")[:8]),
     Column("subset", "subset", lambda row: str(row.group.record.get("subset_hash") or "–")[:8]),
+    Column("contents", "contents", lambda row: digest(row.group.runs[0].contents)[:8]),
+    Column("code", "code", lambda row: row.group.runs[0].code[:8] or "–"),
     Column("selection", "selection", lambda row: selection_text(row.group.record["selection"])),
     _of_record("shot_rule", "shots", "shot_rule"),
     Column("beyond", "sees also", lambda row: seen_beyond(row.group.record) or "–"),
@@ -201,7 +204,7 @@ def default_columns(rows: Sequence[Row], stages: bool) -> list[Column]:
     names += ["beyond"] if any(seen_beyond(row.group.record) for row in rows) else []
     names += ["stage", "classifier"] if stages else []
     names += ["posthoc"] if any(row.posthoc for row in rows) else []
-    for name in ("config", "subset"):
+    for name in ("config", "subset", "contents", "code"):
         if _varies(name, rows) and len({_values(names, row) for row in rows}) < len(rows):
             names.append(name)
     names = names or ["method"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from ltexp.errors import ConfigError
-from ltexp.files import write_text
+from ltexp.files import is_file_to_be, write_text
 from ltexp.report.columns import Cell, plain
 from ltexp.report.groups import Statistic
 from ltexp.report.latex import to_latex
@@ -23,12 +23,13 @@ UNLIMITED = 400  # columns of text where no window sets a limit
 
 
 def put_out(text: str, out: Path | None) -> None:
-    """Writes `text` to the terminal, or to the file `out`, whose path it prints."""
+    """Writes `text` to the terminal, or to `out`; the path of a file is printed."""
     if out is None:
         sys.stdout.write(text)
     else:
         write_text(out, text)
-        print(out)
+        if is_file_to_be(out):  # a pipe gets the text alone
+            print(out)
 
 
 def as_text(content: RenderableType) -> str:

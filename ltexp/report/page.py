@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ltexp.files import write_text
+from ltexp.errors import ConfigError
+from ltexp.files import is_file_to_be, write_text
 from ltexp.report.copies import copy_with_figures, portable
 from ltexp.report.records import Run
 from ltexp.report.table import percent
@@ -91,8 +92,13 @@ class Page:
         The folder is called as the page with `_files`; of more than `MOST_COPIED` runs nothing is copied.
 
         Raises:
+            ConfigError: if `out` is a pipe or a device.
             LtexpError: if one of them cannot be written.
         """
+        if not is_file_to_be(out):
+            raise ConfigError(f"out={out} is no file: a page's runs and figures lie beside it, so name one")
+        if os.path.islink(out):
+            out = Path(os.path.realpath(out))  # where the page itself will lie
         runs = self.runs
         copied = [] if len(runs) > MOST_COPIED else copy_with_figures(runs, out.with_name(f"{out.stem}_files"))
         write_text(out, self.to_html(out.parent, copied))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ltexp.config.identity import is_material
+from ltexp.config.identity import digest, is_material
 from ltexp.errors import DataError
 from ltexp.evaluation.record import RecordError, read_record
 from ltexp.run_folder import RECORD, is_held
@@ -40,8 +40,18 @@ class Run:
             *((stage["name"], stage.get("epochs")) for stage in record["stages"]),
             *self.overrides,
         )
-        contents = "-".join(str(record.get(key)) for key in ("content_hash", "test_hash"))
-        return experiment, record.get("subset_hash"), record["shot_rule"], record["selection"], contents
+        read = record["shot_rule"], record["selection"]
+        return experiment, record.get("subset_hash"), *read, self.contents, self.code
+
+    @property
+    def contents(self) -> str:
+        """The hashes of the training and test data."""
+        return "-".join(str(self.record.get(key)) for key in ("content_hash", "test_hash"))
+
+    @property
+    def code(self) -> str:
+        """A hash of the user's own code that the run was trained with; empty: with ltexp's alone."""
+        return digest(code) if (code := self.record.get("code")) else ""
 
     @property
     def overrides(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from ltexp.report.keys import short_override
 from ltexp.report.predicted import counts_of_test, kept_evaluations
 from ltexp.report.records import Run
 from ltexp.report.swept import short_names, sort_key
-from ltexp.report.table import ratio_text, uneven_note
+from ltexp.report.table import cut_short, ratio_text, uneven_note
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def results_table(
     common = set[str]()
     if not full:
         chosen, common = with_own_overrides(chosen, groups)
-    sections = [row.group.section for row in rows]
+    sections = [(*row.group.section, tested_on(row)) for row in rows]
     ends = [row.group.runs[0].identity if stages else row.group.section for row in rows]
     cells = [[column.value(row) for column in chosen] for row in rows]
     shown = {column.name for column in chosen}
@@ -200,7 +200,14 @@ def _notes(rows: Sequence[Row], groups: Sequence[Group], shown: set[str], common
     asked = shown & {*OF_PROBABILITIES, "macro_f1"}
     if asked and any(COLUMNS[name].value(row) is None for name in asked for row in rows):
         notes.append("–: not known without the run's predictions.npz, which the last stage alone has")
-    return [*notes, *_uneven_notes(groups)]
+    return [*notes, *_cut_short_notes(groups), *_uneven_notes(groups)]
+
+
+def _cut_short_notes(groups: Sequence[Group]) -> list[str]:
+    """A line for each run that is less than a full one."""
+    runs = [run for group in groups for run in group.runs]
+    said = [(run, "; ".join(cut_short(run.record))) for run in runs]
+    return [f"{run.record['method']} seed {run.record['seed']}: {text}" for run, text in said if text]
 
 
 def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
@@ -215,7 +222,23 @@ def _called_by_other_numbers(groups: Sequence[Group], shown: set[str]) -> str:
     return "; ".join(f"{name} is label {name[3:]}, the class called {called}" for name, called in found.items())
 
 
+def tested_on(row: Row) -> str:
+    """What a row is measured on, such as `class shares forward50`; empty for the whole test split of the run."""
+    run = row.group.runs[0]
+    kept = kept_evaluations(run)[row.posthoc] if row.posthoc else {}
+    parts = [f"class shares {kept['shift']}"] if "shift" in kept else []
+    if words := kept.get("dataset"):
+        parts += words
+    elif found := kept.get("test_hash"):
+        parts.append(f"test data {str(found)[:8]}")
+    if not row.posthoc and (tested := run.record.get("tested")):
+        parts.append(f"{next(iter(tested.values()))} of {tested['of']} samples")
+    return " ".join(parts)
+
+
 def _posthoc_note(rows: Sequence[Row], posthoc: bool) -> list[str]:
+    if others := sorted({of for row in rows if row.posthoc and (of := tested_on(row))}):
+        return [f"rows on other test sets, compared among themselves alone: {', '.join(others)}"]
     if posthoc and not any(row.posthoc for row in rows):
         return ["no evaluation was kept of these runs: ltexp evaluate RUN temperature=true makes one"]
     return []

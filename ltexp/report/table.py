@@ -19,6 +19,7 @@ def run_table(record: dict[str, Any]) -> Table:
     caption = protocol(record["selection"], record["shot_rule"])
     if (matrix := record.get("confusion")) and (note := uneven_note(record["dataset"], np.asarray(matrix).sum(axis=1))):
         caption += f"; {note}"
+    caption = "; ".join([*cut_short(record), caption])
     table = Table(
         title=_title(record), caption=escape(caption), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
     )
@@ -33,6 +34,26 @@ def run_table(record: dict[str, Any]) -> Table:
         if metrics := stage.get("last_weights"):
             table.add_row(*_last_weights(stage["name"], metrics))
     return table
+
+
+def cut_short(record: dict[str, Any]) -> list[str]:
+    """In words: what makes this finished run less than a full one; nothing for a full one."""
+    said = [text for stage in record["stages"] if (text := stopped_text(stage))]
+    if tested := record.get("tested"):
+        (kind, number), total = next(iter(tested.items())), tested["of"]
+        said.append(f"{number:,} of {total:,} test {kind}")
+    named = " ".join(str(stage.get("stopped_by", "")) for stage in record["stages"]).split()
+    partial = {key: value for key, value in (record.get("partial") or {}).items() if key not in named}
+    partial = {key: str(value).lower() for key, value in partial.items()}
+    return [*said, f"with {' '.join(f'{key}={value}' for key, value in partial.items())}"] if partial else said
+
+
+def stopped_text(stage: dict[str, Any]) -> str:
+    """Such as `stage1 stopped by trainer.max_time after 10 of 30 epochs`; empty where it had all of them."""
+    if "stopped_after" not in stage:
+        return ""
+    by = f" by {stage['stopped_by']}" if stage.get("stopped_by") else ""
+    return f"{stage['name']} stopped{by} after {stage['stopped_after']} of {stage['epochs']} epochs"
 
 
 def protocol(selection: str, shot_rule: str) -> str:
@@ -76,7 +97,9 @@ def _cells(stage: dict[str, Any]) -> list[str]:
         # of a pretext: among how many labels of its own it tells
         escape(f"{stage['name']}, {stage['num_classes']} labels" if "num_classes" in stage else str(stage["name"])),
         escape(str(stage.get("classifier") or ABSENT)),
-        str(stage.get("epochs", ABSENT)),
+        f"{stage['stopped_after']} of {stage['epochs']}"
+        if "stopped_after" in stage
+        else str(stage.get("epochs", ABSENT)),
         *(percent(metrics.get(key)) for key in ("all", "many", "medium", "few", "ece")),
         duration(stage.get("seconds")),
         f"{rate:,.0f}" if rate else ABSENT,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from ltexp.config.require import require_path
 from ltexp.errors import ConfigError
 from ltexp.report.formats import UNLIMITED
 from ltexp.report.records import Run, find_runs
@@ -31,7 +32,10 @@ def seeds_of(options: dict[str, str]) -> list[int]:
 
 def load_runs(options: dict[str, str], extra: Sequence[str]) -> list[Run]:
     """The finished runs; what is damaged or foreign is named in a line each and left out."""
-    folders = [Path(name) for name in options["runs"].split(",")] if "runs" in options else [outputs_root(extra)]
+    named = options["runs"].split(",") if "runs" in options else []
+    for name in named:
+        require_path("runs", name)
+    folders = [Path(name) for name in named] or [outputs_root(extra)]
     if "runs" not in options and not folders[0].exists():
         return []
     runs, notes = find_runs(folders)

@@ -2,7 +2,8 @@
 
 A run counts for a job by what its record says: the same method, dataset, imbalance, ratio and backbone, and the same
 further overrides. Epochs, subset, precision and devices make a protocol: runs under different ones stand apart, and so
-do runs of different configs, which the record's hash tells. Nothing is averaged but seeds.
+do runs of different configs, which the record's hash tells. A run on a part of the batches is another config. Nothing
+is averaged but seeds.
 """
 
 import re
@@ -12,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from ltexp.config import STAGE
+from ltexp.config.lightning import PARTIAL
 from ltexp.errors import LtexpError
 from ltexp.evaluation.record import seen_beyond
 from ltexp.evaluation.shots import ShotRule
@@ -144,7 +146,7 @@ def _order(measured: Measured) -> tuple[Any, ...]:
 
 def _mark(identity: Sequence[Any], alike: Sequence[Sequence[Any]]) -> str:
     """What of `Run.identity` tells this group from those that read alike."""
-    names = {0: "config", 1: "subset", 4: "contents"}
+    names = {0: "config", 1: "subset", 4: "contents", 5: "code"}
     differing = [place for place in names if len({other[place] for other in alike}) > 1]
     return ", ".join(f"{names[place]} {str(identity[place])[:8]}" for place in reversed(differing))
 
@@ -157,8 +159,10 @@ def protocol(run: Run, job: Job) -> Protocol:
     other = [*sorted(typed - asked), *(f"without {text}" for text in sorted(asked - typed))]
     if len(other) == 1 and other[0].startswith("paper=") and _is_config_of(run, job):
         other = []  # the settings that the method takes by itself
+    partial = _partial(run, job)
+    other += partial
     expected = expected_epochs(job)
-    ran = tuple(int(stage.get("epochs") or 0) for stage in run.record["stages"])
+    ran = tuple(_epochs(stage, bool(run.record.get("partial")) and not partial) for stage in run.record["stages"])
     selection, shots = run.record["selection"], run.record["shot_rule"]
     return Protocol(
         other=tuple(other),
@@ -169,6 +173,27 @@ def protocol(run: Run, job: Job) -> Protocol:
         ),
         numerics=_numerics(run.record.get("environment") or {}),
     )
+
+
+def _partial(run: Run, job: Job) -> list[str]:
+    """What makes the run less than a full one and is not asked for, and `without ...` what is asked for and is not."""
+    kept = run.record.get("partial") or {}
+    ran = {f"{key}={_typed(value)}" for key, value in kept.items()}
+    asked = {f"trainer.{key}=" for key in (*PARTIAL, "max_time")}
+    wanted = {text.lstrip("+") for text in job.settings if text.lstrip("+").startswith(tuple(asked))}
+    lacking = {text for text in wanted - ran if not text.startswith("trainer.max_time=")}  # it had the time
+    return [*sorted(ran - wanted), *(f"without {text}" for text in sorted(lacking))]
+
+
+def _typed(value: Any) -> str:
+    """A value of a config as it is typed."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _epochs(stage: dict[str, Any], as_asked: bool) -> int:
+    """The epochs that a stage had; where the job asks for a part of them, those that it has in full."""
+    planned = int(stage.get("epochs") or 0)
+    return planned if as_asked else int(stage.get("stopped_after", planned))
 
 
 def _numerics(environment: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltexp.config.identity import digest
+from ltexp.config.require import require_path
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.plan import Plan
@@ -25,8 +26,13 @@ def check_extra(extra: Sequence[str]) -> None:
 
 
 def outputs_root(extra: Sequence[str]) -> Path:
-    """Where the runs go: paths.outputs as typed, else outputs."""
+    """Where the runs go: paths.outputs as typed, else outputs.
+
+    Raises:
+        ConfigError: if it is empty.
+    """
     typed = dict(text.lstrip("+").split("=", 1) for text in extra if "=" in text)
+    require_path("paths.outputs", typed.get("paths.outputs"))
     return Path(typed.get("paths.outputs", "outputs"))
 
 

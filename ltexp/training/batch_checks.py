@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.build import build
 from ltexp.config.require import require, within
@@ -54,7 +56,7 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
             raise ConfigError(
                 f"{name}: nothing reads its stream {stream}: set {name}.terms.TERM.stream={stream}, or leave it out"
             )
-        labels = counts.new_tensor([0] * 3 + [1] * 2 + [2])
+        labels = torch.arange(len(counts)).repeat_interleave(counts.cpu())
         path = f"{name}.streams.{stream}.sampler"
         sampler: IndexSampler = build(node.sampler, labels=labels, class_counts=labels.bincount(), path=path)
         with within(path):

@@ -1,16 +1,17 @@
 """Which parts of a run cannot work together, found out before any data is read."""
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from hydra.utils import get_class
-from torch import nn
+from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.numbers import MOST_EPOCHS
+from ltexp.config.own_code import blamed, own_targets
 from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
@@ -25,9 +26,11 @@ from ltexp.training import checkpoint
 from ltexp.training.batch_checks import check_batches
 from ltexp.training.class_names import fits_text, require_text
 from ltexp.training.objective import Objective, flat_factors
+from ltexp.training.own_parts import check_classes
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.replayable import check_hooks
 from ltexp.training.schedules import build_schedule
+from ltexp.training.session import Session
 from ltexp.training.survey import check_surveys
 from ltexp.training.teacher import OF_A_TEACHER, OF_TEACHERS, check_teachers
 
@@ -39,8 +42,8 @@ def without_idle_epochs(config: Config) -> Config:
     """
     stages = config.stages
     for name, stage in config.stages.items():
-        other = stage.batch_norm != "frozen" or present(stage.modules)
-        if stage.epochs > 0 and not other and not _learns(stage, _toy_classifier(stage.classifier, name)):
+        other = stage.batch_norm != "frozen" or present(stage.modules) or stage.trainable.backbone
+        if stage.epochs > 0 and not other and not _classifier_learns(name, stage):
             stages[name] = replace(stage, epochs=0)
             if rank() == 0:
                 what = config.choices.get(f"classifier@{name}.classifier", "its classifier")
@@ -48,11 +51,38 @@ def without_idle_epochs(config: Config) -> Config:
     return replace(config, **stages)  # type: ignore[arg-type]  # mypy reads it as of any field
 
 
-def _toy_classifier(node: dict[str, Any], stage: str) -> Classifier:
-    """A small classifier of a stage's `node`, to try what it fits."""
+class Sizes(NamedTuple):
+    """What parts are tried with: class counts, int64 (C,), and the width of a feature."""
+
+    counts: Tensor
+    feature_dim: int
+
+    @classmethod
+    def of(cls, session: Session, name: str, stage: StageConfig) -> "Sizes":
+        """Those of a stage's own data and network."""
+        own = session.for_stage(stage)
+        return cls(own.class_counts, own.fresh_model(name, stage, loads=True).backbone.feature_dim)
+
+
+MADE_UP = Sizes(torch.tensor([3, 2, 1]), 4)
+
+
+def _tried_classifier(node: dict[str, Any], stage: str, sizes: Sizes = MADE_UP) -> Classifier:
+    """A classifier of a stage's `node`, to try what it fits."""
+    given = {"feature_dim": sizes.feature_dim, "num_classes": len(sizes.counts)}
     with default_generator("check"):
-        classifier: Classifier = build(node, feature_dim=4, num_classes=3, path=f"{stage}.classifier")
+        classifier: Classifier = build(node, **given, path=f"{stage}.classifier")
     return classifier
+
+
+def _classifier_learns(name: str, stage: StageConfig) -> bool:
+    """Whether it has something to learn; of a user's own that made-up numbers do not fit, that is assumed."""
+    try:
+        return _learns(stage, _tried_classifier(stage.classifier, name))
+    except ConfigError as error:
+        if error.of_own_part:
+            return True
+        raise
 
 
 def _learns(stage: StageConfig, classifier: Classifier) -> bool:
@@ -61,43 +91,58 @@ def _learns(stage: StageConfig, classifier: Classifier) -> bool:
     return stage.trainable.backbone or stage.batch_norm == "train" or (learnable and stage.trainable.classifier)
 
 
-def check_composition(config: Config) -> None:
+def check_composition(config: Config, session: Session | None = None) -> None:
     """Refuses what cannot work together, before any data is read.
+
+    Args:
+        config: of the run.
+        session: of the run, for parts of a user's own that cannot be tried with the numbers that are made up here.
 
     Raises:
         ConfigError: if a loss needs another classifier, a setting of a loss, re-weighting or sampler is out of range,
-            or a stage's classifier cannot start as `init` says.
+            or a stage's classifier cannot start as `init` says. `of_own_part` says that made-up numbers may be why.
     """
     check_pretexts(config.stages)
     if config.trainer.step_graph:
         check_hooks(config.callbacks)
-    _try_backbone(config.backbone)
+    with blamed("backbone", own_targets({"backbone": config.backbone})):
+        _try_backbone(config.backbone)
     earlier: dict[str, Classifier] = {}
     for name, stage in config.stages.items():
-        classifier = _toy_classifier(stage.classifier, name)
-        _check_modules(name, stage, config.stages)
-        with within(name):
-            objective = _check_settings(stage)
-        _check_needs(name, stage, objective)
-        check_teachers(name, stage, objective)
-        check_batches(name, stage, objective, config.trainer)
-        check_surveys(name, stage, objective)
-        _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
-        _check_branches(name, config.backbone.get("branches", 1), stage, objective)
-        _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
-        _check_factors(name, stage, classifier)
-        _check_text(name, stage, classifier, config.backbone)
-        _check_start(name, stage, classifier)
-        _continue(stage, classifier, earlier)
-        for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
-            needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
-            if needed not in ("any", classifier.kind):
-                loss = node["_target_"].rpartition(".")[2]
-                raise ConfigError(
-                    f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
-                    f"add classifier@{name}.classifier={needed}"
-                )
-        earlier[name] = classifier
+        own = own_targets({name: asdict(stage), "backbone": config.backbone})
+        with blamed(name, own):
+            check_classes(own)
+            earlier[name] = _check_stage(config, name, earlier, session)
+
+
+def _check_stage(config: Config, name: str, earlier: Mapping[str, Classifier], session: Session | None) -> Classifier:
+    """`check_composition` of one stage; its classifier, on which later ones may build."""
+    stage = config.stages[name]
+    sizes = MADE_UP if session is None else Sizes.of(session, name, stage)
+    classifier = _tried_classifier(stage.classifier, name, sizes)
+    _check_modules(name, stage, config.stages)
+    with within(name):
+        objective = _check_settings(stage, sizes.counts)
+    _check_needs(name, stage, objective)
+    check_teachers(name, stage, objective)
+    check_batches(name, stage, objective, config.trainer)
+    check_surveys(name, stage, objective)
+    _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+    _check_branches(name, config.backbone.get("branches", 1), stage, objective)
+    _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
+    _check_factors(name, stage, classifier)
+    _check_text(name, stage, classifier, config.backbone)
+    _check_start(name, stage, classifier)
+    _continue(stage, classifier, earlier, sizes)
+    for node in [stage.loss, *(term.loss for term in stage.terms.values())]:
+        needed = get_class(node["_target_"]).classifier  # type: ignore[attr-defined]
+        if needed not in ("any", classifier.kind):
+            loss = node["_target_"].rpartition(".")[2]
+            raise ConfigError(
+                f"{name}: {loss} needs a {needed} classifier and this one is {classifier.kind}: "
+                f"add classifier@{name}.classifier={needed}"
+            )
+    return classifier
 
 
 def _try_backbone(node: Mapping[str, Any]) -> None:
@@ -110,23 +155,22 @@ def _try_backbone(node: Mapping[str, Any]) -> None:
         print(f"note: {line}", flush=True)
 
 
-def _continue(stage: StageConfig, classifier: Classifier, earlier: Mapping[str, Classifier]) -> None:
+def _continue(stage: StageConfig, classifier: Classifier, earlier: Mapping[str, Classifier], sizes: Sizes) -> None:
     """Lets `classifier` start from that of an earlier stage, or of a file: only of a kind that it can continue."""
     where = stage.init.classifier
     if where in earlier:
         classifier.start_from(earlier[where])
     elif where != "fresh":
         found = checkpoint.read(checkpoint.locate(where))
-        source = _toy_classifier(found.classifier_config, where)
+        source = _tried_classifier(found.classifier_config, where, sizes)
         source.kind = found.build_classifier().kind
         classifier.start_from(source)
 
 
-def _check_settings(stage: StageConfig) -> Objective:
-    """Builds the stage's losses and sampler over a few made-up images: settings out of range raise here."""
-    counts = torch.tensor([3, 2, 1])
+def _check_settings(stage: StageConfig, counts: Tensor) -> Objective:
+    """Builds the stage's losses and sampler over images of these classes: settings out of range raise here."""
     objective = Objective(stage, counts)
-    labels = torch.arange(3).repeat_interleave(counts)
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
     sampler: Sampler = build(stage.sampler, labels=labels, class_counts=counts, path="sampler")
     if stage.features.get("_target_"):
         build(stage.features, path="features")

@@ -14,6 +14,7 @@ import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
 from ltexp.config.build import build, target_sources
 from ltexp.config.identity import backbone_identity
+from ltexp.config.own_code import own_code
 from ltexp.data.augmentation import NoAugmentation
 from ltexp.data.loader import Loader
 from ltexp.data.tail.selection import last_of_class
@@ -81,6 +82,7 @@ def open_store(session: Session, name: str, stage: StageConfig, model: Model) ->
     network = {
         "version": ltexp.__version__,
         "backbone": [backbone_identity(backbone), state_identity(model.backbone), target_sources(backbone)],
+        **({"own_code": code} if (code := own_code(backbone)) else {}),
         "feature_power": stage.feature_power,
         "numerics": [session.device.type, trainer.precision, trainer.channels_last],
     }

@@ -10,6 +10,7 @@ from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
 from ltexp.config.build import target_sources
 from ltexp.config.identity import backbone_identity, digest, stage_identity
 from ltexp.config.lightning import material_callbacks, material_lightning
+from ltexp.config.own_code import own_code
 from ltexp.distributed import world_size
 from ltexp.training import checkpoint
 from ltexp.training.cache import checksum
@@ -39,6 +40,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             "stage": stage_identity(stage),
             "backbone": backbone_identity(session.config.backbone),
             "sources": target_sources([asdict(stage), session.config.backbone, callbacks, lightning]),
+            **({"own_code": code} if (code := own_code([asdict(stage), session.config.backbone, callbacks])) else {}),
             "seed": session.config.seed,
             "data": [data.content_hash, data.class_counts.tolist(), data.preprocessing, data.backbone_settings],
             "devices": [session.device.type, world_size(), trainer.sync_batch_norm],

@@ -17,6 +17,7 @@ from ltexp.losses.cross_entropy import CrossEntropy
 from ltexp.models.module import present
 from ltexp.outputs import ModelOutput
 from ltexp.training.objective import Objective
+from ltexp.training.own_parts import hooks_never_called
 from ltexp.training.schedules import MultiStep, Schedule, build_schedule
 from ltexp.training.session import Session
 
@@ -32,6 +33,7 @@ def settings_without_effect(session: Session) -> list[str]:
     for name, stage in config.stages.items():
         lines += [f"{name}.{line}" for line in _of_terms(name, stage, typed)]
         lines += [f"{name}.{line}" for line in (*_of_start(stage, config.backbone), *_of_trainable(stage))]
+        lines += hooks_never_called(session, name, stage)
         if stage.epochs > 0 and stage.checkpoint is None:
             counts = session.for_stage(stage).class_counts
             lines += [f"{name}.{line}" for line in (*_of_schedule(stage), *_of_objective(stage, counts))]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ltexp.config import StageConfig
 from ltexp.config.build import build
 from ltexp.config.require import within
+from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.context import WHOLE_BATCH, BatchContext, Survey
 from ltexp.losses.reweighting import Reweighted
@@ -38,6 +39,9 @@ class Objective(nn.Module):
         self.loss_weight = stage.loss_weight
         self.weights = {name: term.weight for name, term in stage.terms.items()}
         self.stream_of = {name: term.stream for name, term in stage.terms.items()}
+        for path, part in self.by_key.items():
+            with within(path):
+                _check(part)
         of_terms = {stream for stream in self.stream_of.values() if stream is not None}
         self.streams = sorted(of_terms.union(*(part.streams for part in self._parts)))
 
@@ -129,6 +133,20 @@ class Objective(nn.Module):
                 value = self.weights[name] * term(batch.output, batch.labels, context)
                 total = value if total is None else total + value
         return total
+
+
+def _check(part: Loss) -> None:
+    """Refuses what no stage would train, and names that are not in a collection of names."""
+    if learned := [name for name, _ in part.named_parameters()]:
+        raise ConfigError(
+            f"{type(part).__name__} has parameters ({', '.join(learned)}), and no optimizer trains those of a loss: "
+            "keep them in a module of the stage, whose output the loss reads, or in buffers"
+        )
+    for attribute in ("needs", "teachers", "surveys", "streams"):
+        if isinstance(value := getattr(part, attribute), str):
+            raise ConfigError(f"{type(part).__name__}.{attribute} is {value!r}: expected a set of names, {{{value!r}}}")
+    if unknown := set(part.surveys) - {"train", "validation"}:
+        raise ConfigError(f"{type(part).__name__}.surveys names {min(unknown)!r}: expected train or validation")
 
 
 def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:

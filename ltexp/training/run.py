@@ -13,6 +13,7 @@ from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.identity import config_hash
 from ltexp.config.lightning import check_monitored, partial_settings
+from ltexp.config.own_code import changed_code, code_of_run
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.distributed import rank, world_size
@@ -28,12 +29,14 @@ from ltexp.run_folder import PREDICTIONS
 from ltexp.training import checkpoint
 from ltexp.training.class_names import check_class_names
 from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.cut_short import cut_short
 from ltexp.training.data_checks import check_data
 from ltexp.training.feature_stage import check_features
 from ltexp.training.fingerprint import files_started_from
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.mixing import Mixing, blends
 from ltexp.training.notices import settings_without_effect
+from ltexp.training.own_parts import check_own_parts
 from ltexp.training.predict import Predictions
 from ltexp.training.run_stage import StageResult, run_stage
 from ltexp.training.session import Session
@@ -52,9 +55,11 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
     """
     started = now()
     config = without_idle_epochs(config)
-    check_composition(config)
+    tried = _composes(config)
     data = build(config.dataset, root=config.paths.data, path="dataset")
     session = Session(config, folder, data, device)
+    if not tried:
+        check_composition(config, session)
     check_against_data(session)
     notes = settings_without_effect(session)  # on every process, since losses that it tries may exchange
     for line in notes if rank() == 0 else ():
@@ -80,8 +85,19 @@ def run(config: Config, folder: Path, device: torch.device) -> None:
         close_loggers(loggers, status)
 
 
+def _composes(config: Config) -> bool:
+    """Whether the config holds together before data is read; False where a user's own part needs the real numbers."""
+    try:
+        check_composition(config)
+    except ConfigError as error:
+        if error.of_own_part:
+            return False
+        raise
+    return True
+
+
 def check_same_things(folder: Path, base: dict[str, Any]) -> None:
-    """Refuses to continue a run on other data, or from other files: their places may have changed since it began.
+    """Refuses to continue a run on other data, from other files or with other code than it began with.
 
     Args:
         folder: the run's.
@@ -94,6 +110,11 @@ def check_same_things(folder: Path, base: dict[str, Any]) -> None:
         began = records.read_record(folder)
     except records.RecordError:  # it begins, or is of before these were kept
         return
+    if changed := changed_code(began.get("code", {}), base.get("code", {})):
+        raise CheckpointError(
+            f"{folder} began with other code ({', '.join(changed)} changed since): change it back, or give another "
+            "hydra.run.dir"
+        )
     for key, what in CONTENTS.items() if began.get("test_hash") else ():  # before it was kept, hashes were others
         if key in began and began[key] != base.get(key):
             raise CheckpointError(
@@ -127,6 +148,7 @@ def check_against_data(session: Session) -> None:
         check_features(own, stage)
         check_class_names(own, name, stage)
         check_data(own, name, stage)
+        check_own_parts(own, name, stage)
         for teacher in stage.taught_by.values():
             if not names_stage(teacher):
                 load_teacher(own, teacher)
@@ -244,6 +266,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "content_hash": data.content_hash,
         "test_hash": data.test_hash,
         "data": data.facts,
+        **({"code": code} if (code := code_of_run(asdict(config))) else {}),
         **({"started_from": files} if (files := _started_from(config)) else {}),
         "config_hash": config_hash(config),
         **({"partial": partial} if (partial := partial_settings(config.trainer)) else {}),
@@ -288,6 +311,7 @@ def finish(session: Session, base: dict[str, Any], outcomes: list[StageResult], 
         "metrics": metrics,
         **final.details,
         "stages": [outcome.record for outcome in outcomes],
+        **cut_short(session, base, [outcome.record for outcome in outcomes], tested=len(labels)),
         "finished": now(),
         "status": "running",
     }

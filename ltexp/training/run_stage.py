@@ -13,14 +13,24 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ltexp.config import StageConfig
-from ltexp.config.lightning import test_limit
+from ltexp.config.lightning import may_stop, test_limit
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.evaluation.further import further_metrics
 from ltexp.files import write_text
 from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
-from ltexp.run_folder import CHECKPOINT, EVALUATIONS, LAST_WEIGHTS, METRICS, RESUME, read_metrics, write_metrics
+from ltexp.report.table import stopped_text
+from ltexp.run_folder import (
+    CHECKPOINT,
+    EVALUATIONS,
+    LAST_WEIGHTS,
+    METRICS,
+    RESUME,
+    STEPS_LEFT,
+    read_metrics,
+    write_metrics,
+)
 from ltexp.training import checkpoint
 from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
@@ -97,9 +107,12 @@ def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping
         **({} if session.pretext is None else {"num_classes": session.num_classes}),  # of labels of its own
         "networks": cost_of(model, session.sample_inputs()),
         **describe_features(session, stage),
-        **_training_summary(read_metrics(folder / METRICS), stage.epochs),
+        **_training_summary(rows := read_metrics(folder / METRICS)),
+        **({} if stage.checkpoint else _early_end(rows, stage.epochs, may_stop(session.config))),
         **_last_weights(session, model, folder, limit),
     }
+    if (stopped := stopped_text(record)) and rank() == 0:
+        print(stopped, flush=True)
     return StageResult(model.eval(), fingerprint, record, details, predicted)
 
 
@@ -247,8 +260,20 @@ def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> N
         checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts)
 
 
-def _training_summary(rows: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
-    """Seconds, throughput and the best evaluated epochs, from a stage's metrics by epoch; and an early stop."""
+def _early_end(rows: list[dict[str, Any]], epochs: int, stops: list[str]) -> dict[str, Any]:
+    """After how many of its epochs a trained stage was stopped, and by what; nothing if it had all of them.
+
+    Args:
+        rows: of the stage's metrics.csv.
+        epochs: of the stage.
+        stops: the keys of what may have stopped it.
+    """
+    whole = sum(not row.get(STEPS_LEFT) for row in rows)
+    return {"stopped_after": whole, "stopped_by": " or ".join(stops)} if whole < epochs else {}
+
+
+def _training_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds, throughput and the best evaluated epochs, from a stage's metrics by epoch."""
     seconds = sum(float(row["seconds"]) for row in rows)
     images = sum(float(row["images_per_second"]) * float(row["seconds"]) for row in rows)
     summary: dict[str, Any] = {
@@ -256,8 +281,6 @@ def _training_summary(rows: list[dict[str, Any]], epochs: int) -> dict[str, Any]
         "images_per_second": images / seconds if seconds else None,
         "train_loss": float(rows[-1]["train_loss"]) if rows else None,
     }
-    if 0 < len(rows) < epochs:
-        summary["stopped_after"] = len(rows)  # epochs: a callback, or fast_dev_run, ended it there
     for split in ("test", "validation"):
         found = [(float(row[f"{split}_all"]), int(row["epoch"])) for row in rows if row.get(f"{split}_all")]
         best = max(found, default=None)

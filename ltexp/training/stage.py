@@ -284,7 +284,8 @@ class Stage(EvaluatedModule):
         """The mean loss of this epoch's steps, over all processes."""
         if self._epoch_loss is None:
             total = sum_over_ranks(self.loss_sum).item()
-            self._epoch_loss = total / (world_size() * int(self.trainer.num_training_batches))
+            taken = self.trainer.fit_loop.epoch_loop.batch_idx + 1  # fewer than all where the stage is stopped
+            self._epoch_loss = total / (world_size() * taken)
         return self._epoch_loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

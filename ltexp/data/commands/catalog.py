@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ltexp.config.path import group_files
+from ltexp.config.path import group_files, readable
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 
@@ -23,7 +23,9 @@ def dataset_config(name: str) -> dict[str, Any]:
     """
     if name not in datasets():
         raise ConfigError(unknown_name("dataset", name, datasets()))
-    own = OmegaConf.load(group_files("dataset")[name])
+    file = group_files("dataset")[name]
+    with readable(file):
+        own = OmegaConf.load(file)
     assert isinstance(own, DictConfig)
     extended = [entry for entry in own.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
     merged = OmegaConf.to_container(OmegaConf.merge(*map(dataset_config, extended), own))

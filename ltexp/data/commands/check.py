@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ltexp.config.build import build
+from ltexp.config.require import within
+from ltexp.data.intake import own_errors_told, take_in
 from ltexp.data.tail.profile import class_sizes, workable
 from ltexp.data.types import Ints, LongTailedData, RawDataset, Source, Unreadable
-from ltexp.errors import DataError
+from ltexp.errors import ConfigError, DataError
 
 MOST_NAMED = 3  # samples that cannot be read
 
@@ -27,13 +29,19 @@ def check(config: dict[str, Any], root: Path, decode: bool = False) -> tuple[lis
         (problems, facts, unreadable): what keeps it from being used; what there is, unless the lists, folders or arrays
         are wrong; and the samples that cannot be read, which are among the problems.
     """
-    source: Source = build(config["source"], path="dataset.source")
-    found, problems = source.inspect(root)
-    if found is None:
-        return problems, [], []
-    opened: RawDataset = found
-    unreadable = source.unreadable(opened, decode)
-    facts = [_describe(opened), *source.notes(opened)]
+    # as a part of the dataset, so that an error in its constructor reads as in training
+    source: Source = build({"_target_": "builtins.dict", "source": config["source"]}, path="dataset")["source"]
+    try:
+        with within("dataset"):
+            found, problems = take_in(source, root)
+            if found is None:
+                return problems, [], []
+            opened: RawDataset = found
+            with own_errors_told(source):
+                unreadable, notes = source.unreadable(opened, decode), source.notes(opened)
+    except ConfigError as error:
+        return [str(error)], [], []
+    facts = [_describe(opened), *notes]
     largest = config.get("max_per_class")
     facts += _size_note(opened, int(largest)) if largest is not None else []
     sizes = {split: len(labels) for split, labels in opened.labels.items()}

@@ -14,6 +14,7 @@ from ltexp.data.files.contents import contents_hash
 from ltexp.data.files.source import FileSource
 from ltexp.data.files.split import FileSplit, SourceFiles, passed_over_note
 from ltexp.data.images.dataset import check_channels
+from ltexp.data.intake import open_source
 from ltexp.data.tail.profile import choose_subset, held_out_sizes
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of, read_held_out
 from ltexp.data.types import LongTailedData
@@ -79,7 +80,7 @@ def long_tailed_files(
     require(is_whole(resize, image_size), "resize", resize, f"a whole number of at least image_size={image_size}")
     require(workers is None or is_whole(workers, 0), "workers", workers, "a whole number of 0 or more, or null")
     fraction, most = read_held_out("test", test)
-    files, left_out = without(source.open(Path(root)), leave_out)
+    files, left_out = without(open_source(source, Path(root), SourceFiles), leave_out)
     train, tested = _with_test(name, files, fraction, most)
     chosen = choose(request, train.labels, tested.labels, files.class_names, files.unit)
     pool, train = train, train.take(chosen.train)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ltexp.config.require import is_number, is_whole, require
+from ltexp.data.intake import open_source
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of
-from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source
+from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source, SourceArrays
 
 
 def long_tailed(
@@ -81,7 +82,7 @@ def _subset(
 ) -> LongTailedData:
     mean = check_channels("channel_mean", channel_mean, least=0.0)
     std = check_channels("channel_std", channel_std, least=1e-6)
-    arrays = source.open(root)
+    arrays = open_source(source, root, SourceArrays)
     chosen = choose(request, arrays.train_labels, arrays.test_labels, arrays.class_names, arrays.unit)
     train = _split(arrays.train_images, arrays.train_labels, chosen.train)
     held = _split(arrays.train_images, arrays.train_labels, chosen.held_out) if len(chosen.held_out) else None

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ltexp.config.require import is_whole, require
+from ltexp.data.intake import open_source
 from ltexp.data.tail.selection import Request, choose, hash_of
-from ltexp.data.text.articles import CsvArticles
+from ltexp.data.text.articles import SourceTexts
 from ltexp.data.text.tokens import Tokens, build_vocabulary, encode, words
-from ltexp.data.types import Ints, LongTailedData, Split
+from ltexp.data.types import Ints, LongTailedData, Source, Split
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,7 +34,7 @@ class TokenSplit(Split):
 
 def long_tailed_text(
     *,
-    source: CsvArticles,
+    source: Source,
     root: str | Path,
     name: str,
     max_per_class: int,
@@ -65,7 +66,7 @@ def long_tailed_text(
     require(is_whole(max_length, 1), "max_length", max_length, "a whole number of 1 or more")
     require(is_whole(min_count, 1), "min_count", min_count, "a whole number of 1 or more")
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
-    articles = source.open(Path(root))
+    articles = open_source(source, Path(root), SourceTexts)
     chosen = choose(request, articles.train_labels, articles.test_labels, articles.class_names, articles.unit)
     chosen_words = [
         [words(texts[position]) for position in positions]

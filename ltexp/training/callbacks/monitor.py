@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from ltexp.errors import TrainingError
-from ltexp.run_folder import METRICS, read_metrics, write_metrics
+from ltexp.run_folder import METRICS, STEPS_LEFT, read_metrics, write_metrics
 from ltexp.training.callbacks.quiet import Quiet
 from ltexp.training.loggers import log_epoch
 from ltexp.training.stage import Stage
@@ -29,7 +29,7 @@ class Monitor(Quiet):
     def __init__(self, folder: Path, stage: str, check_every: int = 50) -> None:
         self.path, self.stage, self.check_every = folder / METRICS, stage, check_every
         self.rows: list[dict[str, Any]] = []
-        self.images, self.started = 0, 0.0
+        self.images, self.steps, self.started = 0, 0, 0.0
         self.seconds: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -37,12 +37,13 @@ class Monitor(Quiet):
         self.rows = [row for row in read_metrics(self.path) if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.images, self.seconds, self.started = 0, None, time.perf_counter()
+        self.images, self.steps, self.seconds, self.started = 0, 0, None, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += batch.size
+        self.steps = batch_idx + 1
         if (batch_idx + 1) % self.check_every == 0:
             self._check_loss(pl_module, trainer.current_epoch, batch_idx)
 
@@ -61,6 +62,8 @@ class Monitor(Quiet):
             "images_per_second": self.images / seconds,
             **pl_module.measured,
         }
+        if left := int(trainer.num_training_batches) - self.steps:
+            row[STEPS_LEFT] = left
         self.rows.append(row)
         if trainer.is_global_zero:
             write_metrics(self.path, self.rows)

@@ -1,0 +1,248 @@
+"""Checks a user's own parts on the run's own data before anything is trained: whatever fails is told in a line.
+
+Parts of ltexp have tests; one of a user's own may give another shape than it should, and every later result would be of
+something else, or the first step ends in an error far from its cause.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from torch import Tensor, nn
+
+from ltexp.config import StageConfig
+from ltexp.config.own_code import blamed, own_targets
+from ltexp.config.require import within
+from ltexp.data.augmentation import Augmentation
+from ltexp.data.loader import Batch
+from ltexp.data.samplers import Sampler
+from ltexp.distributed import rank
+from ltexp.errors import ConfigError
+from ltexp.losses.base import Loss
+from ltexp.models.backbone import Backbone
+from ltexp.models.classifier import Classifier
+from ltexp.models.model import Model
+from ltexp.models.module import StageModule
+from ltexp.names import near_misses
+from ltexp.training.batches import sampler_of, train_loader
+from ltexp.training.curriculum import curriculum_of
+from ltexp.training.mixing import Mixed, Mixing
+from ltexp.training.session import Session
+from ltexp.training.stage import Stage
+from ltexp.training.start import make_trainable
+
+BASES = {  # by the last word of a part's key, or the last but one of a module's
+    "backbone": Backbone,
+    "classifier": Classifier,
+    "loss": Loss,
+    "sampler": Sampler,
+    "mixing": Mixing,
+    "augmentation": Augmentation,
+    "modules": StageModule,
+}
+# a hook that is called only where the class also says so, by its base
+SWITCHES: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (Loss, "before_epoch", ("surveys",)),
+    (StageModule, "see", ("sees",)),
+    (Classifier, "fit", ("needs_features", "starts_from_features")),
+)
+
+
+def check_own_parts(session: Session, name: str, stage: StageConfig) -> None:
+    """Refuses a stage whose own parts, those that are not ltexp's, cannot do their work on its data.
+
+    Args:
+        session: of the stage.
+        name: of the stage.
+        stage: its config.
+
+    Raises:
+        ConfigError: with the key of the part, or its class and the line where it failed.
+    """
+    own = own_targets({name: asdict(stage), "backbone": session.config.backbone})
+    if not own:
+        return
+    with blamed(name, own), torch.random.fork_rng(devices=[]):
+        if f"{name}.sampler" in own and not stage.features.get("_target_"):
+            check_sampler(f"{name}.sampler", sampler_of(session, stage.sampler, session.data.train), stage.epochs)
+        loads = stage.init.backbone != "fresh" or stage.checkpoint is not None
+        model = session.place(session.fresh_model(name, stage, loads))
+        make_trainable(model, stage)
+        for path, part in (
+            *((f"{name}.{path}", part) for path, part in model.parts().items()),
+            ("backbone", model.backbone),
+        ):
+            if path in own:
+                check_switches(path, part)
+                _note_lost_state(path, part)
+        _check_model(model, session, own, name)
+        if stage.epochs > 0 and stage.checkpoint is None and not stage.features.get("_target_"):
+            _try_step(session, name, stage, model)
+
+
+def check_classes(own: Mapping[str, str]) -> None:
+    """Refuses a class of another kind than its key asks for.
+
+    Args:
+        own: the classes by key, such as `stage1.loss`; see `own_targets`.
+
+    Raises:
+        ConfigError: with the key and the class.
+    """
+    for path, target in own.items():
+        base, chosen = _base(path), get_object(target)
+        if base is None or base in (StageModule, Augmentation):  # any module, and whatever behaves as one, will do
+            continue
+        if not (isinstance(chosen, type) and issubclass(chosen, base)):
+            raise ConfigError(f"{path}: {target} is no {base.__name__}: derive it from {_called(base)}")
+
+
+def check_switches(path: str, part: object) -> None:
+    """Refuses a hook that its part's switches keep from being called, where its class leaves them as they are.
+
+    Raises:
+        ConfigError: with the key and the class.
+    """
+    for of, hook, switches in SWITCHES:
+        if not isinstance(part, of) or any(getattr(part, switch) for switch in switches):
+            continue
+        chosen = type(part)
+        own = {name for each in chosen.__mro__ if not issubclass(of, each) for name in vars(each)} | set(vars(part))
+        if hook in own and own.isdisjoint(switches):
+            raise ConfigError(f"{path}: {_called(chosen)}.{hook} is never called: set {' or '.join(switches)} as well")
+
+
+def never_called(path: str, chosen: Any) -> Iterator[str]:
+    """A line for each public name of an own class that is nearly that of a hook of its base."""
+    base = _base(path)
+    if base is None or not (isinstance(chosen, type) and issubclass(chosen, base)):
+        return
+    hooks = {hook for hook in vars(base) if not hook.startswith("_")} | {"forward"}
+    hooks |= {"after_step"} & set(dir(base))
+    own = {name for part in chosen.__mro__ if not issubclass(base, part) for name in vars(part)}
+    for name in sorted(own - set(dir(base))):
+        if not name.startswith("_") and (near := near_misses(name, hooks)):
+            yield f"{path}: nothing calls {chosen.__name__}.{name}; if it is meant as {near}, that is the name"
+
+
+def hooks_never_called(session: Session, name: str, stage: StageConfig) -> Iterator[str]:
+    """`never_called` of the own parts of a stage, and of the backbone with the first one."""
+    nodes: dict[str, Any] = {name: asdict(stage)}
+    if name == next(iter(session.config.stages)):
+        nodes["backbone"] = session.config.backbone
+    for path, target in own_targets(nodes).items():
+        yield from never_called(path, get_object(target))
+
+
+def check_sampler(path: str, sampler: Sampler, epochs: int) -> None:
+    """Refuses probabilities that are none and an order that is not of the labels, of the first epoch.
+
+    Raises:
+        ConfigError: with the key and the class.
+    """
+    who, classes = f"{path}: {type(sampler).__name__}", len(sampler.class_counts)
+    shares = sampler.class_probabilities(0, max(epochs, 1))
+    right = isinstance(shares, Tensor) and shares.shape == (classes,) and bool(shares.isfinite().all())
+    if not right or shares.min() < 0 or shares.sum() <= 0:
+        raise ConfigError(f"{who}.class_probabilities gave {_shown(shares)}: expected ({classes},) shares of 0 or more")
+    order = sampler.indices(0, 0, max(epochs, 1))
+    right = isinstance(order, Tensor) and order.dtype == torch.int64 and order.shape == (sampler.epoch_length,)
+    if not right or order.min() < 0 or order.max() >= sampler.size:
+        raise ConfigError(
+            f"{who}.indices gave {_shown(order)}: expected int64 ({sampler.epoch_length},), positions from 0 to "
+            f"{sampler.size - 1}"
+        )
+
+
+def _check_model(model: Model, session: Session, own: Iterable[str], name: str) -> None:
+    """The backbone's features and the classifier's logits have the widths that others rely on."""
+    backbone, classifier, width = model.backbone, model.classifier, model.backbone.feature_dim
+    experts = () if classifier.experts is None else (classifier.experts,)
+    with torch.no_grad():
+        copied = copy.deepcopy(model).eval()
+        if "backbone" in own:
+            features, maps = copied.backbone(session.sample_inputs()), getattr(backbone, "map_channels", None)
+            _expect("backbone", backbone, features, (1, *experts, width), "features, feature_dim wide,")
+            if maps:
+                found = copied.backbone.forward_maps(session.sample_inputs())
+                if not isinstance(found, tuple) or [each.shape[1] for each in found[1]] != list(maps):
+                    raise ConfigError(
+                        f"backbone: {_called(type(backbone))}.forward_maps gave other maps than map_channels={maps}"
+                    )
+        if f"{name}.classifier" in own and not classifier.needs_source and classifier.reads_text is None:
+            rows = torch.zeros(2, *experts, width, device=session.device)
+            if classifier.needs_features:
+                labels = torch.arange(session.num_classes, device=session.device).repeat(2)
+                copied.classifier.fit(torch.randn(len(labels), width, device=session.device), labels)
+            logits = copied.classifier(rows)
+            if not experts:
+                _expect(f"{name}.classifier", classifier, logits, (2, session.num_classes), "logits")
+
+
+def _note_lost_state(path: str, part: nn.Module) -> None:
+    """Says which tensors of a part no checkpoint holds, and nothing moves to the device."""
+    lost = [f"{place}.{name}".lstrip(".") for place, each in part.named_modules() for name in _plain_tensors(each)]
+    if lost and rank() == 0:
+        what = f"{_called(type(part))} keeps {', '.join(lost)} as a tensor"
+        print(f"note: {path}: {what}, which no checkpoint holds: register_buffer makes it a part's state", flush=True)
+
+
+def _plain_tensors(module: nn.Module) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+
+
+def _try_step(session: Session, name: str, stage: StageConfig, model: Model) -> None:
+    """One batch as the stage makes it, through its model and its objective and back."""
+    loader = train_loader(session, name, stage, model)
+    if curriculum_of(loader.augmentation) is not None:  # which would try images with a model
+        return
+    module = Stage(model.train(), stage, session.class_counts, session.stage_seed(name), loader=loader)
+    batch = next(iter(loader))
+    assert isinstance(batch, Batch)
+    _check_inputs(f"{name}.augmentation", batch.inputs, len(batch.labels), "images")
+    mixed = module.mixing(batch, module.seed)
+    if not isinstance(mixed, Mixed):
+        raise ConfigError(f"{name}.mixing: {_called(type(module.mixing))} gave {_shown(mixed)}: expected a Mixed")
+    if stage.taught_by or module.mixing.views is not None:  # teachers are trained later
+        return
+    _check_inputs(f"{name}.mixing", mixed.inputs, len(mixed.targets.labels), "inputs")
+    for key, part in module.objective.by_key.items():
+        check_switches(f"{name}.{key}", part)
+    with within(name):
+        value = module.loss_of(batch, mixed)
+    if not value.isfinite():
+        parts = ", ".join(f"{name}.{key} {_called(type(part))}" for key, part in module.objective.by_key.items())
+        raise ConfigError(f"{name}: the objective is {value.item()} on the first batch, before any step ({parts})")
+    if value.requires_grad:
+        value.backward()  # type: ignore[no-untyped-call]
+
+
+def _check_inputs(path: str, inputs: object, rows: int, what: str) -> None:
+    if not isinstance(inputs, Tensor) or len(inputs) != rows:
+        raise ConfigError(f"{path} gave {_shown(inputs)}: expected as many {what} as labels, {rows}")
+
+
+def _expect(path: str, part: object, given: object, shape: tuple[int, ...], what: str) -> None:
+    if not isinstance(given, Tensor) or tuple(given.shape) != shape:
+        raise ConfigError(f"{path}: {_called(type(part))} gave {_shown(given)}: expected {what} of shape {shape}")
+
+
+def _base(path: str) -> type | None:
+    words = path.split(".")
+    if "streams" in words:
+        return None
+    return BASES.get(words[-1]) or (BASES.get(words[-2]) if len(words) == 3 and words[-2] == "modules" else None)
+
+
+def _called(chosen: Any) -> str:
+    return f"{chosen.__module__}.{chosen.__qualname__}"
+
+
+def _shown(given: object) -> str:
+    if not isinstance(given, Tensor):
+        return f"a {type(given).__name__}"
+    shape = f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+    return f"{shape} from {given.min():g} to {given.max():g}" if given.ndim == 1 and len(given) else shape
