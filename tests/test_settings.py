@@ -117,7 +117,10 @@ TYPED = [
     ("dataset.channel_mean=null", "invalid dataset.channel_mean=null: expected a list of numbers"),
     ("dataset.source=null", "invalid dataset.source=null: expected a node with a _target_"),
     ("dataset.validation=0.1", "invalid dataset.validation=0.1: expected a node of keys, or null"),
-    ("+stage1.terms.aux.weight=0.5", "stage1.terms.aux has no loss: add +loss@stage1.terms.aux.loss=NAME"),
+    (
+        "+stage1.terms.aux.weight=0.5",
+        "'+stage1.terms.aux.weight=0.5' has no effect: stage1 has no term aux; +loss@stage1.terms.aux.loss=NAME adds one",
+    ),
     ("trainer.limit_train_batches=0", "invalid trainer.limit_train_batches=0: expected a number of batches, 1 or more"),
     ("trainer.limit_test_batches=0.0", "invalid trainer.limit_test_batches=0.0: expected a number of batches, 1 or m"),
     ("evaluation.calibration_bins=10000000000", "invalid evaluation.calibration_bins=10000000000: expected from 1 to"),

@@ -47,7 +47,7 @@ def build(node: Mapping[str, Any], /, *args: Any, path: str = "", **keywords: An
         except ConfigError as error:
             error.of_own_part |= _is_own(target)
             raise
-        except LtexpError:
+        except (LtexpError, ImportError):  # the latter of an optional package, whose extra others name
             raise
         except Exception as error:
             if _is_ours(target):
