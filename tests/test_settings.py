@@ -119,7 +119,7 @@ TYPED = [
     ("dataset.validation=0.1", "invalid dataset.validation=0.1: expected a node of keys, or null"),
     (
         "+stage1.terms.aux.weight=0.5",
-        "'+stage1.terms.aux.weight=0.5' has no effect: stage1 has no term aux; +loss@stage1.terms.aux.loss=NAME adds one",
+        "'+stage1.terms.aux.weight=0.5' has no effect: stage1 has no term aux; +loss@stage1.terms.aux.loss=NAME adds",
     ),
     ("trainer.limit_train_batches=0", "invalid trainer.limit_train_batches=0: expected a number of batches, 1 or more"),
     ("trainer.limit_test_batches=0.0", "invalid trainer.limit_test_batches=0.0: expected a number of batches, 1 or m"),
