@@ -37,7 +37,7 @@ import copy
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
+from ltexp.config.own_code import changed_since
 from ltexp.config.path import group_files, readable, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import own_keys, parse_value, read_flag, run_command, split_words
@@ -218,6 +219,8 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     other = bool(before and found and before != found)  # a record of before they were kept says nothing
     if other and not words:
         print(f"note: this is other test data than the run's ({found}, and the record has {before})")
+    if changed := changed_since(recorded, asdict(config)):
+        print(f"note: {changed} changed since the run was trained: the figures are of the code of now")
     for what in KEPT:
         if read_flag(options, what):
             print(f"{what} kept in {_write(restored, what)}")

@@ -12,7 +12,7 @@ from runs import composed, run_here
 
 from ltexp.config import own_code as module
 from ltexp.config import to_config
-from ltexp.config.own_code import changed_code, code_of_run, own_code, own_targets, place_of
+from ltexp.config.own_code import changed_code, changed_since, code_of_run, own_code, own_targets, place_of
 from ltexp.errors import CheckpointError
 from ltexp.report.groups import group_runs
 from ltexp.report.records import find_runs
@@ -105,6 +105,7 @@ def test_other_code_trains_again_is_not_averaged_and_is_not_resumed(
     assert "code" in [column.name for column in results_table(groups).columns]
     began = json.loads((tmp_path / "runs" / "a" / "record.json").read_text())
     now = json.loads((tmp_path / "runs" / "b" / "record.json").read_text())
+    assert changed_since(began, asdict(to_config(composed(*words, project=own)))) == "own_package.tools"
     with pytest.raises(CheckpointError, match=r"began with other code \(own_package.tools changed since\)"):
         check_same_things(tmp_path / "runs" / "a", began | {"code": now["code"]})
 

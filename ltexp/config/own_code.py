@@ -65,6 +65,11 @@ def changed_code(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
+def changed_since(record: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """What of the user's own code is not as a run's record has it, with commas between; empty: nothing."""
+    return ", ".join(changed_code(record["code"], code_of_run(plain))) if "code" in record else ""
+
+
 def own_file(module: str) -> Path | None:
     """The source file of a module that is a user's own; None of one of ltexp, of Python or of an installed package."""
     if module.partition(".")[0] in OURS:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from ltexp.config import Config, load, to_config
 from ltexp.config.identity import other_keys, run_identity, values_of
-from ltexp.config.own_code import changed_code, code_of_run
+from ltexp.config.own_code import changed_since
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import mark_failed, read_record
 from ltexp.files import write_text
@@ -200,7 +200,7 @@ def _already_finished(config: Config, folder: Path) -> bool:
 def _changed_code(config: Config, folder: Path) -> str:
     """What of the user's own code is not as the finished run in `folder` had it."""
     try:
-        return ", ".join(changed_code(read_record(folder).get("code", {}), code_of_run(asdict(config))))
+        return changed_since(read_record(folder), asdict(config))
     except LtexpError:  # of a record that cannot be read
         return ""
 
