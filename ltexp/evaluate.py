@@ -46,7 +46,7 @@ from omegaconf import OmegaConf
 from ltexp.config import Config, check_keywords, check_values, load
 from ltexp.config.identity import digest
 from ltexp.config.own_code import changed_since
-from ltexp.config.path import group_files, readable, take_config_dirs
+from ltexp.config.path import choices_with, group_files, readable, take_config_dirs
 from ltexp.config.places import OF_A_DATASET
 from ltexp.config.words import own_keys, parse_value, read_flag, run_command, split_words
 from ltexp.errors import ConfigError, LtexpError
@@ -80,6 +80,7 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
         ConfigError: for an unknown key or classifier, or without a run.
     """
     node = _classifier(words)
+    _refuse_keys_of_classifiers(words, node)
     own = [key for key in node or {} if key != "_target_"]
     of_dataset = [word.partition("=")[0] for word in words if word.startswith(("dataset.", "ood."))]
     folders, typed = split_words(words, [*KEYS, *own, *of_dataset])
@@ -105,6 +106,12 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
         node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
         check_keywords(node, "classifier")
     return Path(folders[0]), options, node
+
+
+def _refuse_keys_of_classifiers(words: Sequence[str], named: dict[str, Any] | None) -> None:
+    for key in (word.partition("=")[0] for word in words if "=" in word and named is None):
+        if key.isidentifier() and key not in KEYS and (having := choices_with("classifier", key)):
+            raise ConfigError(f"{key}= is a key of classifier={' or '.join(having)}, which is not named")
 
 
 def shifts_of(options: dict[str, str]) -> list[Shift]:

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import install, products
 from ltexp.config.lightning import group_loggers
-from ltexp.config.path import conf_dir, take_config_dirs
+from ltexp.config.path import conf_dir, group_names, take_config_dirs
+from ltexp.config.words import parse_value
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
@@ -138,6 +139,17 @@ def _without_jobs(overrides: Sequence[str]) -> str | None:
     return None
 
 
+def no_name(arguments: Sequence[str]) -> str:
+    """One line on a choice that is no name, such as `method=null`; empty: there is none."""
+    for text in arguments:
+        key, sign, value = text.partition("=")
+        if sign and "." not in key.partition("@")[0] and key.partition("@")[0] in group_names():
+            found = parse_value(key, value)
+            if not isinstance(found, str | list):
+                return f"{text}: a choice is a name; {key}=\"'{value}'\" if that is its name"
+    return ""
+
+
 def main() -> None:
     """The command; a user's mistake ends it with one line and status 1."""
     print_anywhere()
@@ -177,7 +189,7 @@ def _run() -> None:
     except ValueError as error:
         if "Config group override" not in str(error):  # Hydra's word for method=5
             raise
-        sys.exit(f"ltexp: {error}")
+        sys.exit(f"ltexp: {no_name(sys.argv[1:]) or error}")
 
 
 class _Callable(ModuleType):

@@ -58,6 +58,8 @@ def check_values(config: Config) -> None:
     _check_speed(trainer)
     _check_backbone(config)
     few, many = config.evaluation.few_shot_below, config.evaluation.many_shot_above
+    require(many >= 0, "evaluation.many_shot_above", many, "0 or more")
+    require(few >= 0, "evaluation.few_shot_below", few, "0 or more")
     require(few <= many + 1, "evaluation.few_shot_below", few, f"at most many_shot_above + 1 = {many + 1}")
     ratio = config.dataset.get("imbalance_ratio")
     require(ratio is None or ratio >= 1, "dataset.imbalance_ratio", ratio, "at least 1 (largest over smallest class)")

@@ -6,6 +6,7 @@ instead; any other may be set. None of this imports torch: the keywords are read
 
 import ast
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -167,6 +168,7 @@ def _check_trainer(trainer: TrainerConfig) -> None:
         **dict.fromkeys(_NEEDED, _SOME_BATCHES),
         **dict.fromkeys(("limit_val_batches", "overfit_batches"), _BATCHES),
         "fast_dev_run": "true, false or a number of batches",
+        "max_time": "days, hours, minutes and seconds as DD:HH:MM:SS, or null",
         "gradient_clip_algorithm": "norm | value, or null",
         "deterministic": "true, false or warn",
         "profiler": " | ".join(PROFILERS) + ", a node with a _target_, or null",
@@ -194,6 +196,8 @@ def _fits(key: str, value: Any) -> bool:
     if key in ("strategy", "profiler"):
         built = isinstance(value, Mapping) and isinstance(value.get("_target_"), str)
         return built or value in (STRATEGIES if key == "strategy" else PROFILERS)
+    if key == "max_time":
+        return isinstance(value, Mapping) or re.fullmatch(r"\d+:\d+:\d+:\d+", str(value)) is not None
     if key == "fast_dev_run":
         return isinstance(value, int) and value >= 0
     if key == "gradient_clip_algorithm":

@@ -53,6 +53,18 @@ def group_files(group: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def choices_with(group: str, key: str) -> list[str]:
+    """The choices of a config group whose file lists `key`."""
+    listed = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+    return [name for name, file in group_files(group).items() if listed.search(file.read_text(encoding="utf-8"))]
+
+
+def group_names() -> list[str]:
+    """The folders of choices, ltexp's own and the user's."""
+    folders = [folder for folder in (conf_dir(), *user_config_dirs()) if folder.is_dir()]
+    return sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
+
+
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
     """Within the block a config file that is not YAML is answered in one line.

@@ -1,5 +1,6 @@
 """From a plain config, or the file of one, to the checked and typed config."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ def _wrong_value(error: OmegaConfBaseException) -> str:
         stage, _, group = key.rpartition(".")
         choice = f"{group}@{key}" if stage else key
         return f"{key} is not one value: choose with {choice}=NAME, or set a key below {key}"
+    if "is not Optional" in reason:
+        return f"{key}=null: it cannot be left out; choose with {key.rpartition('.')[2]}@{key}=NAME, or set its keys"
+    if missing := re.search(r"missing mandatory value: (\w+)", reason):
+        return f"{missing[1]} has no value: set it again, it cannot be left out ({key})"
     return f"{key}: {reason[0].lower()}{reason[1:]}"
 
 

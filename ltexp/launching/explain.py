@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config.composer import compose
-from ltexp.config.path import VARIABLE, user_config_dirs
+from ltexp.config.path import VARIABLE, choices_with, group_names, user_config_dirs
 from ltexp.config.reading import dotted_keys, no_stage
 from ltexp.config.schema import names_stage
 from ltexp.config.signature import GIVEN, accepted_keywords
@@ -82,6 +82,8 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
         typed = override.replace(f"@{file.partition('/')[0]}.", "@")  # Hydra has put the file's own group in
         later = later.rpartition(": ")[2]
         return f"{file}: 'override /{typed}' stands before '{later}' in the defaults list: put override lines last"
+    if no_group := re.search(r"config group '([^']+)' does not exist", str(error)):
+        return unknown_name("group", no_group[1], group_names())
     found = re.search(r"[Cc]ould not override '([^']+)'", str(error))
     if not found:
         return _first_line(error)
@@ -100,10 +102,18 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
     known = [*dotted_keys(OmegaConf.to_container(config)), *groups]
     if key in known:
         return f"'{key}' cannot be set together with the rest of this command line"
-    if (meant := alias_of(key, known)) is not None:
+    return _unknown(config, key, known)
+
+
+def _unknown(config: DictConfig, key: str, known: list[str]) -> str:
+    """What was probably meant by a key that `config`, with its `known` keys and groups, has not."""
+    almost = get_close_matches(key, known, n=1, cutoff=0.95) if "." in key else []  # of a letter too few
+    if (meant := almost[0] if almost else alias_of(key, known)) is not None:
         return f"unknown key '{key}': did you mean '{meant}'?"
     if (unlisted := _unlisted(config, key)) is not None:
         return unlisted
+    if other := _of_other_choices(config, key):
+        return other
     parent, taken = key.rpartition(".")[0], _taken(config, key)
     siblings = [name for name in known if name.rpartition(".")[0] == parent] + [f"{parent}.{name}" for name in taken]
     siblings = [name for name in siblings if not name.rpartition(".")[2].startswith("_")]
@@ -133,6 +143,21 @@ def _unlisted(config: DictConfig, key: str) -> str | None:
     )
     file = f"conf/{chosen}.yaml" if chosen else "its file"
     return f"{target} takes {name}, but {file} does not list it: add '{name}: VALUE' there, or type +{key}=VALUE"
+
+
+def _of_other_choices(config: DictConfig, key: str) -> str:
+    """What to do about a key that other choices of its group have and this one has not; empty: none has."""
+    parent, _, name = key.rpartition(".")
+    group = parent.rpartition(".")[2]
+    node = OmegaConf.select(config, parent) if parent else None
+    if not isinstance(node, DictConfig) or get_close_matches(name, [str(own) for own in node], n=1, cutoff=0.8):
+        return ""
+    having = choices_with(group, name)
+    if not having:
+        return ""
+    shown = ", ".join(having[:4]) + (" ..." if having[4:] else "")
+    choose = f"{group}@{parent}" if parent != group else group
+    return f"unknown key '{key}': {shown} {'has' if len(having) == 1 else 'have'} it: choose one with {choose}=NAME"
 
 
 def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
