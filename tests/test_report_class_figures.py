@@ -96,6 +96,12 @@ def test_weight_norms_are_of_the_last_stage_unless_one_is_chosen() -> None:
     assert weight_norms._norms(run(stages=stages), "stage1").tolist() == [3, 2, 1]
     with pytest.raises(ConfigError, match="did you mean 'stage2'"):
         weight_norms._norms(run(stages=stages), "stage22")
+    unlike = [
+        {"name": "stage1", "weight_norms": [1.0]},
+        {"name": "stage2", "classifier": "gated", "weight_norms": None},
+    ]
+    with pytest.raises(DataError, match=r"the gated of stage2 in .* equals no linear map .*: stage=stage1 has"):
+        weight_norms._norms(run(stages=unlike), None)
     with pytest.raises(DataError, match="has no weight norms of stage1"):
         weight_norms._norms(run(stages=[{"name": "stage1"}]), None)
 

@@ -210,9 +210,10 @@ def load_arrays(path: Path, names: Sequence[str] | None, advice: str) -> dict[st
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if lacking := [name for name in names or () if name not in arrays]:
+                raise DataError(f"{path} has no {', '.join(lacking)}: {advice}")
             return {name: arrays[name] for name in (arrays.files if names is None else names)}
     except OSError as error:
         raise DataError(f"this figure needs {path} ({error.strerror or error}): {advice}") from None
     except (ValueError, KeyError, EOFError, BadZipFile):
-        lacks = f" or lacks {' or '.join(names)}" if names else ""
-        raise DataError(f"{path} is damaged{lacks}: {advice}") from None
+        raise DataError(f"{path} is damaged: {advice}") from None

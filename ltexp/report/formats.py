@@ -94,12 +94,15 @@ def format_of(options: Mapping[str, str]) -> str:
     """The format that `format=` names, or else the ending of `out=`; without both, `terminal`.
 
     Raises:
-        ConfigError: for another ending, where no format is named.
+        ConfigError: for another ending of a file, where no format is named.
     """
     if "format" in options or "out" not in options:
         return options.get("format", "terminal")
     out = Path(options["out"])
-    if (found := ENDINGS.get(out.suffix.lower())) is None:
+    found = ENDINGS.get(out.suffix.lower())
+    if found is None and not is_file_to_be(out):
+        return "terminal"  # a pipe or a stream has no ending to go by
+    if found is None:
         known = ", ".join(ENDINGS)
         raise ConfigError(f"a table's file ends in {known}, not {out.suffix or out.name!r}: out={out}; or name format=")
     return found

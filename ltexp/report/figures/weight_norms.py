@@ -62,6 +62,11 @@ def _norms(run: Run, stage: str | None) -> Floats:
     if name not in stages:
         raise ConfigError(unknown_name(f"stage of {run.folder}", name, stages))
     norms = stages[name].get("weight_norms")
+    if not norms and "weight_norms" in stages[name]:
+        kind = stages[name].get("classifier") or "classifier"
+        others = [own for own, entry in stages.items() if entry.get("weight_norms")]
+        hint = f": stage={others[-1]} has" if others else ""
+        raise DataError(f"the {kind} of {name} in {run.folder} equals no linear map and has no weight norms{hint}")
     if not norms:
         raise DataError(f"the record in {run.folder} has no weight norms of {name}: train the run again")
     if len(norms) != len(run.record["class_counts"]):
