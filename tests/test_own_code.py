@@ -60,7 +60,7 @@ def forget() -> None:
     """As in another process."""
     for name in [name for name in sys.modules if name.startswith("own_")]:
         del sys.modules[name]
-    for function in (module._imports, module._file, module._hash):
+    for function in (module._imports, module._hash):
         function.cache_clear()
 
 

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from ltexp.config.locate import locate
-from ltexp.config.own_code import own_file, place_of
+from ltexp.config.locate import locate, targets
+from ltexp.config.own_code import place_of
 from ltexp.config.require import within
+from ltexp.config.sources import is_ours, own_file
 from ltexp.errors import ConfigError, LtexpError, UnknownKeyError
 
 _INNER_KEY = re.compile(r"^full_key: (.*)$", re.MULTILINE)  # in Hydra's messages: of a node within the node
@@ -61,7 +62,7 @@ def _refused(target: str, error: Exception) -> ConfigError:
     """What a part that is not ltexp's raised while it was built, in one line."""
     if isinstance(error, ValueError):  # raised on purpose, of a setting
         return ConfigError(f"{target}: {_one_line(error)}")
-    place = f" ({place_of(error)})" if place_of(error) else ""
+    place = f" ({found})" if (found := place_of(error)) else ""
     return ConfigError(f"{target}: {type(error).__name__}: {_one_line(error)}{place}")
 
 
@@ -133,7 +134,7 @@ def _check_arguments(
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
-    return getattr(function, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+    return is_ours(getattr(function, "__module__", ""))
 
 
 def _is_own(function: Callable[..., Any]) -> bool:
@@ -146,14 +147,7 @@ def _one_line(error: BaseException) -> str:
 
 def target_sources(node: Any) -> dict[str, str]:
     """The source file's text of every `_target_` in a config, by module; what a stage trains to depends on it."""
-    return {module: _source(module) for module in sorted(set(_modules(node)))}
-
-
-def _modules(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping) and isinstance(target := node.get("_target_"), str):
-        yield target.rpartition(".")[0]
-    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
-        yield from _modules(child)
+    return {module: _source(module) for module in sorted({target.rpartition(".")[0] for _, target in targets(node)})}
 
 
 @cache

@@ -25,7 +25,8 @@ from ltexp.config.schema import (
     TrainerConfig,
     names_stage,
 )
-from ltexp.config.signature import accepted_keywords, is_ours
+from ltexp.config.signature import accepted_keywords
+from ltexp.config.sources import is_ours
 from ltexp.errors import ConfigError, UnknownKeyError
 
 MODULE = re.compile(rf"({STAGE.pattern})\.modules\.[^.]+")

@@ -7,10 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from ltexp.config.require import within
+from ltexp.config.sources import is_ours
 from ltexp.errors import SettingError
 from ltexp.names import nearest
-
-OURS = __name__.partition(".")[0]
 
 
 def locate(target: str) -> Any:
@@ -43,19 +42,19 @@ def check_targets(node: Any, path: str = "") -> None:
     Raises:
         SettingError: for the first that cannot, with its key.
     """
-    for place, target in _targets(node, path):
-        if target.partition(".")[0] != OURS:
+    for place, target in targets(node, path):
+        if not is_ours(target):
             with within(place):
                 locate(target)
 
 
-def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """(key of the node, its `_target_`)."""
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key of the node, its `_target_`) of every node of a config that has one."""
     if isinstance(node, Mapping) and isinstance(target := node.get("_target_"), str):
         yield path, target
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for key, child in children:
-        yield from _targets(child, f"{path}.{key}".lstrip("."))
+        yield from targets(child, f"{path}.{key}".lstrip("."))
 
 
 def _imported(module: str, target: str, parent: str | None = None) -> ModuleType | None:

@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import importlib.util
-import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,29 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ltexp.config.locate import targets
 from ltexp.config.schema import names_stage
+from ltexp.config.sources import is_own, module_file, own_file
 from ltexp.errors import ConfigError, LtexpError
-
-PACKAGE = Path(__file__).resolve().parents[1]
-OURS = ("ltexp", "hydra_plugins")
-LIBRARIES = tuple(Path(folder).resolve() for key, folder in sysconfig.get_paths().items() if key.endswith("lib"))
 
 
 def own_targets(node: Any, path: str = "") -> dict[str, str]:
     """The `_target_`s in a config that lie in a user's own files, by the dotted key of their node."""
-    children: Iterator[tuple[Any, Any]] = iter(())
-    if isinstance(node, Mapping):
-        children = iter(node.items())
-    elif isinstance(node, list):
-        children = iter(enumerate(node))
-    found = {}
-    for key, child in children:
-        if key == "_target_" and isinstance(child, str):
-            if own_file(child.rpartition(".")[0]) is not None:
-                found[path] = child
-        else:
-            found |= own_targets(child, f"{path}.{key}".lstrip("."))
-    return found
+    return {place: target for place, target in targets(node, path) if own_file(target.rpartition(".")[0]) is not None}
 
 
 def own_code(node: Any) -> dict[str, str]:
@@ -48,7 +33,7 @@ def own_code(node: Any) -> dict[str, str]:
     found = {}
     for path, target in own_targets(node).items():
         for module in _reached(target.rpartition(".")[0]):
-            found[module] = _hash(_file(module))
+            found[module] = _hash(module_file(module))
         for key, value in _at(node, path).items():
             if isinstance(value, str) and key != "_target_" and Path(value).expanduser().is_file():
                 found[f"{path}.{key}".lstrip(".")] = _hash(Path(value).expanduser())
@@ -68,21 +53,6 @@ def changed_code(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 def changed_since(record: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     """What of the user's own code is not as a run's record has it, with commas between; empty: nothing."""
     return ", ".join(changed_code(record["code"], code_of_run(plain))) if "code" in record else ""
-
-
-def own_file(module: str) -> Path | None:
-    """The source file of a module that is a user's own; None of one of ltexp, of Python or of an installed package."""
-    if module.partition(".")[0] in OURS:
-        return None  # without importing its packages, which takes time
-    path = _file(module)
-    return path if path is not None and is_own(path) else None
-
-
-def is_own(path: Path) -> bool:
-    """Whether a source file is neither ltexp's nor in Python's library or site-packages."""
-    path = path.resolve()
-    ours = (PACKAGE.parent / name for name in OURS)
-    return not any(path.is_relative_to(folder) for folder in (*ours, *LIBRARIES))
 
 
 def place_of(error: BaseException) -> str:
@@ -144,16 +114,6 @@ def _imports(module: str) -> tuple[str, ...]:
                 base = importlib.util.resolve_name("." * statement.level + base, package)
             names |= dict.fromkeys((base, *(f"{base}.{alias.name}" for alias in statement.names)))
     return tuple(names)
-
-
-@cache
-def _file(module: str) -> Path | None:
-    """The source file of a module, which is found without running it; its packages do run."""
-    try:
-        spec = importlib.util.find_spec(module) if module else None
-    except (ImportError, ValueError, AttributeError):
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 @cache

@@ -4,14 +4,12 @@ Importing a loss would import torch, which takes seconds; a misspelt key should 
 """
 
 import ast
-import importlib.util
-import sys
 from functools import cache
 from pathlib import Path
 
 from ltexp.config.annotations import NODE
+from ltexp.config.sources import is_ours, module_file, own_file
 
-PACKAGE = Path(__file__).resolve().parents[1]
 GIVEN = ("class_counts", "labels", "feature_dim", "num_classes", "map_channels", "root")  # to parts, by ltexp
 
 
@@ -33,11 +31,6 @@ def accepted_keywords(target: str) -> dict[str, str] | None:
     if isinstance(definition, ast.FunctionDef):
         return _arguments(module, definition)
     return _class_keywords(module, definition)
-
-
-def is_ours(target: str) -> bool:
-    """Whether a dotted path is one of ltexp's."""
-    return target.partition(".")[0] == PACKAGE.name
 
 
 def _class_keywords(module: str, definition: ast.ClassDef) -> dict[str, str] | None:
@@ -105,25 +98,4 @@ def _tree(module: str) -> ast.Module:
 
 def _source(module: str) -> Path | None:
     """The file of a module of ltexp's or of the user's; None: there is none, or it is of an installed package."""
-    root, *parts = module.split(".")
-    if root == PACKAGE.name:
-        path: Path | None = PACKAGE
-    else:
-        path = None if root in sys.stdlib_module_names else _users(root)
-    if path is None:
-        return None
-    path = path.joinpath(*parts)
-    found = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in found if file.is_file()), None)
-
-
-def _users(root: str) -> Path | None:
-    """The path of a module on the Python path without its ending."""
-    try:
-        spec = importlib.util.find_spec(root)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or spec.origin is None or "site-packages" in spec.origin:
-        return None
-    file = Path(spec.origin)
-    return file.parent if spec.submodule_search_locations else file.with_suffix("")
+    return module_file(module) if is_ours(module) else own_file(module)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ltexp.config.sources import is_ours
 from ltexp.data.types import Ints, Source, SourceArrays
 from ltexp.errors import ConfigError, DataError, LtexpError
 
@@ -97,7 +98,7 @@ def _line_of(source: Source, error: Exception) -> str:
 
 
 def _is_ours(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return is_ours(kind.__module__)
 
 
 def _refused(source: object, message: str) -> ConfigError:
