@@ -1,11 +1,13 @@
 """Starts the worker processes of a DataLoader, and makes sure that they have."""
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -31,20 +33,35 @@ def start_workers(make: Callable[[Callable[[int], None]], DataLoader[Any]]) -> t
         TrainingError: if no attempt succeeds.
     """
     for _ in range(ATTEMPTS):
-        begun, before = multiprocessing.Semaphore(0), set(multiprocessing.active_children())
-        pool = make(partial(_begin, begun))
-        batches = iter(pool)
-        if all(begun.acquire(timeout=START_LIMIT) for _ in range(pool.num_workers)):
+        before = set(multiprocessing.active_children())
+        begun, begin = multiprocessing.Pipe(duplex=False)
+        with begun, begin:
+            pool = make(partial(_begin, begin))
+            batches = iter(pool)
+            silent = _silent(set(multiprocessing.active_children()) - before, begun)
+        if not silent:
             return pool, batches
-        end_workers(set(multiprocessing.active_children()) - before)
+        kill_workers(silent)
+        del pool, batches  # ends those that have begun
     raise TrainingError(
         f"the processes that decode images do not begin within {START_LIMIT:g} s: set dataset.workers=0, "
         "or try again when this machine is less busy"
     )
 
 
-def end_workers(workers: set[Any]) -> None:
-    """Kills worker processes and waits until they have ended."""
+def _silent(workers: set[Any], begun: Connection) -> set[Any]:
+    """Those of which none has said that it begins for a while."""
+    waiting = {worker.pid: worker for worker in workers}
+    while waiting and begun.poll(START_LIMIT):
+        waiting.pop(begun.recv(), None)
+    return set(waiting.values())
+
+
+def kill_workers(workers: set[Any]) -> None:
+    """Kills worker processes that have not begun, and waits until they have ended.
+
+    One that has begun may hold the lock of the event with which torch ends them all: its death then blocks that end.
+    """
     with _deaths_unreported():
         for worker in workers:
             worker.kill()
@@ -65,8 +82,8 @@ def _deaths_unreported() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def _begin(begun: Any, _: int) -> None:
+def _begin(begin: Connection, _: int) -> None:
     """Ctrl-C reaches all processes of a terminal; the one that trains ends these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    begun.release()
+    begin.send(os.getpid())
