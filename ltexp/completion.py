@@ -192,7 +192,7 @@ def _of_data(typed: Sequence[str], current: str) -> list[str]:
 def _of_evaluate(typed: Sequence[str], current: str) -> list[str]:
     from ltexp.config.path import group_files
     from ltexp.config.schema import ACCELERATORS, PRECISIONS
-    from ltexp.evaluate import KEPT, KEYS
+    from ltexp.evaluation.command_line import KEPT, KEYS
     from ltexp.evaluation.shifted import SHIFTS
 
     if not typed and not current:

@@ -84,6 +84,10 @@ class CheckpointError(LtexpError):
     """A checkpoint that is missing, damaged, or from a different model."""
 
 
+class WriteError(LtexpError):
+    """A file that cannot be written, as on a full disk or in a folder of others."""
+
+
 class TrainingError(LtexpError):
     """Training that cannot go on, such as a loss that is no longer finite."""
 

@@ -33,156 +33,31 @@ dataset, or of the run's own); and, where they have moved, the places of the run
 dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
 """
 
-import copy
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from ltexp.config import Config, check_keywords, check_values, load
+from ltexp.config import Config
 from ltexp.config.identity import digest
 from ltexp.config.own_code import changed_since
-from ltexp.config.path import choices_with, group_files, readable, take_config_dirs
-from ltexp.config.places import OF_A_DATASET
-from ltexp.config.words import own_keys, parse_value, read_flag, run_command, split_words
-from ltexp.errors import ConfigError, LtexpError
+from ltexp.config.path import take_config_dirs
+from ltexp.config.words import own_keys, parse_value, read_flag, run_command
+from ltexp.errors import LtexpError, WriteError
+from ltexp.evaluation.chosen import chosen, of_dataset
+from ltexp.evaluation.command_line import KEPT, parse, shifts_of
 from ltexp.evaluation.record import read_record
-from ltexp.evaluation.shifted import SHIFTS, Shift
 from ltexp.files import write_text
-from ltexp.names import unknown_name
 from ltexp.report.table import cost_text
-from ltexp.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
+from ltexp.run_folder import EVALUATIONS
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
-MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
-OF_TRAINING = tuple(
-    f"dataset.{key}" for key in ("imbalance", "imbalance_ratio", "max_per_class", "subset.", "validation.")
-)  # of the run's own dataset, they leave its test images as they are
 OWN = {"trainer.accelerator": "accelerator", "trainer.precision": "precision", "classifier.": ""}
 LONGEST = 120  # characters of a file's name, where paths were typed
-KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
-KEYS = (
-    *("classifier", "stage", "temperature", "crops", "shift", "adapt", "ood"),
-    *(*KEPT, "accelerator", "precision", "data", "dataset"),
-)
-
-
-def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
-    """(run folder, options, classifier node or None) of a command line.
-
-    Raises:
-        ConfigError: for an unknown key or classifier, or without a run.
-    """
-    node = _classifier(words)
-    _refuse_keys_of_classifiers(words, node)
-    own = [key for key in node or {} if key != "_target_"]
-    of_dataset = [word.partition("=")[0] for word in words if word.startswith(("dataset.", "ood."))]
-    folders, typed = split_words(words, [*KEYS, *own, *of_dataset])
-    if len(folders) != 1:
-        raise ConfigError("name one run's folder: ltexp evaluate RUN [key=value ...]")
-    options = {key: text for key, text in typed.items() if key in (*KEYS, *of_dataset)}
-    for flag in ("features", "batch_norm", "temperature", "adapt"):
-        read_flag(options, flag)
-    shifts_of(options)
-    if "crops" in options and (beside := [key for key in ("temperature", "ood", "adapt") if key in options]):
-        raise ConfigError(f"crops= is for accuracies of the model as it is: leave out {beside[0]}=")
-    if options.get("ood", "") not in {"", *group_files("dataset")}:
-        raise ConfigError(unknown_name("dataset", options["ood"], group_files("dataset")))
-    if "ood" not in options and (stray := next((key for key in options if key.startswith("ood.")), None)):
-        raise ConfigError(f"{stray}= is of the dataset that ood= names: add ood=NAME")
-    if "dataset" not in options and (idle := next((key for key in options if key.startswith(OF_TRAINING)), None)):
-        raise ConfigError(f"{idle}= is about training images alone: leave it out, the test images stay as they are")
-    if read_flag(options, "gradients") and node is not None:
-        raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
-    if _of_dataset(options) and any(read_flag(options, key) for key in KEPT):
-        raise ConfigError("features=true and gradients=true are of the run's own data: leave out dataset=")
-    if node is not None:
-        node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
-        check_keywords(node, "classifier")
-    return Path(folders[0]), options, node
-
-
-def _refuse_keys_of_classifiers(words: Sequence[str], named: dict[str, Any] | None) -> None:
-    for key in (word.partition("=")[0] for word in words if "=" in word and named is None):
-        if key.isidentifier() and key not in KEYS and (having := choices_with("classifier", key)):
-            raise ConfigError(f"{key}= is a key of classifier={' or '.join(having)}, which is not named")
-
-
-def shifts_of(options: dict[str, str]) -> list[Shift]:
-    """The test distributions that are asked for.
-
-    Raises:
-        ConfigError: for what is none.
-    """
-    if "shift" not in options:
-        return [Shift("uniform")] if read_flag(options, "adapt") else []
-    if options["shift"] == "all":
-        return list(SHIFTS)
-    return [Shift.from_text(text) for text in dict.fromkeys(options["shift"].split(","))]
-
-
-def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
-    """The node of the classifier that is asked for, as its file has it; None if none is."""
-    name = dict(word.split("=", 1) for word in words if "=" in word).get("classifier")
-    if name is None:
-        return None
-    choices = group_files("classifier")
-    if name not in choices:
-        raise ConfigError(unknown_name("classifier", name, choices))
-    with readable(choices[name]):
-        loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
-
-
-def chosen(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> tuple[Config, str]:
-    """The run's config with the options applied, and the stage to evaluate.
-
-    Raises:
-        ConfigError: if the folder is no run's or has no such stage.
-    """
-    config = load(folder / CONFIG)
-    trained = [name for name in config.stages if (folder / name / CHECKPOINT).is_file()]
-    if not trained:
-        raise ConfigError(f"{folder} has no trained stage: is its run unfinished?")
-    stage = options.get("stage", "stage1" if node else trained[-1])
-    if stage not in trained:
-        raise ConfigError(unknown_name("stage", stage, trained))
-    trainer = replace(
-        config.trainer,
-        accelerator=options.get("accelerator", config.trainer.accelerator),
-        precision=options.get("precision", config.trainer.precision),
-    )
-    paths = replace(config.paths, data=options.get("data", config.paths.data))
-    replaced = replace(config, trainer=trainer, paths=paths, dataset=_elsewhere(config.dataset, options))
-    check_values(replaced)
-    return replaced, stage
-
-
-def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, Any]:
-    """The dataset's config with the places that are given.
-
-    Raises:
-        ConfigError: for a place that this dataset does not have.
-    """
-    moved = copy.deepcopy(dataset)
-    for key in OF_A_DATASET:
-        if key not in options or not _has_moved(options):
-            continue
-        *sections, last = key.split(".")[1:]
-        node = moved
-        for section in sections:
-            node = node.get(section) or {}
-        if last not in node:
-            raise ConfigError(f"{key}={options[key]}: the run's dataset has no such key")
-        node[last] = str(Path(options[key]).expanduser())
-    return moved
 
 
 def main() -> int:
@@ -215,23 +90,17 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     from ltexp.analysis.restored import restore
 
     restored = restore(config, folder, stage, node)
-    words = _of_dataset(options)
+    words = of_dataset(options)
     if words:
         from ltexp.analysis.other_test import take_test
 
         take_test(restored.session, words)
     measure_further = further(restored, shifts_of(options), options)
     crops = _crops(restored, options)
-    before, found = recorded.get("test_hash"), restored.session.data.test_hash
-    other = bool(before and found and before != found)  # a record of before they were kept says nothing
-    if other and not words:
-        print(f"note: this is other test data than the run's ({found}, and the record has {before})")
-    if changed := changed_since(recorded, asdict(config)):
-        print(f"note: {changed} changed since the run was trained: the figures are of the code of now")
-    for what in KEPT:
-        if read_flag(options, what):
-            print(f"{what} kept in {_write(restored, what)}")
+    other = _note_changes(restored, recorded, config, words)
+    unwritten = _write_for_figures(restored, options)
     name = _name([stage] if node is None else [stage, options["classifier"], *_settings(node)], words)
+    found = restored.session.data.test_hash
     name += f"_{found[:8]}" if other and not words else ""
     content: dict[str, Any] = {"stage": stage, "classifier": node}
     content |= {"dataset": words, "test_hash": found} if words or other else {}
@@ -253,7 +122,32 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     _keep(folder, kept)
     more = f", {len(beside)} more beside it" if beside else ""
     print(f"kept in {folder / EVALUATIONS / f'{name}.json'}{more}")
+    if unwritten:
+        raise LtexpError("; ".join(unwritten))
     return 0
+
+
+def _note_changes(restored: "LoadedStage", recorded: dict[str, Any], config: Config, words: Sequence[str]) -> bool:
+    """Says what is another than when the run was trained; whether the test data is."""
+    before, found = recorded.get("test_hash"), restored.session.data.test_hash
+    other = bool(before and found and before != found)  # a record of before they were kept says nothing
+    if other and not words:
+        print(f"note: this is other test data than the run's ({found}, and the record has {before})")
+    if changed := changed_since(recorded, asdict(config)):
+        print(f"note: {changed} changed since the run was trained: the figures are of the code of now")
+    return other
+
+
+def _write_for_figures(restored: "LoadedStage", options: dict[str, str]) -> list[str]:
+    """Writes what is asked for of `KEPT`, before a temperature scales the logits; what could not be written."""
+    unwritten = []
+    for what in KEPT:
+        if read_flag(options, what):
+            try:
+                print(f"{what} kept in {_write(restored, what)}")
+            except WriteError as error:
+                unwritten.append(f"{what} not kept: {error}")
+    return unwritten
 
 
 def _keep(folder: Path, kept: dict[str, dict[str, Any]]) -> None:
@@ -284,18 +178,6 @@ def _crops(restored: "LoadedStage", options: dict[str, str]) -> dict[str, int]:
     crops = parse_value("crops", options["crops"])
     check_crops(restored, crops)
     return {"crops": crops}
-
-
-def _has_moved(options: dict[str, str]) -> bool:
-    """Whether the places typed are those of the run's own dataset: its training set is among them."""
-    return "dataset" not in options and any(f"dataset.{key}" in options for key in MOVED)
-
-
-def _of_dataset(options: dict[str, str]) -> list[str]:
-    """What was typed of another dataset, or of another test list, as the words that it was typed in."""
-    places = OF_A_DATASET if _has_moved(options) else ()
-    own = [key for key in options if key == "dataset" or (key.startswith("dataset.") and key not in places)]
-    return [f"{key}={options[key]}" for key in own]
 
 
 def keep(folder: Path, what: str) -> Path:

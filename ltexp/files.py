@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ltexp.errors import LtexpError
+from ltexp.errors import WriteError
 
 _STREAM = re.compile(r"/dev/stdout|/dev/stderr|(/dev/fd|/proc/self/fd)/\d+")
 _NUMBERS = {"stdout": 1, "stderr": 2}
@@ -26,7 +26,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     content.
 
     Raises:
-        LtexpError: if the disk is full or the folder cannot be written; `path` is then as it was before.
+        WriteError: if the disk is full or the folder cannot be written; `path` is then as it was before.
     """
     try:
         if is_file_to_be(path):
@@ -37,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             yield content
             _give(content.getvalue(), path)
     except OSError as error:
-        raise LtexpError(_cannot_write(path, error)) from error
+        raise WriteError(_cannot_write(path, error)) from error
 
 
 def is_file_to_be(path: Path) -> bool:

@@ -21,7 +21,8 @@ from ltexp.analysis.crops import five_crops, predict_crops
 from ltexp.analysis.restored import restore
 from ltexp.config import load, to_config
 from ltexp.errors import CheckpointError, ConfigError, LtexpError
-from ltexp.evaluate import evaluate, parse
+from ltexp.evaluate import evaluate
+from ltexp.evaluation.command_line import parse
 from ltexp.evaluation.record import read_record
 from ltexp.models.class_text import Prompts
 from ltexp.models.clip_network import ClipNetwork

@@ -188,3 +188,16 @@ def test_figures_that_cannot_be_kept_are_shown(plain: Path, tmp_path: Path, caps
     assert "\nstage1 " in out
     assert "\nrecorded " in out
     assert "kept in" not in out
+
+
+def test_features_that_cannot_be_kept_do_not_hide_the_figures(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(plain, copy)
+    (copy / "features.npz").mkdir()
+    with pytest.raises(LtexpError, match=r"^features not kept: cannot write .*features\.npz: "):
+        evaluate.evaluate(*evaluate.parse([str(copy), "accelerator=cpu", "features=true"]))
+    out = capsys.readouterr().out
+    assert "\nstage1 " in out
+    assert "\nkept in" in out

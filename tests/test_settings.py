@@ -23,7 +23,7 @@ from ltexp.config.require import is_number, is_whole, require, require_choice, w
 from ltexp.config.words import own_keys, parse_value, read_choice, read_flag, split_words, status_of
 from ltexp.errors import ConfigError, DataError, SettingError, UnknownKeyError
 from ltexp.evaluate import OWN
-from ltexp.evaluate import parse as parse_evaluate
+from ltexp.evaluation.command_line import parse as parse_evaluate
 from ltexp.models.backbone import without_files
 from ltexp.models.classifier import Classifier
 from ltexp.names import unknown_name

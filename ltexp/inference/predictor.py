@@ -16,7 +16,7 @@ from ltexp.config import Config
 from ltexp.config.locate import locate
 from ltexp.config.require import within
 from ltexp.errors import ConfigError
-from ltexp.evaluate import chosen
+from ltexp.evaluation.chosen import chosen
 from ltexp.evaluation.record import read_record
 from ltexp.inference.transform import ImageTransform, listed
 from ltexp.models.checkpoint import load_part
