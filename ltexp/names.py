@@ -79,14 +79,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `name` was probably meant to be, or None.
 
     In this order: one that differs by case, hyphens and underscores alone; what the field calls so (`ALIASES`); one
-    that is spelt much the same.
+    that is spelt much the same; the only one that begins so.
     """
     choices = sorted(set(known))
     if same := [choice for choice in choices if plain(choice) == plain(name)]:
         return same[0]
     if (meant := alias_of(name, choices)) is not None:
         return meant
-    return next(iter(difflib.get_close_matches(name, choices, n=1, cutoff=0.5)), None)
+    if near := difflib.get_close_matches(name, choices, n=1, cutoff=0.6):
+        return near[0]
+    begun = [choice for choice in choices if len(name) > 2 and plain(choice).startswith(plain(name))]
+    return begun[0] if len(begun) == 1 else None
 
 
 def near_misses(name: str, known: Iterable[str]) -> str | None:

@@ -148,10 +148,10 @@ def test_keywords_of_a_users_class_are_read_where_its_source_tells(own: Path, mo
 def test_where_own_files_are_found_is_said_where_no_folder_of_them_is_named(own: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"unknown loss 'my_own': did you mean 'key_point'\? \(files of your own are found with",
+        match=r"unknown loss 'my_own' \(files of your own are found with",
     ):
         ltexp.train(["loss@stage1.loss=my_own"])
-    with pytest.raises(ConfigError, match=r"did you mean 'key_point'\?$"):
+    with pytest.raises(ConfigError, match=r"unknown loss 'my_own'$"):
         ltexp.train(["loss@stage1.loss=my_own"], config_dirs=[own])
     with pytest.raises(ConfigError, match=r"unknown method 'mislass': did you mean 'mislas'\?$"):
         ltexp.train(["method=mislass"])

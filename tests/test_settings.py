@@ -26,7 +26,7 @@ from ltexp.evaluate import OWN
 from ltexp.evaluation.command_line import parse as parse_evaluate
 from ltexp.models.backbone import without_files
 from ltexp.models.classifier import Classifier
-from ltexp.names import unknown_name
+from ltexp.names import nearest, unknown_name
 from ltexp.training.composition import check_composition
 from ltexp.usage import folded
 
@@ -394,3 +394,11 @@ def test_a_nested_sampler_names_its_part() -> None:
     deferred |= {"before": node, "after": {**node, "epoch_length": 0}}
     with pytest.raises(ConfigError, match=r"^invalid stage1\.sampler\.after\.epoch_length=0: expected "):
         build(deferred, labels=LABELS, class_counts=COUNTS, path="stage1.sampler")
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [("mislass", "mislas"), ("log", "logarithm"), ("LogitAdjustment", "logit_adjustment"), ("nosuch", None)],
+)
+def test_a_name_is_guessed_where_it_is_near(typed: str, near: str | None) -> None:
+    assert nearest(typed, ["mislas", "epochs", "logarithm", "logit_adjustment"]) == near
