@@ -398,7 +398,7 @@ def test_a_nested_sampler_names_its_part() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "near"),
-    [("mislass", "mislas"), ("log", "logarithm"), ("LogitAdjustment", "logit_adjustment"), ("nosuch", None)],
+    [("mislass", "mislas"), ("log", "logarithm"), ("BalancedSoftmax", "balanced_softmax"), ("nosuch", None)],
 )
 def test_a_name_is_guessed_where_it_is_near(typed: str, near: str | None) -> None:
-    assert nearest(typed, ["mislas", "epochs", "logarithm", "logit_adjustment"]) == near
+    assert nearest(typed, ["mislas", "epochs", "logarithm", "balanced_softmax"]) == near
