@@ -17,7 +17,7 @@ from ltexp.config.identity import other_keys
 from ltexp.config.places import is_moved
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.report.__main__ import main as report
-from ltexp.training.run import check_same_things
+from ltexp.training.description import check_same_things
 
 SIZES = (
     *("dataset=image_folder", "backbone=resnet10", "dataset.image_size=32", "dataset.resize=36", "dataset.workers=0"),

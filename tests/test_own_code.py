@@ -17,7 +17,7 @@ from ltexp.errors import CheckpointError
 from ltexp.report.groups import group_runs
 from ltexp.report.records import find_runs
 from ltexp.report.results import results_table
-from ltexp.training.run import check_same_things
+from ltexp.training.description import check_same_things
 
 LOSS = """
 from torch.nn import functional as F

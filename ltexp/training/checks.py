@@ -1,0 +1,142 @@
+"""What the data shows to be wrong with a run, told before anything is trained."""
+
+import torch
+from hydra.utils import get_class
+
+from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig, names_stage
+from ltexp.config.build import build
+from ltexp.config.lightning import check_monitored
+from ltexp.config.require import within
+from ltexp.data.types import LongTailedData
+from ltexp.errors import ConfigError
+from ltexp.models.backbone import Backbone
+from ltexp.models.foreign import read_tensors
+from ltexp.models.module import present
+from ltexp.models.self_supervised import is_foreign, read_backbone
+from ltexp.training import checkpoint
+from ltexp.training.class_names import check_class_names
+from ltexp.training.data_checks import check_data
+from ltexp.training.feature_stage import check_features
+from ltexp.training.mixing import Mixing, blends
+from ltexp.training.own_parts import check_own_parts
+from ltexp.training.session import Session
+from ltexp.training.small_batches import check_batch_norm
+from ltexp.training.start import load_teacher
+
+
+def check_against_data(session: Session) -> None:
+    """Refuses, before anything is trained, what the data shows to be wrong.
+
+    Raises:
+        LtexpError: a file to start from that is something else, a backbone, mixing or augmentation for another kind of
+            data, a cache of other images, a teacher of other classes, or a module that finds nothing it can read.
+    """
+    config, data = session.config, session.data
+    _check_backbone(session)
+    _check_files(session)
+    for split in (data.validation, data.test):
+        if split is not None:
+            session.evaluation_loader(split)  # refuses a cache of other images
+    trained = {name: stage.epochs for name, stage in config.stages.items() if stage.epochs and not stage.checkpoint}
+    check_monitored(config.callbacks, data.validation is not None, config.evaluation.every, trained)
+    for name, stage in config.stages.items():
+        own = session.for_stage(stage)
+        _check_modules(own, name, stage)
+        if not stage.features.get("_target_"):  # else the backbone is not trained
+            check_batch_norm(own, name, stage)
+        _check_mixing(own, name, stage)
+        _check_augmentation(config, name, stage, own.data)
+        check_features(own, stage)
+        check_class_names(own, name, stage)
+        check_data(own, name, stage)
+        check_own_parts(own, name, stage)
+        for teacher in stage.taught_by.values():
+            if not names_stage(teacher):
+                load_teacher(own, teacher)
+
+
+def _check_backbone(session: Session) -> None:
+    """The backbone is for this kind of data, and can read a sample of it."""
+    config, data = session.config, session.data
+    chosen = get_class(config.backbone["_target_"])
+    reads = getattr(chosen, "reads", "images")
+    if reads != data.kind:
+        name = config.choices.get("backbone")
+        raise ConfigError(f"backbone {name} reads {reads} and dataset {data.name} holds {data.kind}: choose another")
+    if getattr(chosen, "check", Backbone.check) is not Backbone.check:  # building a backbone takes time
+        name, stage = next(iter(config.stages.items()))
+        backbone = session.fresh_model(name, stage, loads=True).backbone
+        with within("backbone"):
+            backbone.check(session.sample_inputs())
+
+
+def _check_files(session: Session) -> None:
+    """The files that the run starts from are what they have to be."""
+    config = session.config
+    fresh = [name for name, stage in config.stages.items() if stage.init.backbone == "fresh" and not stage.checkpoint]
+    if fresh and any(config.backbone.get(key) for key in FILES_OF_A_BACKBONE):
+        session.fresh_model(fresh[0], config.stages[fresh[0]])  # reads them
+    for name, stage in config.stages.items():
+        for part, where, of in (("", stage.checkpoint, name), *((p, w, "stage1") for p, w in stage.starts.items())):
+            if where is None or where == "fresh" or names_stage(where):
+                continue
+            path = checkpoint.locate(where, of)
+            content = read_tensors(path)
+            if part == "backbone" and is_foreign(content):
+                keys = session.fresh_model(name, stage, loads=True).backbone.state_dict().keys()
+                read_backbone(path, keys, f"{name}.init.backbone")
+            else:
+                checkpoint.of_content(content, path)
+
+
+def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
+    """What the stage's modules read is there, and is such that they can work with it."""
+    if not present(stage.modules):
+        return
+    data = session.data
+    model = session.fresh_model(name, stage, loads=True).to(session.device).eval()
+    inputs = session.sample_inputs()
+    batch = {"inputs": inputs, "labels": torch.zeros(1, dtype=torch.int64, device=inputs.device)}
+    for module, wired in model.wiring.items():
+        without = f"leave the module out with ~module@{name}.modules.{module}"
+        if "feature_maps" in wired.reads and data.kind != "images":
+            raise ConfigError(
+                f"{name}: module {module} reads feature maps of images, and dataset {data.name} holds {data.kind}: "
+                f"{without}"
+            )
+        if "feature_maps" in wired.reads and not getattr(model.backbone, "map_channels", None):
+            backbone = session.config.choices.get("backbone")
+            raise ConfigError(
+                f"{name}: backbone {backbone} offers no feature maps, which module {module} reads: choose another, or "
+                f"{without}"
+            )
+    with torch.no_grad(), within(name):
+        output = model(inputs, {field for wired in model.wiring.values() for field in wired.reads})
+        for module, part in model.attached.items():
+            if check := getattr(part, "check", None):
+                check(*model.read_by(module, output, batch))
+
+
+def _check_mixing(session: Session, name: str, stage: StageConfig) -> None:
+    key, kind = f"mixing@{name}.mixing", session.data.kind
+    if kind != "images" and blends(stage):
+        chosen = session.config.choices.get(key, stage.mixing["_target_"])
+        raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
+    mixing: Mixing = build(stage.mixing, class_counts=session.class_counts, path=f"{name}.mixing")
+    if type(mixing).check is not Mixing.check:  # reading a sample takes time
+        try:
+            mixing.check(session.sample_inputs())
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+
+
+def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:
+    wanted: str = build(stage.augmentation, path=f"{name}.augmentation").samples
+    holds: str = get_class(data.train.loader).samples  # type: ignore[attr-defined]
+    if wanted not in ("", holds):
+        key = f"augmentation@{name}.augmentation"
+        chosen = config.choices.get(key, stage.augmentation["_target_"])
+        raise ConfigError(
+            f"{name}: augmentation {chosen} is for {wanted}, and dataset {data.name} holds {holds}: "
+            f"choose another, or set {key}=none"
+        )
