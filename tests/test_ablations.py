@@ -10,7 +10,8 @@ from runs import assert_equal_weights, composed, run_here, weights
 
 from ltexp.config import to_config
 from ltexp.errors import ConfigError
-from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.composition import check_composition
+from ltexp.training.learning import without_idle_epochs
 
 LWS = "classifier@stage2.classifier=learnable_weight_scaling"
 TAU = "classifier@stage2.classifier=tau_normalized"

@@ -12,7 +12,8 @@ from torch.optim import SGD
 
 from ltexp.config import to_config
 from ltexp.errors import ConfigError
-from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.composition import check_composition
+from ltexp.training.learning import without_idle_epochs
 from ltexp.training.schedules import build_schedule
 
 LARGE = ("imagenet_lt", "places_lt", "inat18")

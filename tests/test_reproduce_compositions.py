@@ -16,7 +16,8 @@ from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import first_stage_key, make_plan
 from ltexp.reproduce.stages import read_stages
-from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.composition import check_composition
+from ltexp.training.learning import without_idle_epochs
 
 
 def runnable() -> list[Job]:

@@ -14,7 +14,8 @@ from ltexp.config.locate import check_targets
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.processes.failure import REFUSED
 from ltexp.processes.parent import die_with_parent
-from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.composition import check_composition
+from ltexp.training.learning import without_idle_epochs
 
 READ = ("backbone", "trainer")  # what a composition depends on, beside its stages
 

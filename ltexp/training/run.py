@@ -16,9 +16,10 @@ from ltexp.report.figures import draw_run_figures
 from ltexp.report.table import networks_text, run_table
 from ltexp.run_folder import PREDICTIONS
 from ltexp.training.checks import check_against_data
-from ltexp.training.composition import check_composition, without_idle_epochs
+from ltexp.training.composition import check_composition
 from ltexp.training.cut_short import cut_short
 from ltexp.training.description import check_same_things, describe, where
+from ltexp.training.learning import without_idle_epochs
 from ltexp.training.loggers import close_loggers, log_media, make_loggers
 from ltexp.training.notices import settings_without_effect
 from ltexp.training.predict import Predictions
