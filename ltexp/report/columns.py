@@ -10,7 +10,7 @@ from ltexp.evaluation.record import seen_beyond
 from ltexp.report.groups import Group, Statistic, statistic
 from ltexp.report.predicted import further, kept_evaluations
 from ltexp.report.swept import FACTS, UNKNOWN, short_names, swept_values
-from ltexp.report.table import ABSENT
+from ltexp.report.table import ABSENT, epochs_text
 
 Cell = str | int | Statistic | None
 
@@ -122,6 +122,14 @@ def _stage_text(row: Row, key: str) -> str:
     return " + ".join(str(stage.get(key) or "–") for stage in row.stages[0])
 
 
+def _epochs_text(row: Row) -> str:
+    """Those of each stage; of runs that were stopped at different epochs, each once."""
+    texts = (
+        " + ".join(epochs_text(stage) if stage.get("epochs") else ABSENT for stage in stages) for stages in row.stages
+    )
+    return ", ".join(dict.fromkeys(texts))
+
+
 _ALL = [
     _of_record("method", "method", "method"),
     _of_record("dataset", "dataset", "dataset"),
@@ -132,7 +140,7 @@ _ALL = [
     Column("stage", "stage", lambda row: _stage_text(row, "name")),
     Column("classifier", "classifier", lambda row: _stage_text(row, "classifier")),
     Column("posthoc", "post hoc", lambda row: row.posthoc),
-    Column("epochs", "epochs", lambda row: _stage_text(row, "epochs"), numeric=True),
+    Column("epochs", "epochs", _epochs_text, numeric=True),
     Column("config", "config", lambda row: str(row.group.record.get("config_hash") or "–")[:8]),
     Column("subset", "subset", lambda row: str(row.group.record.get("subset_hash") or "–")[:8]),
     Column("contents", "contents", lambda row: digest(row.group.runs[0].contents)[:8]),

@@ -56,6 +56,13 @@ def stopped_text(stage: dict[str, Any]) -> str:
     return f"{stage['name']} stopped{by} after {stage['stopped_after']} of {stage['epochs']} epochs"
 
 
+def epochs_text(stage: dict[str, Any]) -> str:
+    """Its epochs, such as `30`, or `10 of 30` where it was stopped."""
+    if "stopped_after" in stage:
+        return f"{stage['stopped_after']} of {stage['epochs']}"
+    return str(stage.get("epochs", ABSENT))
+
+
 def protocol(selection: str, shot_rule: str) -> str:
     """In words: which epoch is reported, and what the groups of classes are."""
     return f"{selection} epoch; accuracy and ECE on the test split in %; {shot_rule} (training images)"
@@ -97,9 +104,7 @@ def _cells(stage: dict[str, Any]) -> list[str]:
         # of a pretext: among how many labels of its own it tells
         escape(f"{stage['name']}, {stage['num_classes']} labels" if "num_classes" in stage else str(stage["name"])),
         escape(str(stage.get("classifier") or ABSENT)),
-        f"{stage['stopped_after']} of {stage['epochs']}"
-        if "stopped_after" in stage
-        else str(stage.get("epochs", ABSENT)),
+        epochs_text(stage),
         *(percent(metrics.get(key)) for key in ("all", "many", "medium", "few", "ece")),
         duration(stage.get("seconds")),
         f"{rate:,.0f}" if rate else ABSENT,
