@@ -276,6 +276,23 @@ def test_a_stage_that_time_ends_says_so_in_table_record_and_terminal(
     assert "\nstage1 stopped by trainer.max_time after 1 of 4 epochs\n" in said
 
 
+def test_a_stage_that_time_ends_is_shared_by_no_other_run_nor_is_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()
+
+    def look(_: Timer, trainer: Any) -> None:
+        trainer.should_stop = next(looks) == 9  # in the first run's stage 1 alone
+
+    monkeypatch.setattr(Timer, "_check_time_remaining", look)
+    for name in ("cut", "whole"):
+        run_here(tmp_path / name, "method=crt", "stage2.epochs=1", "trainer.max_time=00:01:00:00")
+    run_here(tmp_path / "unlimited", "method=crt", "stage2.epochs=1")
+    cut, whole, unlimited = (record(tmp_path / name)["stages"] for name in ("cut", "whole", "unlimited"))
+    assert ["stopped_after" in stage for stage in (*cut, *whole)] == [True, False, False, False]
+    assert [stage["cached"] for stage in (*whole, *unlimited)] == [False, False, True, True]
+
+
 def test_a_run_within_its_time_has_the_record_of_any_other(tmp_path: Path) -> None:
     run_here(tmp_path / "run", "method=ce", "trainer.max_time=00:01:00:00")
     content = record(tmp_path / "run")

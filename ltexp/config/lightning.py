@@ -230,6 +230,12 @@ def may_stop(config: Config) -> list[str]:
     return timed + [f"callbacks.{name}" for name, node in nodes.items() if _stops(str(node["_target_"]))]
 
 
+def is_timed(config: Config) -> bool:
+    """Whether the clock may end a stage, so that its config does not say what it trains to."""
+    timers = (str(node["_target_"]).endswith(".Timer") for node in material_callbacks(config.callbacks).values())
+    return config.trainer.lightning.get("max_time") is not None or any(timers)
+
+
 def _stops(target: str) -> bool:
     """Whether a callback may end a stage: of Lightning's own only these do."""
     own = target.startswith("pytorch_lightning.callbacks.")

@@ -32,6 +32,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
     trainer = session.config.trainer
     data = session.data
     lightning, callbacks = material_lightning(trainer), material_callbacks(session.config.callbacks)
+    lightning.pop("max_time", None)  # a stage that has the time is as one without a limit; another has `of_content`
     return digest(
         {
             "schema": FINGERPRINT_SCHEMA,
@@ -62,6 +63,11 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             "previous": started_from if len(started_from) > 1 else next(iter(started_from), None),
         }
     )
+
+
+def of_content(fingerprint: str, path: Path) -> str:
+    """The fingerprint of a stage that the clock ended: what it trained to, in the file at `path`, is part of it."""
+    return digest([fingerprint, checksum(path)])
 
 
 def _beyond(session: Session, stage: StageConfig) -> dict[str, str]:

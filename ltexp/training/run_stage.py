@@ -13,7 +13,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ltexp.config import StageConfig
-from ltexp.config.lightning import may_stop, test_limit
+from ltexp.config.lightning import is_timed, may_stop, test_limit
 from ltexp.distributed import broadcast_object, rank, wait_for_all, world_size
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.evaluation.further import further_metrics
@@ -37,7 +37,7 @@ from ltexp.training.cache import StageCache
 from ltexp.training.curriculum import write_levels
 from ltexp.training.datamodule import StageData
 from ltexp.training.feature_stage import describe_features, evaluate_on_kept, open_store, write_history
-from ltexp.training.fingerprint import fingerprint_of
+from ltexp.training.fingerprint import fingerprint_of, of_content
 from ltexp.training.hardware import WORTH_MEASURING, half_against_single, within_memory
 from ltexp.training.loggers import log_epoch
 from ltexp.training.norms import weight_norms
@@ -89,6 +89,8 @@ def _run_stage(session: Session, name: str, stage: StageConfig, earlier: Mapping
     if test_limit(session.config.trainer) is None:
         evaluate_on_kept(session, model)
     cached = _obtain(session, name, stage, model, fingerprint)
+    if _ended_by_the_clock(session, stage, folder):
+        fingerprint = of_content(fingerprint, folder / CHECKPOINT)
     if cached and stage.checkpoint is None:
         for row in read_metrics(folder / METRICS):
             log_epoch(session.loggers, name, row)
@@ -169,7 +171,8 @@ def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Mode
         if not finished:
             train(session, name, stage, model, folder)
             _save(session, stage, model, folder)
-        cache.store(fingerprint, folder, evaluation)
+        if rank() == 0 and not _ended_by_the_clock(session, stage, folder):
+            cache.store(fingerprint, folder, evaluation)
     return False
 
 
@@ -258,6 +261,12 @@ def _save(session: Session, stage: StageConfig, model: Model, folder: Path) -> N
             write_metrics(folder / METRICS, [])
         counts = session.class_counts.tolist()
         checkpoint.save(folder / CHECKPOINT, model, session.config.backbone, stage, counts)
+
+
+def _ended_by_the_clock(session: Session, stage: StageConfig, folder: Path) -> bool:
+    """Whether the stage in `folder` had to end before its last epoch, and other runs may get further."""
+    timed = stage.checkpoint is None and is_timed(session.config)
+    return timed and bool(_early_end(read_metrics(folder / METRICS), stage.epochs, []))
 
 
 def _early_end(rows: list[dict[str, Any]], epochs: int, stops: list[str]) -> dict[str, Any]:
