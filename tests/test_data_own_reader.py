@@ -69,10 +69,10 @@ def answers(target: str = "Reader") -> str:
 
 
 WRONG_IMAGES: list[tuple[Callable[[Any], Any], str]] = [
-    (lambda images: images / 255, f" is float64 ({{}}, 4, 4, 3), {EXPECTED}"),
-    (lambda images: images.transpose(0, 3, 1, 2), f" is uint8 ({{}}, 3, 4, 4), {EXPECTED}"),
-    (lambda images: images[..., 0], f" is uint8 ({{}}, 4, 4), {EXPECTED}"),
-    (lambda images: images.astype(np.int64), f" is int64 ({{}}, 4, 4, 3), {EXPECTED}"),
+    (lambda images: images / 255, f" is float64 ({{count}}, 4, 4, 3), {EXPECTED}"),
+    (lambda images: images.transpose(0, 3, 1, 2), f" is uint8 ({{count}}, 3, 4, 4), {EXPECTED}"),
+    (lambda images: images[..., 0], f" is uint8 ({{count}}, 4, 4), {EXPECTED}"),
+    (lambda images: images.astype(np.int64), f" is int64 ({{count}}, 4, 4, 3), {EXPECTED}"),
     (lambda images: list(images), f" is a list, expected a NumPy array, {EXPECTED.removeprefix('expected ')}"),
 ]
 IN_NAMES = "expected 0 to 2, positions in the 3 names of class_names"
@@ -87,23 +87,18 @@ WRONG_LABELS: list[tuple[Callable[[Any], Any], str]] = [
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("wrong", range(len(WRONG_IMAGES)))
-def test_images_of_another_kind_are_refused(wrong: int, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    change, answer = WRONG_IMAGES[wrong]
-    name = f"{split}_images"
-    images = getattr(arrays(), name)
-    monkeypatch.setattr(Reader, "given", (replace(arrays(), **{name: change(images)}), []))
-    assert answers() == f"{PLACE}{name}{answer.format(len(images))}"
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("wrong", range(len(WRONG_LABELS)))
-def test_labels_that_do_not_fit_are_refused(wrong: int, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    change, answer = WRONG_LABELS[wrong]
-    name = f"{split}_labels"
-    labels = getattr(arrays(), name)
-    monkeypatch.setattr(Reader, "given", (replace(arrays(), **{name: change(labels)}), []))
-    told = answer.format(count=len(labels), fewer=len(labels) - 5, of=f"{split}_images")
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [*(("images", number) for number in range(len(WRONG_IMAGES))), *(("labels", k) for k in range(len(WRONG_LABELS)))],
+)
+def test_arrays_of_another_kind_or_that_do_not_fit_are_refused(
+    kind: str, wrong: int, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, answer = {"images": WRONG_IMAGES, "labels": WRONG_LABELS}[kind][wrong]
+    name = f"{split}_{kind}"
+    found = getattr(arrays(), name)
+    monkeypatch.setattr(Reader, "given", (replace(arrays(), **{name: change(found)}), []))
+    told = answer.format(count=len(found), fewer=len(found) - 5, of=f"{split}_images")
     assert answers() == f"{PLACE}{name}{told}"
 
 
@@ -167,7 +162,7 @@ def test_an_error_of_the_reader_is_one_line_with_its_place(
 
     monkeypatch.setattr(Reader, "given", staticmethod(fail))
     line = fail.__code__.co_firstlineno + 1
-    assert answers() == f"{PLACE}{message} ({__file__}:{line})"
+    assert answers() == f"{PLACE}{message} (test_data_own_reader.py, line {line}, in fail)"
 
 
 def test_an_error_of_notes_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +172,7 @@ def test_an_error_of_notes_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reader, "given", (arrays(), []))
     monkeypatch.setattr(Reader, "notes", fail)
     (problem,), _, _ = check(config(), Path())
-    assert problem.startswith(f"{PLACE}ValueError: no notes ({__file__}:")
+    assert problem.startswith(f"{PLACE}ValueError: no notes (test_data_own_reader.py, line ")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint64", ">i8", "int64"])

@@ -4,8 +4,6 @@ The readers of ltexp look at their files themselves. One of a user's own may giv
 here, before anything is trained.
 """
 
-import sys
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ltexp.config.own_code import place_of
 from ltexp.config.sources import is_ours
 from ltexp.data.types import Ints, Source, SourceArrays
 from ltexp.errors import ConfigError, DataError, LtexpError
@@ -86,15 +85,8 @@ def own_errors_told(source: Source) -> Iterator[None]:
         if _is_ours(type(source)):
             raise  # a bug, which keeps its traceback
         message = next((f": {line}" for line in str(error).splitlines() if line.strip()), "")
-        raise _refused(source, f"{type(error).__name__}{message}{_line_of(source, error)}") from error
-
-
-def _line_of(source: Source, error: Exception) -> str:
-    """` (FILE:LINE)`, the last line of the source's own file that the error came by; nothing if there is none."""
-    modules = {kind.__module__ for kind in type(source).__mro__ if not _is_ours(kind)}
-    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        place = f" ({found})" if (found := place_of(error)) else ""
+        raise _refused(source, f"{type(error).__name__}{message}{place}") from error
 
 
 def _is_ours(kind: type) -> bool:
