@@ -58,3 +58,10 @@ def test_the_records_stand_beside_the_printed_numbers(capsys: pytest.CaptureFixt
         assert measured == round(kept()[trained]["metrics"]["all"], 2)
         assert float(line[heads["difference"]]) == pytest.approx(measured - printed)
         assert "other config" not in line[heads["protocol"]]
+
+
+def test_the_figure_has_a_row_for_each_record_with_the_best_at_the_top() -> None:
+    lines = re.findall(r"<!-- (.*) -->", (ROOT / "docs" / "assets" / "measured.svg").read_text())
+    records = sorted(kept().items(), key=lambda item: item[1]["metrics"]["all"])
+    methods = [name.partition(" ")[0] for name, _ in records]
+    assert [line.partition(",")[0] for line in lines if line.partition(",")[0] in methods] == methods

@@ -1,5 +1,6 @@
 """What the figures show: the right numbers in the right place, and one line where they cannot be drawn."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.record import write_predictions
 from ltexp.evaluation.shots import ShotRule
 from ltexp.report.drawing import MOST_PANELS, common, titles
-from ltexp.report.figures import accuracy_by_class, confusion, curves, draw
+from ltexp.report.figures import accuracy_by_class, confusion, curves, draw, shots
 from ltexp.report.records import Run
 from ltexp.report.table import duration
 from ltexp.run_folder import write_metrics
@@ -78,6 +79,21 @@ def test_titles_say_what_differs_and_the_heading_what_does_not() -> None:
     assert titles(runs) == ["crt, ratio 100, seed 0", "crt, ratio 100, seed 1", "ce, step ratio 10, seed 0"]
     assert common(runs) == "cifar10_lt, resnet32"
     assert titles(runs[:1]) == ["crt"]
+
+
+def test_shots_are_a_row_for_each_experiment_with_the_mean_over_seeds(tmp_path: Path) -> None:
+    runs = [run(all=50.0, seed=seed, config_hash="a") for seed in (0, 1)]
+    runs[1].record["metrics"] |= {"many": 80.0}
+    np.testing.assert_allclose(shots.accuracies(runs), [[50, 60, 40, np.nan], [50, 80, 40, np.nan]])
+    runs += [run(method=f"method{number}", all=float(number), config_hash=str(number)) for number in range(12)]
+    draw("shots", runs, tmp_path / "out.svg")
+    written = re.findall("<!-- (.*) -->", (tmp_path / "out.svg").read_text())
+    names = [*(f"method{number}" for number in range(12)), "crt (mean of 2 seeds)"]  # from below
+    assert [line for line in written if line in names] == names
+    with pytest.raises(ConfigError, match=r"different shot rules .*thirds"):
+        draw("shots", [*runs, run(shot_rule="thirds", config_hash="t")], tmp_path / "out.svg")
+    with pytest.raises(ConfigError, match="invalid sort=best"):
+        draw("shots", runs, tmp_path / "out.svg", sort="best")
 
 
 def test_what_cannot_be_drawn_has_one_line(tmp_path: Path) -> None:

@@ -151,17 +151,21 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def experiments(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+def experiments(runs: Sequence[Run], most: int = len(MARKERS)) -> list[tuple[str, list[Run]]]:
     """(name, runs of its seeds) of each experiment among `runs`, in order of appearance.
 
+    Args:
+        runs: of any number of seeds.
+        most: experiments that the figure can hold; default: as many as there are colours to tell apart.
+
     Raises:
-        ConfigError: for more experiments than there are colours to tell apart.
+        ConfigError: for more.
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(run.identity, []).append(run)
-    if len(groups) > len(MARKERS):
-        raise ConfigError(f"{len(groups)} experiments are too many for one figure: choose at most {len(MARKERS)}")
+    if len(groups) > most:
+        raise ConfigError(f"{len(groups)} experiments are too many for one figure: choose at most {most}")
     found = list(groups.values())
     names = titles([group[0] for group in found], seeds=False)
     means = [f" (mean of {len(group)} seeds)" if len(group) > 1 else "" for group in found]
