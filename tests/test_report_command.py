@@ -118,9 +118,11 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert "page_files/000_crt_cifar10_lt_seed0/record.json" in text
     assert (tmp_path / "page_files" / "002_crt_cifar10_lt_seed0" / "record.json").is_file()
     assert "over the keys that a sweep varied" in text
+    assert "a row for each experiment" in text
     assert text.count("data:image/png;base64,") >= 3
     assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0
     assert "Reliability diagrams" in out.read_text()
+    assert "a row for each experiment" not in out.read_text()
 
 
 def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def _value(cell: Cell) -> Any:
 def _drawn(groups: Sequence[Group], folder: Path) -> Iterator[tuple[str, Path]]:
     """(caption, PNG) of each figure that can be drawn of these runs."""
     everything = [run for group in groups for run in group.runs]
-    chosen: list[tuple[str, list[Run]]] = []
+    chosen: list[tuple[str, list[Run]]] = [("shots", everything)] if len(groups) > 1 else []
     if swept_values(groups):
         chosen.append(("sweep", everything))
     if len(groups) <= len(MARKERS):
