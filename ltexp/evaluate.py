@@ -2,6 +2,7 @@
 
     ltexp evaluate RUN                                        # the run's own model, from its checkpoint
     ltexp evaluate RUN classifier=tau_normalized tau=0.7      # over the stage-1 model of the run
+    ltexp evaluate RUN classifier=tau_normalized 'tau=range(0,2.1,0.1)'     # the best on the run's held-out images
     ltexp evaluate RUN classifier=nearest_class_mean stage=stage2
     ltexp evaluate RUN features=true                          # also writes RUN/features.npz, for figure=tsne
     ltexp evaluate RUN gradients=true                         # for figure=negative_gradients
@@ -20,7 +21,8 @@ Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The
 
 keys: shift (uniform, or forward or backward with a ratio, such as forward50; several with commas; all: eleven of them;
 see docs/shifted_tests.md), adapt (true | false: of a network of experts), ood (a file of conf/dataset/: a dataset of
-other classes) and ood.KEY (of that dataset), classifier (a file of conf/classifier/, and that file's own keys), stage
+other classes) and ood.KEY (of that dataset), classifier (a file of conf/classifier/, and that file's own keys; of
+several values, as of a sweep, the best on the run's held-out images is taken, dataset.validation.fraction), stage
 (its name, as stage1), features (true | false: the backbone's features of the training and the test images), gradients
 (true | false: what the stage's loss does to the logits of each class over the training images), batch_norm (true |
 false: the running statistics after each stage), temperature (true | false: divides the logits by the temperature that
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
 OWN = {"trainer.accelerator": "accelerator", "trainer.precision": "precision", "classifier.": ""}
+CHOSEN = "chosen"  # in a file's name, a value that is the best of several on held-out images
 LONGEST = 120  # characters of a file's name, where paths were typed
 
 
@@ -75,21 +78,22 @@ def run(words: Sequence[str]) -> int:
         return evaluate(*parse(take_config_dirs(words)))
 
 
-def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> int:
+def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, Any]]) -> int:
     """Does what the command line says; 0, the exit status.
 
     Raises:
         LtexpError: for what cannot be evaluated, or be written.
     """
-    config, stage = chosen(folder, options, node)
+    config, stage = chosen(folder, options, nodes)
     recorded = read_record(folder)
 
     # imports torch: only once the command line is sound
+    from ltexp.analysis.choice import choice_text, choose
     from ltexp.analysis.crops import predict_crops
     from ltexp.analysis.further import further, said_of
     from ltexp.analysis.restored import restore
 
-    restored = restore(config, folder, stage, node)
+    restored = restore(config, folder, stage, next(iter(nodes), None))
     words = of_dataset(options)
     if words:
         from ltexp.analysis.other_test import take_test
@@ -98,11 +102,15 @@ def evaluate(folder: Path, options: dict[str, str], node: dict[str, Any] | None)
     measure_further = further(restored, shifts_of(options), options)
     crops = _crops(restored, options)
     other = _note_changes(restored, recorded, config, words)
+    node, choice = choose(restored, nodes)
+    if choice:
+        print(choice_text(choice))
     unwritten = _write_for_figures(restored, options)
-    name = _name([stage] if node is None else [stage, options["classifier"], *_settings(node)], words)
+    name = _name([stage, *([options["classifier"], *_settings(nodes)] if nodes else [])], words)
     found = restored.session.data.test_hash
     name += f"_{found[:8]}" if other and not words else ""
     content: dict[str, Any] = {"stage": stage, "classifier": node}
+    content |= {"choice": choice} if choice else {}
     content |= {"dataset": words, "test_hash": found} if words or other else {}
     if read_flag(options, "temperature"):
         content["temperature"], images = restored.scale_by_temperature()
@@ -188,7 +196,7 @@ def keep(folder: Path, what: str) -> Path:
     """
     from ltexp.analysis.restored import restore
 
-    config, stage = chosen(folder, {}, None)
+    config, stage = chosen(folder, {}, [])
     return _write(restore(config, folder, stage, None), what)
 
 
@@ -201,18 +209,21 @@ def _write(restored: "LoadedStage", what: str) -> Path:
     return writers[what](restored)
 
 
-def _settings(node: dict[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in node.items() if key != "_target_"]
+def _settings(nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """Such as `tau=0.7`, and `tau=chosen` where the nodes differ in it."""
+    keys = [key for key in nodes[0] if key != "_target_"]
+    return [f"{key}={nodes[0][key] if all(node[key] == nodes[0][key] for node in nodes) else CHOSEN}" for key in keys]
 
 
 def show(evaluated: dict[str, dict[str, Any]], record: dict[str, Any]) -> None:
     """Prints metrics by their name, and those of the run's record below them."""
     rows = evaluated | {"recorded": record.get("metrics") or {}}
     keys = ("all", "many", "medium", "few", "ece")
-    print(f"{'':<40}" + "".join(f"{key:>9}" for key in keys))
+    width = max(40, *map(len, rows))
+    print(" " * width + "".join(f"{key:>9}" for key in keys))
     for label, row in rows.items():
         cells = ("–" if row.get(key) is None else f"{row[key]:.2f}" for key in keys)
-        print(f"{label:<40}" + "".join(f"{cell:>9}" for cell in cells))
+        print(f"{label:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def restored(folder: Path) -> LoadedStage:
-    config, stage = evaluate.chosen(folder, {}, None)
+    config, stage = evaluate.chosen(folder, {}, [])
     return restore(config, folder, stage, None)
 
 

@@ -19,7 +19,7 @@ PLAIN = ("augmentation@stage1.augmentation=none", "stage1.epochs=1")
 
 
 def restored(folder: Path) -> LoadedStage:
-    config, stage = evaluate.chosen(folder, {}, None)
+    config, stage = evaluate.chosen(folder, {}, [])
     return restore(config, folder, stage, None)
 
 

@@ -15,6 +15,7 @@ from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.temperature import fit_temperature
 from ltexp.files import atomic_write
 from ltexp.models.checkpoint import load_backbone, load_part
+from ltexp.models.classifier import Classifier
 from ltexp.models.cost import Cost, cost_of
 from ltexp.models.model import Model
 from ltexp.models.module import Wiring, present
@@ -34,13 +35,37 @@ class LoadedStage:
         session: its run's session.
         stage: its name.
         model: on the device, in eval mode.
+        source: the checkpoint that it is from.
         taken_over: whether its classifier is one that took over from the stage's own without training.
     """
 
     session: Session
     stage: str
     model: Model
+    source: checkpoint.Checkpoint
     taken_over: bool = False
+
+    def take_over(self, node: dict[str, Any]) -> None:
+        """Gives the model the classifier of a config `node`, which needs no training, in the place of its own.
+
+        Raises:
+            ConfigError: for one that is trained, or that cannot start from what the stage has learned.
+        """
+        labels_of_its_own = self.session.for_stage(self.session.config.stages[self.stage]).pretext is not None
+        classifier: Classifier = build(
+            node, feature_dim=self.source.feature_dim, num_classes=self.session.num_classes, path="classifier"
+        )
+        classifier.set_class_counts(self.session.class_counts)
+        if any(True for _ in classifier.parameters()):
+            raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
+        if not labels_of_its_own:
+            classifier.start_from(self.source.build_classifier())
+        elif not classifier.needs_features:
+            raise ConfigError(f"{self.stage} learned labels of its own: over its backbone evaluate nearest_class_mean")
+        self.model.classifier = classifier
+        self.model.logit_scale = self.source.scale_for(classifier)
+        self.model = self.session.place(self.model).eval()
+        self.session.fit_classifier(self.model)
 
     def predictions(self) -> Predictions:
         """Those for the test split."""
@@ -98,27 +123,18 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     load_backbone(model.backbone, source.backbone, f"the backbone in {folder / stage}")
     for name in model.attached:
         load_module(model, name, source, str(folder / stage))
-    if classifier is None:
-        load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
-        if source.logit_scale is not None:
-            model.logit_scale = source.logit_scale
-    else:
-        own, session = session.pretext is None, replace(session, pretext=None)  # it tells the dataset's classes
-        model.classifier = build(
-            classifier, feature_dim=source.feature_dim, num_classes=session.num_classes, path="classifier"
-        )
-        model.classifier.set_class_counts(session.class_counts)
-        if any(True for _ in model.classifier.parameters()):
-            raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
-        if own:
-            model.classifier.start_from(source.build_classifier())
-        elif not model.classifier.needs_features:
-            raise ConfigError(f"{stage} learned labels of its own: over its backbone evaluate nearest_class_mean")
-        model.logit_scale = source.scale_for(model.classifier)
+    if classifier is not None:
+        # which tells the dataset's classes
+        restored = LoadedStage(replace(session, pretext=None), stage, model, source, taken_over=True)
+        restored.take_over(classifier)
+        return restored
+    load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
+    if source.logit_scale is not None:
+        model.logit_scale = source.logit_scale
     model = session.place(model).eval()
-    if classifier is not None or model.classifier.reads_text is None:  # the checkpoint holds what it has read
+    if model.classifier.reads_text is None:  # else the checkpoint holds what it has read
         session.fit_classifier(model)
-    return LoadedStage(session, stage, model, taken_over=classifier is not None)
+    return LoadedStage(session, stage, model, source)
 
 
 def kept_modules(stage: StageConfig) -> dict[str, Any]:

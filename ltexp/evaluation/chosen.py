@@ -1,6 +1,7 @@
 """What of a finished run is evaluated: its config as it is now, one of its stages, and on which test samples."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ltexp.run_folder import CHECKPOINT, CONFIG
 MOVED = ("source.folder", "source.train", "cache", "leave_out")  # of a dataset that lies elsewhere as a whole
 
 
-def chosen(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -> tuple[Config, str]:
+def chosen(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, Any]]) -> tuple[Config, str]:
     """The run's config with the options applied, and the stage to evaluate.
 
     Raises:
@@ -24,7 +25,7 @@ def chosen(folder: Path, options: dict[str, str], node: dict[str, Any] | None) -
     trained = [name for name in config.stages if (folder / name / CHECKPOINT).is_file()]
     if not trained:
         raise ConfigError(f"{folder} has no trained stage: is its run unfinished?")
-    stage = options.get("stage", "stage1" if node else trained[-1])
+    stage = options.get("stage", "stage1" if nodes else trained[-1])
     if stage not in trained:
         raise ConfigError(unknown_name("stage", stage, trained))
     trainer = replace(

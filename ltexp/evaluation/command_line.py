@@ -1,12 +1,16 @@
 """The command line of `ltexp evaluate`: its keys, and what they ask for."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ltexp.config import check_keywords
+from ltexp.config.composer import products
 from ltexp.config.path import choices_with, group_files, readable
 from ltexp.config.words import parse_value, read_flag, split_words
 from ltexp.errors import ConfigError
@@ -24,8 +28,8 @@ KEYS = (
 )
 
 
-def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | None]:
-    """(run folder, options, classifier node or None) of a command line.
+def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], list[dict[str, Any]]]:
+    """(run folder, options, classifier nodes) of a command line: no node for the run's own, several to choose among.
 
     Raises:
         ConfigError: for an unknown key or classifier, or without a run.
@@ -53,10 +57,25 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], dict[str, Any] | 
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     if of_dataset(options) and any(read_flag(options, key) for key in KEPT):
         raise ConfigError("features=true and gradients=true are of the run's own data: leave out dataset=")
-    if node is not None:
-        node |= {key: parse_value(key, typed[key]) for key in own if key in typed}
-        check_keywords(node, "classifier")
-    return Path(folders[0]), options, node
+    nodes = [] if node is None else _with_values(node, {key: typed[key] for key in own if key in typed})
+    for each in nodes:
+        check_keywords(each, "classifier")
+    return Path(folders[0]), options, nodes
+
+
+def _with_values(node: dict[str, Any], typed: dict[str, str]) -> list[dict[str, Any]]:
+    """The node with the values typed, once for every combination of those of which several are."""
+    listed = [[(key, value) for value in _values(key, text)] for key, text in typed.items()]
+    return [node | dict(values) for values in product(*listed)]
+
+
+def _values(key: str, text: str) -> list[Any]:
+    """What a key is given: several values as for a sweep, with commas or a range; else the one as it is typed."""
+    with suppress(HydraException):
+        if len(jobs := products([f"{key}={text}"])) > 1:
+            found = [parse_value(key, word.partition("=")[2]) for (word,) in jobs]
+            return [round(value, 10) if isinstance(value, float) else value for value in found]  # of a range
+    return [parse_value(key, text)]
 
 
 def _refuse_keys_of_classifiers(words: Sequence[str], named: dict[str, Any] | None) -> None:

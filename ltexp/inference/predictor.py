@@ -131,7 +131,7 @@ class Predictor:
 def load_predictor(folder: Path, stage: str | None, accelerator: str) -> Predictor:
     """See `ltexp.load`."""
     options = {"accelerator": accelerator} | ({} if stage is None else {"stage": stage})
-    config, stage = chosen(folder, options, None)
+    config, stage = chosen(folder, options, [])
     record = read_record(folder)
     path = folder / stage / CHECKPOINT
     source = checkpoint.read(path)

@@ -1,0 +1,69 @@
+"""Settings of a classifier without training, chosen on held-out images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import run_here
+
+from ltexp import evaluate
+from ltexp.analysis.choice import mean_of_classes
+from ltexp.analysis.restored import restore
+from ltexp.config import load
+from ltexp.errors import ConfigError
+from ltexp.evaluation.command_line import parse
+from ltexp.training.predict import predict
+
+TAUS = (0.0, 0.7, 1.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("choice") / "run"
+    run_here(folder, "method=ce", "stage1.epochs=4", "dataset.validation.fraction=0.3")
+    return folder
+
+
+def test_each_class_counts_the_same_and_absent_ones_do_not() -> None:
+    labels = np.array([0, 0, 0, 0, 2, 2, 3])
+    predictions = np.array([0, 0, 0, 1, 2, 0, 3])
+    assert mean_of_classes(predictions, labels) == pytest.approx(100 * (3 / 4 + 1 / 2 + 1) / 3)
+
+
+def test_the_best_on_the_held_out_images_is_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = [str(run), "classifier=tau_normalized", f"tau={','.join(map(str, TAUS))}", "accelerator=cpu"]
+    assert evaluate.evaluate(*parse(typed)) == 0
+    found = json.loads((run / "evaluations" / "stage1_tau_normalized_tau=chosen_bias=False.json").read_text())
+    config, accuracies, tested = load(run / "config.yaml"), [], []
+    for tau in TAUS:
+        node = {"_target_": "ltexp.models.posthoc.TauNormalized", "tau": tau, "bias": False}
+        alone = restore(config, run, "stage1", node)
+        held_out = alone.session.data.validation
+        assert held_out is not None
+        given = predict(alone.model, alone.session.evaluation_loader(held_out), config.trainer.precision)
+        accuracies.append(mean_of_classes(given.logits.argmax(1), given.labels))
+        tested.append(alone.measure()["all"])
+    best = int(np.argmax(accuracies))
+    choice = found["choice"]
+    assert [one["tau"] for one in choice["tried"]] == list(TAUS)
+    assert [one["accuracy"] for one in choice["tried"]] == pytest.approx(accuracies)
+    assert choice["chosen"] == {"tau": TAUS[best]}
+    assert choice["images"] == len(given.labels)
+    assert found["classifier"]["tau"] == TAUS[best]
+    assert found["metrics"]["all"] == pytest.approx(tested[best])
+    assert f"tau={TAUS[best]}: the best of 4 on {len(given.labels)} held-out images" in capsys.readouterr().out
+
+
+def test_without_held_out_images_nothing_is_chosen(run: Path, tmp_path: Path) -> None:
+    run_here(tmp_path / "run", "method=ce", "stage1.epochs=1")
+    with pytest.raises(ConfigError, match=r"^several values of tau are chosen among on held-out .*fraction=0.1"):
+        evaluate.evaluate(*parse([str(tmp_path / "run"), "classifier=tau_normalized", "tau=0,1", "accelerator=cpu"]))
+
+
+def test_values_are_typed_as_in_a_sweep() -> None:
+    _, _, nodes = parse(["run", "classifier=tau_normalized", "tau=range(0.5,0.75,0.1)", "bias=false,true"])
+    assert [(node["tau"], node["bias"]) for node in nodes] == [(t, b) for t in (0.5, 0.6, 0.7) for b in (False, True)]
+    _, _, nodes = parse(["run", "classifier=tau_normalized", "tau=0.5"])
+    assert [node["tau"] for node in nodes] == [0.5]
+    assert parse(["run"])[2] == []
