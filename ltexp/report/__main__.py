@@ -3,6 +3,7 @@
     ltexp report outputs/                                  the table of every finished run below
     ltexp report outputs/multirun format=latex out=table.tex
     ltexp report RUN RUN columns=+best_on_test,+mce        further columns; without + these alone
+    ltexp report outputs/multirun against=bsce             what each method gains over bsce at the same seeds
     ltexp report outputs/quickstart stages=true            a row for each stage
     ltexp report outputs/quickstart out=runs.html          one page: the table, its runs and their figures
     ltexp report outputs/quickstart figure=reliability out=reliability.pdf
@@ -17,6 +18,7 @@ keys:
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
   posthoc=true|false                   a further row for each evaluation that ltexp evaluate has kept
+  against=METHOD                       a column: what each row gains over that method at the same seeds
   test_shift=true|false                another table: test sets with other class shares, their prior unknown, known
                                        and estimated (docs/shifted_tests.md)
   sort=NAME                            by a column, the best first; sort=-NAME the other way round
@@ -46,7 +48,7 @@ from ltexp.report.shifted import shifted_table
 from ltexp.report.terminal import Grid
 from ltexp.usage import folded
 
-KEYS = ("format", "out", "stages", "columns", "sort", "posthoc", "test_shift", "figure")
+KEYS = ("format", "out", "stages", "columns", "sort", "posthoc", "against", "test_shift", "figure")
 
 
 def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -69,10 +71,10 @@ def _check(options: dict[str, str]) -> None:
     read_choice(options, "figure", list(figures.kinds()))
     for flag in ("stages", "posthoc", "test_shift"):
         read_flag(options, flag)
-    for key in ("format", "stages", "columns", "sort", "posthoc", "test_shift"):
+    for key in ("format", "stages", "columns", "sort", "posthoc", "against", "test_shift"):
         if "figure" in options and key in options:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
-    for key in ("stages", "columns", "sort", "posthoc"):
+    for key in ("stages", "columns", "sort", "posthoc", "against"):
         if read_flag(options, "test_shift") and key in options:
             raise ConfigError(
                 f"test_shift=true and {key}= exclude each other: its table is of runs, with its own columns"
@@ -126,7 +128,8 @@ def _table(groups: Sequence[Group], options: dict[str, str], full: bool) -> Tabl
     if read_flag(options, "test_shift"):
         return shifted_table(groups, full)
     stages, posthoc = (read_flag(options, flag) or False for flag in ("stages", "posthoc"))
-    return results_table(groups, options.get("columns"), stages, full, options.get("sort"), posthoc)
+    sort, against = options.get("sort"), options.get("against")
+    return results_table(groups, options.get("columns"), stages, full, sort, posthoc, against)
 
 
 def usage() -> str:

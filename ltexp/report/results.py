@@ -19,6 +19,7 @@ from ltexp.report.columns import (
     find_column,
     plain,
 )
+from ltexp.report.differences import difference_column, difference_note
 from ltexp.report.groups import Group, Statistic
 from ltexp.report.keys import short_override
 from ltexp.report.predicted import counts_of_test, kept_evaluations
@@ -59,6 +60,7 @@ def results_table(
     full: bool = False,
     sort: str | None = None,
     posthoc: bool = False,
+    against: str | None = None,
 ) -> Table:
     """The table of some runs.
 
@@ -69,9 +71,10 @@ def results_table(
         full: usually every column that says what was run, for machines.
         sort: a column's name, the best first or by name; `-name` turns the order. Sections stay together.
         posthoc: a further row for each evaluation that `ltexp evaluate` kept.
+        against: a method of these, to which every row's difference has a column.
 
     Raises:
-        ConfigError: for an unknown column.
+        ConfigError: for an unknown column, or another method.
     """
     rows = [row for group in groups for row in _rows(group, stages, posthoc)]
     if sort is not None:
@@ -82,6 +85,9 @@ def results_table(
     common = set[str]()
     if not full:
         chosen, common = with_own_overrides(chosen, groups)
+    if against is not None:
+        place = next((number + 1 for number, column in enumerate(chosen) if column.name == "all"), len(chosen))
+        chosen.insert(place, difference_column(groups, against, tested_on))
     sections = [(*row.group.section, tested_on(row)) for row in rows]
     ends = [row.group.runs[0].identity if stages else row.group.section for row in rows]
     cells = [[column.value(row) for column in chosen] for row in rows]
@@ -89,7 +95,11 @@ def results_table(
     return Table(
         columns=chosen,
         rows=cells,
-        notes=[*_notes(rows, groups, shown, common), *_posthoc_note(rows, posthoc)],
+        notes=[
+            *_notes(rows, groups, shown, common),
+            *_posthoc_note(rows, posthoc),
+            *([] if against is None else [difference_note(against)]),
+        ],
         breaks=frozenset(number for number in range(1, len(rows)) if ends[number] != ends[number - 1]),
         title="" if full else shared_title(rows, shown),
         best=best_cells(cells, chosen, sections),
