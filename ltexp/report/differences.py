@@ -1,13 +1,12 @@
 """What each row of a table gains over one of them, seed by seed: the column of `ltexp report against=METHOD`."""
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 from ltexp.report.columns import Column, Row
-from ltexp.report.groups import Group, Statistic
+from ltexp.report.groups import Group, Statistic, statistic
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,8 @@ def difference_column(groups: Sequence[Group], against: str, elsewhere: Callable
         before = {run.record["seed"]: run.record["metrics"]["all"] for run in other.runs}
         pairs = zip(row.group.runs, row.found, strict=True)
         gains = [metrics["all"] - before[seed] for run, metrics in pairs if (seed := run.record["seed"]) in before]
-        if not gains:
-            return None
-        return Difference(statistics.fmean(gains), statistics.stdev(gains) if len(gains) > 1 else None)
+        found = statistic(gains)
+        return None if found is None else Difference(found.mean, found.deviation)
 
     return Column("difference", f"vs {method}", value, numeric=True)
 
