@@ -1,6 +1,7 @@
 """A Hydra sweeper that searches with a budget, by optuna. Hydra takes plugins from `hydra_plugins` alone."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from ltexp.config import in_order, names_stage
 from ltexp.errors import LtexpError
 from ltexp.files import write_text
+from ltexp.launching.freeze import freeze
+from ltexp.launching.outcome import DRY_RUN_VARIABLE, say
+from ltexp.launching.sweep import show_config, subfolder
 from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, is_stopped, load_study
 from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
@@ -121,6 +125,10 @@ class Search(Sweeper):
         searched = {key: part for key, part in swept.items() if key != "seed"}
         seeds = list(swept["seed"].sweep_string_iterator()) if "seed" in swept else []
         fixed = [part.input_line or "" for part in parsed if not part.is_sweep_override()]
+        each = [[f"seed={seed}"] for seed in seeds] or [[]]
+        if DRY_RUN_VARIABLE in os.environ:
+            self._show(searched, [[*fixed, *seed] for seed in each])
+            return None
         study = self._study(searched, seeds)
         task = Trial(self.task, self.metric, self.storage, max(1, len(seeds)), self.prune_after)
         launcher = Plugins.instance().instantiate_launcher(
@@ -128,7 +136,6 @@ class Search(Sweeper):
         )
         while (done := len(study.trials)) < self.trials:
             batch = [study.ask(self._space(searched)) for _ in range(min(self.parallel, self.trials - done))]
-            each = [[f"seed={seed}"] for seed in seeds] or [[]]
             jobs = [[*fixed, *_typed(trial), *seed] for trial in batch for seed in each]
             for trial in batch:
                 print(f"trial {trial.number + 1} of {self.trials}: {' '.join(_typed(trial))}", flush=True)
@@ -139,6 +146,18 @@ class Search(Sweeper):
                     study, trial, task.seeds, [job._return_value for job in own if job.status.name == "COMPLETED"]
                 )
         return self._finish(study)
+
+    def _show(self, searched: dict[str, Override], each: list[list[str]]) -> None:
+        """The configs of the first trials, which no result is needed for; nothing is written."""
+        assert self.config is not None
+        optuna, at_once = self._checked(searched), min(self.parallel, self.trials)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self.seed))
+        trials = [_typed(study.ask(self._space(searched))) for _ in range(at_once)]
+        for number, (trial, seed) in enumerate((trial, seed) for trial in trials for seed in each):
+            composed = self.context.config_loader.load_sweep_config(self.config, [*seed, *trial])
+            show_config(self.folder / subfolder(composed, number), freeze(composed))
+        shown = "the first trial" if at_once == 1 else f"the first {at_once}"
+        say(f"{shown} of the {self.trials} that the search would run; it chooses the others by results")
 
     def _tell(self, study: Any, trial: Any, seeds: int, values: list[Any]) -> None:
         """Tells the study, and the terminal, what came of a trial: the mean over its seeds."""
@@ -158,7 +177,8 @@ class Search(Sweeper):
         best = f"; best so far {study.best_value:.2f}, trial {study.best_trial.number + 1}" if complete else ""
         print(f"trial {trial.number + 1} of {self.trials}: {found}{best}", flush=True)
 
-    def _study(self, searched: dict[str, Override], seeds: list[str]) -> Any:
+    def _checked(self, searched: dict[str, Override]) -> Any:
+        """The module optuna, of a search that can be made."""
         if not searched:
             raise SearchError("nothing to search: give a key a range, such as 'stage2.optimizer.lr=interval(0.01,1)'")
         try:
@@ -170,6 +190,10 @@ class Search(Sweeper):
         if not validation:
             raise SearchError("a search judges by held-out training images: add dataset.validation.fraction=0.1")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return optuna
+
+    def _study(self, searched: dict[str, Override], seeds: list[str]) -> Any:
+        optuna = self._checked(searched)
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             study_name=STUDY, storage=self.storage, direction=METRICS[self.metric], load_if_exists=True

@@ -58,7 +58,7 @@ def job(composed: DictConfig) -> None:
         plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
         if runtime.mode == RunMode.MULTIRUN:
             group_loggers(plain, Path(runtime.sweep.dir).name)
-        if DRY_RUN_VARIABLE in os.environ:  # of a search, whose jobs are not known before
+        if DRY_RUN_VARIABLE in os.environ:  # of a sweeper of others, whose jobs are not known before
             show_config(folder, plain)
             return
         if requeued():

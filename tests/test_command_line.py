@@ -172,6 +172,42 @@ def test_a_dry_run_shows_config_and_folder_and_leaves_nothing(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_listed_jobs_shows_them_and_leaves_nothing(tmp_path: Path) -> None:
+    places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    jobs = "hydra.sweeper.jobs=[['seed=3'],['sed=4'],['seed=5']]"
+    answer = ltexp("train", "-m", "--dry-run", *SMALL, *places, "sweep=mislas_smoothing", jobs)
+    assert answer.returncode == 1
+    shown = [line for line in answer.stdout.splitlines() if line.startswith(("# ", "seed: "))]
+    assert shown == [f"# {tmp_path / 'sweep' / '0'}", "seed: 3", f"# {tmp_path / 'sweep' / '2'}", "seed: 5"]
+    assert "ltexp: job 2 of 3 (" in answer.stderr
+    assert "unknown key 'sed'" in answer.stderr
+    assert answer.stderr.endswith("ltexp: 1 of 3 jobs cannot work\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_a_search_shows_its_first_trials_and_spends_none(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    search = ("hydra/sweeper=search", "hydra.sweeper.trials=3", "hydra.sweeper.parallel=2", "seed=5,6")
+    typed = (*search, "method=ce", "dataset.validation.fraction=0.2", "stage1.optimizer.lr=interval(0.01,0.2)")
+    places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    answer = ltexp("train", "-m", "--dry-run", *SMALL, *places, *typed)
+    assert answer.returncode == 0, answer.stderr
+    shown = [line for line in answer.stdout.splitlines() if line.startswith(("# ", "seed: "))]
+    assert [line.rpartition("/")[2] for line in shown] == [
+        "0",
+        "seed: 5",
+        "1",
+        "seed: 6",
+        "2",
+        "seed: 5",
+        "3",
+        "seed: 6",
+    ]
+    values = {line for line in answer.stdout.splitlines() if line.startswith("- stage1.optimizer.lr=")}
+    assert len(values) == 2, "a value for each trial, the same for its seeds"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_with_a_job_that_cannot_work_is_refused_before_its_first(tmp_path: Path) -> None:
     places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     answer = ltexp("train", "-m", *SMALL, *places, "stage1.loss.scale=1,-1")

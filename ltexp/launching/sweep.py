@@ -90,7 +90,7 @@ class ValidateAndFreeze(Callback):
                 _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)
                 composed = loader.load_sweep_config(config, overrides)
                 frozen.append(freeze(composed))
-                subfolders.append(_subfolder(composed, number) if DRY_RUN_VARIABLE in os.environ else "")
+                subfolders.append(subfolder(composed, number) if DRY_RUN_VARIABLE in os.environ else "")
                 if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
                     check_data(frozen[-1])
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
@@ -115,7 +115,7 @@ def show_config(folder: Path, plain: dict[str, Any]) -> None:
     print(f"# {folder.absolute()}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
 
 
-def _subfolder(composed: DictConfig, number: int) -> str:
+def subfolder(composed: DictConfig, number: int) -> str:
     """The folder of a sweep's job inside that of the sweep, as Hydra will name it."""
     with open_dict(composed):
         composed.hydra.job.num, composed.hydra.job.id = number, f"job_id_for_{number}"
@@ -183,13 +183,26 @@ def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
 
 def _freeze_listed(config: DictConfig) -> None:
     """Jobs that stand for themselves: one that cannot be composed fails when its turn comes, not the others with it."""
-    loader = GlobalHydra.instance().config_loader()
-    for number, overrides in enumerate(listed_jobs(config.hydra.sweeper.jobs, list(config.hydra.overrides.task))):
+    loader, sweep = GlobalHydra.instance().config_loader(), Path(config.hydra.sweep.dir)
+    jobs, failed = listed_jobs(config.hydra.sweeper.jobs, list(config.hydra.overrides.task)), 0
+    for number, overrides in enumerate(jobs):
         try:
-            job = freeze(loader.load_sweep_config(config, overrides))
-        except (LtexpError, HydraException, OmegaConfBaseException):
+            composed = loader.load_sweep_config(config, overrides)
+            job = freeze(composed)
+        except (LtexpError, HydraException, OmegaConfBaseException) as error:
+            if DRY_RUN_VARIABLE in os.environ:
+                failed += 1
+                reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
+                print(f"ltexp: {job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}", file=sys.stderr)
             continue
-        write_text(frozen_path(Path(config.hydra.sweep.dir), number), OmegaConf.to_yaml(OmegaConf.create(job)))
+        if DRY_RUN_VARIABLE in os.environ:
+            show_config(sweep / subfolder(composed, number), job)
+        else:
+            write_text(frozen_path(sweep, number), OmegaConf.to_yaml(OmegaConf.create(job)))
+    if failed:
+        raise ConfigError(f"{failed} of {len(jobs)} jobs cannot work")
+    if DRY_RUN_VARIABLE in os.environ:
+        sys.exit()  # before anything is written
 
 
 def check_data(frozen: dict[str, Any]) -> None:
