@@ -113,6 +113,32 @@ def test_every_shape_of_sweep_is_drawn(settings: list[dict[str, Any]], tmp_path:
     assert (tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_panels_have_titles_of_their_width_one_scale_and_a_look_for_each_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("ltexp.report.figures.sweep.save", lambda figure, path: drawn.append(figure))
+    places = ({"stage1.a_long_key_of_a_part": "first"}, {"stage1.a_long_key_of_a_part": "second"})
+    runs = [
+        {"method": method, "t": t, "stage2.another_long_key": long, "all": 30.0 + 10 * place + t} | key
+        for place, (key, methods) in enumerate(zip(places, (("ce",), ("ce", "crt")), strict=True))
+        for long in ("a_name_that_fills_a_line", "a_name_that_fills_another_line")
+        for method in methods
+        for t in (1, 2)
+    ]
+    draw(swept(*runs), tmp_path / "sweep.png")
+    axes = [axis for axis in drawn[0].axes if axis.get_visible()]
+    assert len(axes) == 4
+    assert max(len(line) for axis in axes for line in axis.get_title().splitlines()) <= 56
+    assert len({axis.get_ylim() for axis in axes}) == 1
+    looks = {
+        (text.get_text(), line.get_color())
+        for axis in axes
+        for text, line in zip(axis.get_legend().get_texts(), axis.lines, strict=False)
+    }
+    assert sorted(name for name, _ in looks) == ["ce", "crt"]
+
+
 def test_the_table_of_a_sweep_has_a_column_for_each_key(tmp_path: Path) -> None:
     for a, b in ((1, 1), (1, 2), (2, 1)):
         write(

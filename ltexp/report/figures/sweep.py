@@ -18,6 +18,7 @@ from ltexp.report.records import Run
 from ltexp.report.saving import save
 from ltexp.report.scale import places
 from ltexp.report.swept import in_place_of, number, short_names, sort_key, swept_values
+from ltexp.report.text import wrap
 
 METRICS = {
     "all": "accuracy",
@@ -26,6 +27,7 @@ METRICS = {
     "few": "few-shot accuracy",
 }
 METRICS |= {"ece": "ECE", "mce": "MCE"}
+TITLE = 56  # characters of a line above a panel, which is about as wide
 Point = tuple[tuple[str, ...], Statistic]
 
 
@@ -67,10 +69,11 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
     columns_of_panels = min(len(shown), 3)
     rows_of_panels = -(-len(shown) // columns_of_panels)
     figure = new_figure(4.6 * columns_of_panels, 3.6 * rows_of_panels)
-    drawn = figure.subplots(rows_of_panels, columns_of_panels, squeeze=False).ravel().tolist()
+    drawn = figure.subplots(rows_of_panels, columns_of_panels, squeeze=False, sharey=not axes.heat_map).ravel().tolist()
     for unused in drawn[len(shown) :]:
         unused.set_visible(False)
     across, other = order.index(axes.across), order.index(axes.other) if axes.other else None
+    names = sorted(set(columns[axes.other or axes.across]), key=sort_key)
     means = [found.mean for _, found in points]
     for axis, values in zip(drawn, shown, strict=False):
         inside = [
@@ -81,12 +84,14 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
         if axes.heat_map:
             _heat_map(axis, inside, (min(means), max(means)))
         else:
-            _lines(axis, inside, short[axes.other] if axes.other else None)
+            _lines(axis, inside, names)
+            if axes.other:
+                axis.legend(title=short[axes.other], fontsize=8, title_fontsize=8, frameon=False)
         along = places([across for across, _, _ in inside])
         axis.set_xlabel(", ".join(part for part in (short[axes.across], along.note) if part), fontsize=9)
         axis.set_ylabel(short[axes.other or ""] if axes.heat_map else f"{METRICS[metric]} (%)", fontsize=9)
         panel = ", ".join(f"{short[key]}={value}" for key, value in zip(axes.panels, values, strict=True))
-        axis.set_title(panel or _heading(groups), fontsize=9)
+        axis.set_title("\n".join(wrap(panel or _heading(groups), TITLE)), fontsize=9)  # whole: it tells panels apart
     if len(shown) > 1:
         figure.suptitle(_heading(groups), fontsize=9)
     if axes.heat_map:
@@ -134,10 +139,11 @@ def _points(groups: Sequence[Group], columns: dict[str, list[str]], metric: str)
     return list(found.items())
 
 
-def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], series: str | None) -> None:
+def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], names: Sequence[str]) -> None:
+    """A line for each of the names, which look the same in all panels, or one without a name."""
     along = places([across for across, _, _ in points])
-    for place, name in enumerate(sorted({other for _, other, _ in points}, key=sort_key)):
-        color, marker = MARKERS[place % len(MARKERS)]
+    for name in sorted({other for _, other, _ in points}, key=sort_key):
+        color, marker = MARKERS[names.index(name) % len(MARKERS) if name else 0]
         own = [(across, found) for across, other, found in points if other == name]
         # names have no order, so no line leads from one to the next
         for number_like in (True, False):
@@ -162,8 +168,6 @@ def _lines(axis: Any, points: Sequence[tuple[str, str, Statistic]], series: str 
     axis.grid(axis="y", color="#b0b0b0", linewidth=0.4)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
-    if series is not None:
-        axis.legend(title=series, fontsize=8, title_fontsize=8, frameon=False)
 
 
 def _heat_map(axis: Any, points: Sequence[tuple[str, str, Statistic]], limits: tuple[float, float]) -> None:
