@@ -9,13 +9,15 @@ import torch
 
 from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
+from ltexp.evaluation.further import of_recalls
+from ltexp.evaluation.metrics import class_accuracies
 from ltexp.training.predict import autocast, extract_features
 
 CHUNK = 8192  # samples whose logits are held at a time
 
 
 def choose(restored: LoadedStage, nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Gives `restored` the classifier with the highest mean accuracy of a class on the held-out images.
+    """Gives `restored` the classifier with the highest balanced accuracy on the held-out images.
 
     They are the dataset's validation split or, as long-tailed as the training set, `dataset.validation.fraction` of it:
     so each class counts the same, as in a balanced test set. Of equal ones the first is taken.
@@ -26,7 +28,7 @@ def choose(restored: LoadedStage, nodes: Sequence[dict[str, Any]]) -> tuple[dict
 
     Returns:
         The node that is chosen, and, where there are several, `images` held out, `classes` among them, and of all that
-        were `tried` their values and their `accuracy` in percent.
+        were `tried` their values and their `balanced` accuracy in percent.
 
     Raises:
         ConfigError: if there are several and the run holds no images out.
@@ -45,9 +47,9 @@ def choose(restored: LoadedStage, nodes: Sequence[dict[str, Any]]) -> tuple[dict
     tried = []
     for node in nodes:
         restored.take_over(node)
-        accuracy = mean_of_classes(predicted(restored, features, precision), labels)
-        tried.append({key: node[key] for key in keys} | {"accuracy": accuracy})
-    best = int(np.argmax([one["accuracy"] for one in tried]))
+        recalls = class_accuracies(predicted(restored, features, precision), labels, restored.session.data.num_classes)
+        tried.append({key: node[key] for key in keys} | {"balanced": of_recalls(recalls)["balanced"]})
+    best = int(np.argmax([one["balanced"] for one in tried]))
     restored.take_over(nodes[best])
     classes = len(np.unique(labels))
     chosen = {key: nodes[best][key] for key in keys}
@@ -65,20 +67,13 @@ def predicted(restored: LoadedStage, features: npt.NDArray[np.float32], precisio
     return torch.cat(chunks).numpy()
 
 
-def mean_of_classes(predictions: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> float:
-    """The mean over the classes that `labels` has of their accuracy, in percent."""
-    totals = np.bincount(labels)
-    right = np.bincount(labels[predictions == labels], minlength=len(totals))
-    return float(100 * (right[totals > 0] / totals[totals > 0]).mean())
-
-
 def choice_text(choice: dict[str, Any]) -> str:
     """A line on what `choose` has chosen."""
     values, tried = choice["chosen"], choice["tried"]
-    best = max(one["accuracy"] for one in tried)
-    worst = min(one["accuracy"] for one in tried)
+    best = max(one["balanced"] for one in tried)
+    worst = min(one["balanced"] for one in tried)
     shown = " ".join(f"{key}={value}" for key, value in values.items())
     return (
         f"{shown}: the best of {len(tried)} on {choice['images']:,} held-out images of {choice['classes']} classes "
-        f"(mean accuracy of a class {best:.2f}, the lowest {worst:.2f})"
+        f"(balanced accuracy {best:.2f}, the lowest {worst:.2f})"
     )

@@ -135,9 +135,7 @@ def measure_top1(
         bad = f"the logits of {np.isnan(confidence).sum()} of {len(confidence)} samples are not finite"
         raise DataError(f"{bad}: has training diverged? Lower the learning rate")
     correct = classes == labels
-    samples = np.bincount(labels, minlength=len(counts))
-    hits = np.bincount(labels, weights=correct, minlength=len(counts))
-    per_class = [float(100 * hit / n) if n else None for hit, n in zip(hits, samples, strict=True)]
+    per_class = class_accuracies(classes, labels, len(counts))
     bin_values = bin_confidences(confidence, correct, bins)
     metrics: dict[str, Any] = {"all": float(100 * correct.mean())}
     metrics |= group_means(per_class, counts, rule)
@@ -152,6 +150,13 @@ def measure_top1(
         "confusion": confusion_matrix(labels, classes, len(counts)).tolist() if small else None,
     }
     return metrics, details
+
+
+def class_accuracies(classes: Ints, labels: Ints, num_classes: int) -> list[float | None]:
+    """The accuracy of each class, in percent, of predicted classes (N,); None for a class without samples."""
+    samples = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels, weights=classes == labels, minlength=num_classes)
+    return [float(100 * hit / n) if n else None for hit, n in zip(hits, samples, strict=True)]
 
 
 def group_means(per_class: Sequence[float | None], class_counts: Any, rule: ShotRule | None) -> dict[str, float | None]:
