@@ -14,7 +14,7 @@ from ltexp.config.composer import products
 
 
 class Listed(Sweeper):
-    """Hands listed jobs, each after the command line's overrides, to the launcher in one go.
+    """Hands listed jobs, each with the command line's overrides, to the launcher in one go.
 
     Args:
         jobs: the jobs, each a list of overrides, or a JSON file of them.
@@ -42,9 +42,17 @@ class Listed(Sweeper):
 def listed_jobs(jobs: Any, arguments: list[str]) -> list[list[str]]:
     """The overrides of each job, after those of the command line; where these list values, for each of them.
 
+    What is typed stands in the place of what the jobs list for the same key, and jobs that so become equal are one.
+
     Args:
         jobs: those of `Listed`.
         arguments: such as `seed=0,1,2`.
     """
     listed = json.loads(Path(jobs).read_text(encoding="utf-8")) if isinstance(jobs, str) else jobs
-    return [[*product, *job] for job in listed for product in products(arguments)]
+    typed = {_key(text) for text in arguments}
+    left = dict.fromkeys(tuple(text for text in job if _key(text) not in typed) for job in listed)
+    return [[*product, *job] for job in left for product in products(arguments)]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]

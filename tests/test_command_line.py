@@ -165,6 +165,9 @@ def test_a_dry_run_shows_config_and_folder_and_leaves_nothing(tmp_path: Path) ->
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith(f"# {tmp_path / 'run'}\n")
     assert "\nseed: 0\n" in answer.stdout
+    answer = ltexp("train", "--dry-run", *SMALL, places[0], "method=ce", "dataset=digits_lt")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(f"# {tmp_path / 'digits_lt' / 'ce'}/20")
     answer = ltexp("train", "-m", "--dry-run", *SMALL, *places, "method=ce", "seed=3,4")
     assert answer.returncode == 0, answer.stderr
     shown = [line for line in answer.stdout.splitlines() if line.startswith(("# ", "seed: "))]

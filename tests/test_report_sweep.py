@@ -88,6 +88,13 @@ def test_a_value_that_was_not_typed_comes_from_the_config(tmp_path: Path) -> Non
     assert swept_values(group_runs(runs)) == {"stage2.loss.t": ["2", "4"]}
 
 
+def test_of_a_key_that_was_typed_twice_the_last_value_counts() -> None:
+    run = Run(Path("run"), record(overrides=["stage1.optimizer.lr=0.5", "+b=1", "stage1.optimizer.lr=0.1", "++b=0"]))
+    assert run.overrides == ("++b=0", "stage1.optimizer.lr=0.1")
+    other = Run(Path("other"), record(overrides=["stage1.optimizer.lr=0.2", "+b=0"], config_hash="other"))
+    assert swept_values(group_runs([run, other]))["stage1.optimizer.lr"] == ["0.1", "0.2"]
+
+
 def test_runs_that_no_key_tells_apart_are_not_mixed(tmp_path: Path) -> None:
     same = swept({"t": 1}, {"t": 2})
     same.append(Run(Path("other"), record(overrides=["t=1"], config_hash="another")))

@@ -55,6 +55,12 @@ def test_listed_jobs_come_once_for_every_value_that_is_typed() -> None:
     ]
 
 
+def test_what_is_typed_stands_in_the_place_of_what_jobs_list_and_equal_jobs_are_one() -> None:
+    listed = [["a=1", "b=1"], ["a=2", "b=1"], ["a=2", "b=2"]]
+    assert listed_jobs(listed, ["a=5,6"]) == [["a=5", "b=1"], ["a=6", "b=1"], ["a=5", "b=2"], ["a=6", "b=2"]]
+    assert listed_jobs(listed, ["+b=3", "seed=1"]) == [["+b=3", "seed=1", "a=1"], ["+b=3", "seed=1", "a=2"]]
+
+
 def test_values_are_read_as_optuna_is_to_choose_them() -> None:
     pytest.importorskip("optuna")
     from hydra_plugins.ltexp_search import Search

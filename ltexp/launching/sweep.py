@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
@@ -54,6 +55,7 @@ class ValidateAndFreeze(Callback):
             check_devices(trainer_config(frozen["trainer"]))
             check_data(frozen)
             if DRY_RUN_VARIABLE in os.environ:
+                HydraConfig.instance().set_config(config)  # which the name of the folder is made of
                 show_config(Path(str(config.hydra.run.dir)), frozen)
                 sys.exit()  # before Hydra makes the folder
 

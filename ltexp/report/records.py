@@ -55,8 +55,9 @@ class Run:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What the user typed that changes the experiment and has no column of its own, sorted."""
-        return tuple(sorted({text for text in self.record.get("overrides") or () if is_own_setting(text)}))
+        """What the user typed that changes the experiment and has no column of its own, sorted; the last of each key."""
+        last = {text.lstrip("+").partition("=")[0]: text for text in self.record.get("overrides") or ()}
+        return tuple(sorted(text for text in last.values() if is_own_setting(text)))
 
     @property
     def finished(self) -> float:
