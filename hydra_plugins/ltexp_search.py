@@ -28,6 +28,7 @@ from ltexp.run_folder import METRICS as RUN_METRICS
 from ltexp.run_folder import RECORD, TRIAL, read_metrics, read_status
 
 METRICS: dict[str, Literal["minimize", "maximize"]] = {
+    "balanced": "maximize",
     "all": "maximize",
     "many": "maximize",
     "medium": "maximize",

@@ -13,6 +13,7 @@ from ltexp.analysis.restored import restore
 from ltexp.config import load
 from ltexp.errors import ConfigError
 from ltexp.evaluation.command_line import parse
+from ltexp.run_folder import read_metrics
 from ltexp.training.predict import predict
 
 TAUS = (0.0, 0.7, 1.0, 2.0)
@@ -21,8 +22,20 @@ TAUS = (0.0, 0.7, 1.0, 2.0)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("choice") / "run"
-    run_here(folder, "method=ce", "stage1.epochs=4", "dataset.validation.fraction=0.3")
+    run_here(folder, "method=ce", "stage1.epochs=4", "evaluation.every=2", "dataset.validation.fraction=0.3")
     return folder
+
+
+def test_what_a_stage_measures_on_held_out_images_has_their_balanced_accuracy(run: Path) -> None:
+    config, row = load(run / "config.yaml"), read_metrics(run / "stage1" / "metrics.csv")[-1]
+    stage = restore(config, run, "stage1", None)
+    held_out = stage.session.data.validation
+    assert held_out is not None
+    given = predict(stage.model, stage.session.evaluation_loader(held_out), config.trainer.precision)
+    truth = 100 * balanced_accuracy_score(given.labels, given.logits.argmax(1))
+    assert float(row["validation_balanced"]) == pytest.approx(truth)
+    assert float(row["validation_all"]) == pytest.approx(100 * (given.logits.argmax(1) == given.labels).mean())
+    assert "test_balanced" not in row
 
 
 def test_the_best_on_the_held_out_images_is_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

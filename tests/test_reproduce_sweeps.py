@@ -94,6 +94,9 @@ def test_a_trial_stops_where_its_curve_lies_below_the_median(tmp_path: Path) -> 
     assert not is_pruned(study, 2)
     assert report_value(facts, 2, 44.0)  # 45
     assert is_pruned(study, 2)
+    study.ask()
+    assert not report_value(facts | {"number": 3}, 2, 1.0, may_stop=False)  # its run has ended
+    assert not is_pruned(study, 3)
 
 
 @pytest.mark.slow
@@ -107,11 +110,11 @@ def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
     for trials in (1, 3):  # the second goes on from the first
         answer = train(*words, f"hydra.sweeper.trials={trials}", cwd=tmp_path)
         assert answer.returncode == 0, answer.stderr
-        assert f"best of {trials} trials: validation all" in answer.stdout
+        assert f"best of {trials} trials: validation balanced" in answer.stdout
         assert f"trial {trials} of {trials}: stage2.optimizer.lr=0." in answer.stdout
     assert len(find_runs([tmp_path / "found"])[0]) == 3
     best = yaml.safe_load((tmp_path / "found" / "search.yaml").read_text())
-    assert (best["trials"], best["metric"]) == (3, "validation all")
+    assert (best["trials"], best["metric"]) == (3, "validation balanced")
     assert 0.01 <= best["overrides"]["stage2.optimizer.lr"] <= 1
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/found/{STUDY_FILE}")
     assert study.best_value == best["value"]
@@ -139,6 +142,24 @@ def test_a_run_whose_trial_is_stopped_says_so_and_keeps_no_stage(tmp_path: Path)
     (point,) = study.trials[1].intermediate_values.items()
     assert point[0] == 2
     assert point[1] < 100
+
+
+def test_a_run_that_has_ended_is_not_stopped_however_bad(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/{STUDY_FILE}"
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    facts = {"storage": storage, "metric": "balanced", "prune_after": 1}
+    trial = study.ask()
+    report_value(facts | {"number": trial.number}, 2, 100.0)
+    study.tell(trial, 100.0)
+    study.ask()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / TRIAL).write_text(json.dumps(facts | {"number": 1}))
+    overrides = ("method=ce", "stage1.epochs=2", "stage1.optimizer.lr=1e-9", "evaluation.every=2")
+    run_here(tmp_path / "run", *TINY, *overrides, "dataset.validation.fraction=0.2")
+    assert not is_stopped(tmp_path / "run")
+    (point,) = study.trials[1].intermediate_values.items()
+    assert point[0] == 2
 
 
 class Launcher:

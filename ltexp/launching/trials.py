@@ -44,20 +44,21 @@ def is_stopped(folder: Path) -> bool:
     return facts is not None and is_pruned(load_study(facts["storage"], facts["prune_after"]), facts["number"])
 
 
-def report_value(facts: dict[str, Any], epoch: int, value: float) -> bool:
+def report_value(facts: dict[str, Any], epoch: int, value: float, may_stop: bool = True) -> bool:
     """Adds a point to the trial's curve; whether the trial is to stop.
 
     Args:
         facts: of the trial, see `read_trial`.
         epoch: from 1, counted over the stages.
         value: of the validation part, in percent.
+        may_stop: False where the trial has ended.
     """
     import optuna
 
     study = load_study(facts["storage"], facts["prune_after"])
     trial = optuna.trial.Trial(study, study.trials[facts["number"]]._trial_id)
     trial.report(value, epoch)
-    stops = bool(trial.should_prune())
+    stops = may_stop and bool(trial.should_prune())
     if stops:
         trial.set_user_attr(_PRUNED, epoch)
     return stops

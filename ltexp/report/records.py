@@ -55,7 +55,7 @@ class Run:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What the user typed that changes the experiment and has no column of its own, sorted; the last of each key."""
+        """What the user typed last for each key that changes the experiment and has no column of its own, sorted."""
         last = {text.lstrip("+").partition("=")[0]: text for text in self.record.get("overrides") or ()}
         return tuple(sorted(text for text in last.values() if is_own_setting(text)))
 

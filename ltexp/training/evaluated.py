@@ -3,6 +3,7 @@
 import pytorch_lightning as pl
 
 from ltexp.data.loader import Batch
+from ltexp.evaluation.further import of_recalls
 from ltexp.evaluation.metrics import Metrics, Top1
 from ltexp.models.model import Model
 from ltexp.training.mixing import Mixing
@@ -18,8 +19,8 @@ class EvaluatedModule(pl.LightningModule):
         metrics: the rules of evaluations; None where there are none.
 
     Attributes:
-        measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ...; a group
-            without classes is None.
+        measured: of the last evaluation if it was in this epoch, in percent: `test_all`, `validation_few`, ..., and
+            `validation_balanced`, the mean over classes; a group without classes is None.
         top1: of that evaluation, by split.
     """
 
@@ -57,6 +58,8 @@ class EvaluatedModule(pl.LightningModule):
             self.top1[split] = collector.top1(self.model.logit_scale)
             metrics, _ = self.metrics.of_top1(self.top1[split])
             self.measured |= {f"{split}_{key}": metrics[key] for key in ("all", "many", "medium", "few", "ece")}
+            if split == "validation":  # which may be as long-tailed as the training set
+                self.measured |= {f"{split}_balanced": of_recalls(metrics["per_class"])["balanced"]}
         self._collectors = {}
         known = {key: value for key, value in self.measured.items() if value is not None}
         self.log_dict(known, logger=False, sync_dist=True)  # equal on all processes

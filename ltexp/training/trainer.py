@@ -103,7 +103,7 @@ def make_callbacks(config: Config, name: str, folder: Path) -> list[Callback]:
     if (trial := read_trial(folder.parent)) is not None:
         stages = list(config.stages)
         before = sum(config.stages[stage].epochs for stage in stages[: stages.index(name)])
-        made.append(Prune(trial, name, before))
+        made.append(Prune(trial, name, before, is_last=name == stages[-1]))
     return made
 
 
