@@ -38,13 +38,11 @@ dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, d
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltexp.config import Config
+from ltexp.config import load
 from ltexp.config.identity import digest
-from ltexp.config.own_code import changed_since
 from ltexp.config.path import take_config_dirs
 from ltexp.config.words import own_keys, parse_value, read_flag, run_command
 from ltexp.errors import LtexpError, WriteError
@@ -53,13 +51,13 @@ from ltexp.evaluation.command_line import KEPT, parse, shifts_of
 from ltexp.evaluation.record import read_record
 from ltexp.files import write_text
 from ltexp.report.table import cost_text
-from ltexp.run_folder import EVALUATIONS
+from ltexp.run_folder import CONFIG, EVALUATIONS
 
 if TYPE_CHECKING:
     from ltexp.analysis.restored import LoadedStage
 
 OWN = {"trainer.accelerator": "accelerator", "trainer.precision": "precision", "classifier.": ""}
-CHOSEN = "chosen"  # in a file's name, a value that is the best of several on held-out images
+CHOSEN = "chosen"  # the beginning of a value in a file's name: the best of several on held-out images
 LONGEST = 120  # characters of a file's name, where paths were typed
 
 
@@ -88,6 +86,7 @@ def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, An
     recorded = read_record(folder)
 
     # imports torch: only once the command line is sound
+    from ltexp.analysis.changes import note_changes
     from ltexp.analysis.choice import choice_text, choose
     from ltexp.analysis.crops import predict_crops
     from ltexp.analysis.further import further, said_of
@@ -101,15 +100,18 @@ def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, An
         take_test(restored.session, words)
     measure_further = further(restored, shifts_of(options), options)
     crops = _crops(restored, options)
-    other = _note_changes(restored, recorded, config, words)
+    other = note_changes(restored, recorded, config, words, _of_training(options, nodes))
     node, choice = choose(restored, nodes)
     if choice:
         print(choice_text(choice))
     unwritten = _write_for_figures(restored, options)
     name = _name([stage, *([options["classifier"], *_settings(nodes)] if nodes else [])], words)
+    precision = config.trainer.precision
+    if precision != load(folder / CONFIG).trainer.precision:
+        name += f"_{precision}"
     found = restored.session.data.test_hash
     name += f"_{found[:8]}" if other and not words else ""
-    content: dict[str, Any] = {"stage": stage, "classifier": node}
+    content: dict[str, Any] = {"stage": stage, "classifier": node, "precision": precision}
     content |= {"choice": choice} if choice else {}
     content |= {"dataset": words, "test_hash": found} if words or other else {}
     if read_flag(options, "temperature"):
@@ -135,15 +137,10 @@ def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, An
     return 0
 
 
-def _note_changes(restored: "LoadedStage", recorded: dict[str, Any], config: Config, words: Sequence[str]) -> bool:
-    """Says what is another than when the run was trained; whether the test data is."""
-    before, found = recorded.get("test_hash"), restored.session.data.test_hash
-    other = bool(before and found and before != found)  # a record of before they were kept says nothing
-    if other and not words:
-        print(f"note: this is other test data than the run's ({found}, and the record has {before})")
-    if changed := changed_since(recorded, asdict(config)):
-        print(f"note: {changed} changed since the run was trained: the figures are of the code of now")
-    return other
+def _of_training(options: dict[str, str], nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """What is asked for that reads the run's training images, or counts them, as typed."""
+    typed = [f"{key}={options[key]}" for key in ("classifier", "shift") if key in options and (nodes or key == "shift")]
+    return typed + [f"{key}=true" for key in ("temperature", "adapt", *KEPT) if read_flag(options, key)]
 
 
 def _write_for_figures(restored: "LoadedStage", options: dict[str, str]) -> list[str]:
@@ -194,10 +191,13 @@ def keep(folder: Path, what: str) -> Path:
     Raises:
         LtexpError: if the run has no checkpoint, its data is not there, or it has no such thing.
     """
+    from ltexp.analysis.changes import check_training
     from ltexp.analysis.restored import restore
 
     config, stage = chosen(folder, {}, [])
-    return _write(restore(config, folder, stage, None), what)
+    restored = restore(config, folder, stage, None)
+    check_training(restored, read_record(folder), [f"{what}=true"])
+    return _write(restored, what)
 
 
 def _write(restored: "LoadedStage", what: str) -> Path:
@@ -210,9 +210,13 @@ def _write(restored: "LoadedStage", what: str) -> Path:
 
 
 def _settings(nodes: Sequence[dict[str, Any]]) -> list[str]:
-    """Such as `tau=0.7`, and `tau=chosen` where the nodes differ in it."""
+    """Such as `tau=0.7`; where the nodes differ in it `tau=chosen-` with a hash of the values."""
     keys = [key for key in nodes[0] if key != "_target_"]
-    return [f"{key}={nodes[0][key] if all(node[key] == nodes[0][key] for node in nodes) else CHOSEN}" for key in keys]
+    values = {key: [node[key] for node in nodes] for key in keys}
+    return [
+        f"{key}={of_key[0] if all(value == of_key[0] for value in of_key) else f'{CHOSEN}-{digest(of_key)[:6]}'}"
+        for key, of_key in values.items()
+    ]
 
 
 def show(evaluated: dict[str, dict[str, Any]], record: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What moved since a run began: its folder, its data, what it started from. All is known by contents, not by place."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from ltexp import evaluate
 from ltexp.config import to_config
 from ltexp.config.identity import other_keys
 from ltexp.config.places import is_moved
-from ltexp.errors import CheckpointError, ConfigError
+from ltexp.errors import CheckpointError, ConfigError, DataError
 from ltexp.report.__main__ import main as report
 from ltexp.training.description import check_same_things
 
@@ -87,6 +88,39 @@ def test_evaluate_takes_the_place_where_the_data_lies_now(tmp_path: Path, capsys
     assert "note: this is other test data than the run's" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="the run's dataset has no such key"):
         evaluate.evaluate(*evaluate.parse([words[0], "dataset.source.train=x.txt"]))
+
+
+def test_shots_are_the_records_and_nothing_else_comes_from_other_training_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = write_tree(tmp_path / "tree", [8, 4], size=(40, 36))
+    run_here(tmp_path / "run", *SIZES, f"dataset.source.folder={tree}", "evaluation.few_shot_below=6")
+    before = json.loads((tmp_path / "run" / "record.json").read_text())["metrics"]
+    for number in range(4):  # the class of 4 has 8 now
+        make_image(9, number).save(tree / "train" / "class001" / f"more{number}.png")
+    assert evaluate.evaluate(*evaluate.parse([str(tmp_path / "run")])) == 0
+    said = capsys.readouterr().out
+    assert "note: these are other training images than the run's (16 images where the record has 12)" in said
+    kept = json.loads((tmp_path / "run" / "evaluations" / "stage2.json").read_text())["metrics"]
+    assert [kept[group] for group in ("medium", "few")] == [before[group] for group in ("medium", "few")]
+    assert before["few"] is not None
+    for word in ("classifier=logit_adjusted", "features=true", "shift=forward5"):
+        with pytest.raises(DataError, match=f"^{word} is of the run's training images, and these are others"):
+            evaluate.evaluate(*evaluate.parse([str(tmp_path / "run"), word]))
+    assert [path.name for path in (tmp_path / "run" / "evaluations").iterdir()] == ["stage2.json"]
+
+
+def test_keys_that_change_no_test_image_are_refused_and_precisions_are_kept_apart(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", [8, 4], size=(40, 36))
+    run_here(tmp_path / "run", *SIZES, f"dataset.source.folder={tree}")
+    for word in ("dataset.resize=64", "dataset.channel_mean=[0,0,0]"):
+        with pytest.raises(ConfigError, match=re.escape(f"{word} has no effect: test images are prepared as in")):
+            evaluate.evaluate(*evaluate.parse([str(tmp_path / "run"), word]))
+    for precision in ("32-true", "bf16-mixed"):
+        assert evaluate.evaluate(*evaluate.parse([str(tmp_path / "run"), f"precision={precision}"])) == 0
+    files = sorted((tmp_path / "run" / "evaluations").iterdir())
+    assert [path.name for path in files] == ["stage2.json", "stage2_bf16-mixed.json"]
+    assert [json.loads(path.read_text())["precision"] for path in files] == ["32-true", "bf16-mixed"]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.config.require import within
+from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError
 from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.temperature import fit_temperature
@@ -36,6 +37,7 @@ class LoadedStage:
         stage: its name.
         model: on the device, in eval mode.
         source: the checkpoint that it is from.
+        run_data: the dataset of the run, as it is now; the stage may have trained on another or on a part of it.
         taken_over: whether its classifier is one that took over from the stage's own without training.
     """
 
@@ -43,6 +45,7 @@ class LoadedStage:
     stage: str
     model: Model
     source: checkpoint.Checkpoint
+    run_data: LongTailedData
     taken_over: bool = False
 
     def take_over(self, node: dict[str, Any]) -> None:
@@ -115,7 +118,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         CheckpointError: if the checkpoint is missing, damaged or from a different model.
         DataError: if the run's data is not there.
     """
-    data = build(config.dataset, root=config.paths.data, path="dataset")
+    data: LongTailedData = build(config.dataset, root=config.paths.data, path="dataset")
     settings = config.stages[stage]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
@@ -125,7 +128,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
         load_module(model, name, source, str(folder / stage))
     if classifier is not None:
         # which tells the dataset's classes
-        restored = LoadedStage(replace(session, pretext=None), stage, model, source, taken_over=True)
+        restored = LoadedStage(replace(session, pretext=None), stage, model, source, data, taken_over=True)
         restored.take_over(classifier)
         return restored
     load_part(model.classifier, source.classifier, f"the classifier in {folder / stage}")
@@ -134,7 +137,7 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     model = session.place(model).eval()
     if model.classifier.reads_text is None:  # else the checkpoint holds what it has read
         session.fit_classifier(model)
-    return LoadedStage(session, stage, model, source)
+    return LoadedStage(session, stage, model, source, data)
 
 
 def kept_modules(stage: StageConfig) -> dict[str, Any]:
