@@ -328,3 +328,21 @@ def test_override_before_a_choice_in_a_users_method_file_is_answered_in_one_line
         "method/mine: 'override /schedule@stage1.schedule: cosine' stands before 'crt' in the defaults list: "
         "put override lines last"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["stage@stage2=rebalancing"], "'stage@stage2=rebalancing' has no effect: stage2 is null here"),
+        (
+            ["stage@stage2=rebalancing", "stage2.epochs=1"],
+            "'stage@stage2=rebalancing' has no effect: stage2 is null here",
+        ),
+        (["+stage@stage2=rebalancing"], "+stage@stage2=rebalancing: there is a stage2 already, if only as null"),
+    ],
+)
+def test_a_stage_that_a_method_leaves_out_is_not_brought_back_by_a_choice(typed: list[str], answer: str) -> None:
+    with pytest.raises(ConfigError) as refused, explained(["method=ldam", *typed]):
+        compose(["method=ldam", *typed])
+    assert str(refused.value).startswith(answer)
+    assert compose(["method=ldam", "+stage@stage3=rebalancing", "stage3.epochs=1"]).stage3.epochs == 1

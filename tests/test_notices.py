@@ -48,6 +48,12 @@ def test_nothing_is_said_of_a_method_as_its_paper_trains_it(method: str) -> None
             "stage1.schedule.milestones: there is no drop at 0.9 of its 8 epochs",
         ),
         (
+            ["method=ldam", "loss@stage1.loss=balanced_softmax"],
+            LONG,
+            "stage1.loss.scale=1 leaves a cosine classifier's logits within -1 and 1, a flat softmax: 30 or so is "
+            "usual",
+        ),
+        (
             ["method=lift"],
             LONG,
             "stage1.classifier starts from class means of an untrained network, which learns from scratch: add a "

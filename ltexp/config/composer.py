@@ -131,9 +131,11 @@ class LayeredLoader(ConfigLoaderImpl):
         """Resolves everything of the run and says which choices it is made of."""
         stages = [str(key) for key in config if STAGE.fullmatch(str(key))]
         for part in self._typed:
-            if (stage := _stage_of(part)) in stages and config[stage] is None and part.package is not None:
+            stage = part.package if part.package in stages else _stage_of(part)
+            if stage in stages and config[stage] is None and part.package is not None:
+                whole = "; +stage@stage3=FILE adds a stage to a method" if stage == part.package else ""
                 raise ConfigError(
-                    f"'{part.input_line}' has no effect: {stage} is null here (the method has no {stage})"
+                    f"'{part.input_line}' has no effect: {stage} is null here (the method has no {stage}){whole}"
                 )
         _check_named_parts(config, stages, self._typed)
         parts = {package: name for package, name in self._choices.items() if config[package.split(".")[0]] is not None}

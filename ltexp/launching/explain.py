@@ -21,6 +21,8 @@ from ltexp.names import alias_of, plain, unknown_name
 
 OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined before '([^']+)'")
 
+TWICE = re.compile(r"@(\w+)\.\S+ appears more than once in the final defaults list")
+
 SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(.*)'\n")
 
 
@@ -76,14 +78,24 @@ def _unreadable(override: str) -> str:
     return f"cannot read the override '{override}': write key=value, with quotes around special characters"
 
 
-def _composition(error: ConfigCompositionException, arguments: list[str]) -> str:
-    if order := OVERRIDE_TOO_EARLY.search(str(error)):
+def _of_defaults_list(said: str, arguments: list[str]) -> str:
+    """What is wrong with a defaults list, or with what the arguments make of it; empty: nothing that is known."""
+    if order := OVERRIDE_TOO_EARLY.search(said):
         file, override, later = (part.replace(" :", ":") for part in order.groups())
         typed = override.replace(f"@{file.partition('/')[0]}.", "@")  # Hydra has put the file's own group in
         later = later.rpartition(": ")[2]
         return f"{file}: 'override /{typed}' stands before '{later}' in the defaults list: put override lines last"
-    if no_group := re.search(r"config group '([^']+)' does not exist", str(error)):
+    if no_group := re.search(r"config group '([^']+)' does not exist", said):
         return unknown_name("group", no_group[1], group_names())
+    twice = TWICE.search(said)
+    if twice and (added := [text for text in arguments if f"@{twice[1]}=" in text]):
+        return f"{added[0]}: there is a {twice[1]} already, if only as null: leave out the +, or add a stage3"
+    return ""
+
+
+def _composition(error: ConfigCompositionException, arguments: list[str]) -> str:
+    if line := _of_defaults_list(str(error), arguments):
+        return line
     found = re.search(r"[Cc]ould not override '([^']+)'", str(error))
     if not found:
         return _first_line(error)
@@ -101,6 +113,11 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
         return f"{key}: {_first_line(cause)}"
     known = [*dotted_keys(OmegaConf.to_container(config)), *groups]
     if key in known:
+        with suppress(HydraException, OmegaConfBaseException):
+            try:
+                compose(_choices(arguments, groups))
+            except LtexpError as choices:  # which are wrong themselves
+                return str(choices)
         return f"'{key}' cannot be set together with the rest of this command line"
     return _unknown(config, key, known)
 
@@ -168,16 +185,20 @@ def known_keys(arguments: list[str]) -> tuple[DictConfig, list[str]]:
     """
     bare = compose([])
     groups = [str(key) for key in bare.hydra.runtime.choices if "hydra/" not in str(key)]
+    try:
+        return compose(_choices(arguments, groups)), groups
+    except (LtexpError, HydraException, OmegaConfBaseException):
+        return bare, groups
+
+
+def _choices(arguments: list[str], groups: Sequence[str]) -> list[str]:
+    """Those of the arguments that choose a file of one of the groups."""
     readable = [text for text in arguments if "=" in text and not text.startswith("-")]
-    chosen = [
+    return [
         part.input_line or ""
         for part in OverridesParser.create().parse_overrides(readable)
         if not part.is_sweep_override() and part.get_key_element().lstrip("+") in groups
     ]
-    try:
-        return compose(chosen), groups
-    except (LtexpError, HydraException, OmegaConfBaseException):
-        return bare, groups
 
 
 def _null_parent(config: DictConfig, key: str) -> str | None:

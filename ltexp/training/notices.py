@@ -93,6 +93,8 @@ def _of_objective(stage: StageConfig, counts: Tensor) -> Iterator[str]:
     if not isinstance(objective.loss, CrossEntropy) and _is_cross_entropy(objective.loss, stage.epochs):
         spread = f"{int(counts.max())} to {int(counts.min())} images of a class"
         yield f"loss: {type(objective.loss).__name__} is the same as cross-entropy here ({spread})"
+    if objective.logit_scale == 1 and get_class(stage.classifier["_target_"]).kind == "cosine":  # type: ignore[attr-defined]
+        yield "loss.scale=1 leaves a cosine classifier's logits within -1 and 1, a flat softmax: 30 or so is usual"
 
 
 def _is_cross_entropy(loss: Loss, epochs: int) -> bool:
