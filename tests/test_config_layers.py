@@ -346,3 +346,18 @@ def test_a_stage_that_a_method_leaves_out_is_not_brought_back_by_a_choice(typed:
         compose(["method=ldam", *typed])
     assert str(refused.value).startswith(answer)
     assert compose(["method=ldam", "+stage@stage3=rebalancing", "stage3.epochs=1"]).stage3.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("stage1.lr_factors.backbone=0.5", "has no keys yet; +stage1.lr_factors.backbone=VALUE adds one"),
+        ("stage1.loss.smoothing=0.3", "with loss@stage1.loss=NAME; the one chosen has epsilon, spread, scale"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_what_is_there(typed: str, answer: str) -> None:
+    words = ["method=crt", "loss@stage1.loss=label_smoothing", typed]
+    with pytest.raises(ConfigError) as refused, explained(words):
+        compose(words)
+    assert str(refused.value).startswith(f"unknown key '{typed.partition('=')[0]}': ")
+    assert str(refused.value).endswith(answer)

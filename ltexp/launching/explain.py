@@ -23,6 +23,7 @@ OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined
 
 TWICE = re.compile(r"@(\w+)\.\S+ appears more than once in the final defaults list")
 
+MOST_OWN = 8  # keys of a part that a line names
 SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(.*)'\n")
 
 
@@ -129,11 +130,14 @@ def _unknown(config: DictConfig, key: str, known: list[str]) -> str:
         return f"unknown key '{key}': did you mean '{meant}'?"
     if (unlisted := _unlisted(config, key)) is not None:
         return unlisted
-    if other := _of_other_choices(config, key):
-        return other
     parent, taken = key.rpartition(".")[0], _taken(config, key)
     siblings = [name for name in known if name.rpartition(".")[0] == parent] + [f"{parent}.{name}" for name in taken]
     siblings = [name for name in siblings if not name.rpartition(".")[2].startswith("_")]
+    if other := _of_other_choices(config, key):
+        own = [name.removeprefix(f"{parent}.") for name in dict.fromkeys(siblings)]
+        return other + (f"; the one chosen has {', '.join(own)}" if own and len(own) <= MOST_OWN else "")
+    if parent and OmegaConf.select(config, parent) == {}:
+        return f"unknown key '{key}': {parent} has no keys yet; +{key}=VALUE adds one"
     return unknown_name("key", key, siblings if parent in known else known)
 
 

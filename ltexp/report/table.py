@@ -115,7 +115,7 @@ def _cells(stage: dict[str, Any]) -> list[str]:
 def _last_weights(name: str, metrics: dict[str, Any]) -> list[str]:
     """The row of the weights of the last step, of a stage whose result is their average."""
     shown = (percent(metrics.get(key)) for key in ("all", "many", "medium", "few", "ece"))
-    return [escape(f"{name}, last weights"), "", "", *shown, "", "", "not averaged"]
+    return [escape(name), "last weights", "", *shown, "", "", ""]  # in the column that wraps
 
 
 def networks_text(record: dict[str, Any]) -> str:
