@@ -69,6 +69,12 @@ def test_without_held_out_images_nothing_is_chosen(run: Path, tmp_path: Path) ->
         evaluate.evaluate(*parse([str(tmp_path / "run"), "classifier=tau_normalized", "tau=0,1", "accelerator=cpu"]))
 
 
+@pytest.mark.parametrize("name", ["expert_cosine", "linear"])
+def test_a_classifier_that_is_trained_is_refused(run: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="^this classifier is trained: use ltexp train"):
+        evaluate.evaluate(*parse([str(run), f"classifier={name}"]))
+
+
 def test_values_are_typed_as_in_a_sweep() -> None:
     _, _, nodes = parse(["run", "classifier=tau_normalized", "tau=range(0.5,0.75,0.1)", "bias=false,true"])
     assert [(node["tau"], node["bias"]) for node in nodes] == [(t, b) for t in (0.5, 0.6, 0.7) for b in (False, True)]

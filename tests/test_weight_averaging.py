@@ -47,7 +47,7 @@ def test_the_average_is_the_formulas_and_the_last_weights_are_a_row(
     console = Console(width=200)
     with console.capture() as capture:
         console.print(run_table(record))
-    assert "stage1, last weights" in capture.get()
+    assert "last weights" in capture.get()
     assert report([str(tmp_path / "averaged"), "posthoc=true", "format=csv"]) == 0
     assert ",stage1_last_weights," in capsys.readouterr().out
 

@@ -27,6 +27,8 @@ from ltexp.training.predict import Predictions, extract_features, predict
 from ltexp.training.session import Session, pick_device
 from ltexp.training.start import load_module
 
+TRAINED = "this classifier is trained: use ltexp train with stage1.checkpoint=RUN"
+
 
 @dataclass
 class LoadedStage:
@@ -55,12 +57,14 @@ class LoadedStage:
             ConfigError: for one that is trained, or that cannot start from what the stage has learned.
         """
         labels_of_its_own = self.session.for_stage(self.session.config.stages[self.stage]).pretext is not None
+        if any(isinstance(value, str) and value.startswith("${") for value in node.values()):  # known in training alone
+            raise ConfigError(TRAINED)
         classifier: Classifier = build(
             node, feature_dim=self.source.feature_dim, num_classes=self.session.num_classes, path="classifier"
         )
         classifier.set_class_counts(self.session.class_counts)
         if any(True for _ in classifier.parameters()):
-            raise ConfigError("this classifier is trained: use ltexp train with stage1.checkpoint=RUN")
+            raise ConfigError(TRAINED)
         if not labels_of_its_own:
             classifier.start_from(self.source.build_classifier())
         elif not classifier.needs_features:

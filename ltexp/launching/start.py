@@ -165,7 +165,8 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
             yield False
             return
         raise ConfigError(
-            f"{folder} is being run by another process: wait for it, or choose another hydra.run.dir"
+            f"{folder} is being run by another process: wait for it, or choose another hydra.run.dir, of a sweep "
+            "hydra.sweep.dir"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot write in {folder}: {error.strerror or error}") from None

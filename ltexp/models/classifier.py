@@ -122,12 +122,12 @@ class Classifier(nn.Module):
         if source.experts != self.experts:
             one, other = (f"for {n} experts" if n else "for no experts" for n in (source.experts, self.experts))
             raise CheckpointError(
-                f"the previous stage's classifier is {one} and this one {other}: choose expert_cosine"
+                f"the previous stage's classifier is {one} and this one {other}: with ltexp train choose expert_cosine"
             )
         if source.kind not in kinds:
             raise ConfigError(
-                f"a {type(self).__name__} classifier cannot continue a {type(source).__name__} one: start it fresh "
-                "(stage2.init.classifier=fresh), or give both stages classifiers of one kind"
+                f"a {type(self).__name__} classifier cannot continue a {type(source).__name__} one: with ltexp train "
+                "start it fresh (stage2.init.classifier=fresh), or give both stages classifiers of one kind"
             )
 
     def _linear_source(
