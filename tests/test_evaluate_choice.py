@@ -71,7 +71,7 @@ def test_without_held_out_images_nothing_is_chosen(run: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["expert_cosine", "linear"])
 def test_a_classifier_that_is_trained_is_refused(run: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="^this classifier is trained: use ltexp train"):
+    with pytest.raises(ConfigError, match=r"^this classifier is trained: use ltexp train"):
         evaluate.evaluate(*parse([str(run), f"classifier={name}"]))
 
 

@@ -12,6 +12,7 @@ from ltexp.config.build import build
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError
+from ltexp.evaluation.command_line import TRAINED
 from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.temperature import fit_temperature
 from ltexp.files import atomic_write
@@ -26,8 +27,6 @@ from ltexp.training.feature_stage import generated_examples
 from ltexp.training.predict import Predictions, extract_features, predict
 from ltexp.training.session import Session, pick_device
 from ltexp.training.start import load_module
-
-TRAINED = "this classifier is trained: use ltexp train with stage1.checkpoint=RUN"
 
 
 @dataclass
@@ -57,8 +56,6 @@ class LoadedStage:
             ConfigError: for one that is trained, or that cannot start from what the stage has learned.
         """
         labels_of_its_own = self.session.for_stage(self.session.config.stages[self.stage]).pretext is not None
-        if any(isinstance(value, str) and value.startswith("${") for value in node.values()):  # known in training alone
-            raise ConfigError(TRAINED)
         classifier: Classifier = build(
             node, feature_dim=self.source.feature_dim, num_classes=self.session.num_classes, path="classifier"
         )

@@ -21,6 +21,7 @@ from ltexp.names import unknown_name
 OF_TRAINING = tuple(
     f"dataset.{key}" for key in ("imbalance", "imbalance_ratio", "max_per_class", "subset.", "validation.")
 )  # of the run's own dataset, they leave its test images as they are
+TRAINED = "this classifier is trained: use ltexp train with stage1.checkpoint=RUN"
 KEPT = ("features", "gradients", "batch_norm")  # what is kept for figures
 KEYS = (
     *("classifier", "stage", "temperature", "crops", "shift", "adapt", "ood"),
@@ -108,4 +109,6 @@ def _classifier(words: Sequence[str]) -> dict[str, Any] | None:
     with readable(choices[name]):
         loaded = OmegaConf.to_container(OmegaConf.load(choices[name]))
     assert isinstance(loaded, dict)
+    if any(isinstance(value, str) and value.startswith("${") for value in loaded.values()):  # of what training knows
+        raise ConfigError(TRAINED)
     return {str(key): value for key, value in loaded.items()}
