@@ -1,8 +1,6 @@
 """The target of datasets of image files in conf/dataset/: all of them or a long-tailed subset, and what is held out."""
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from ltexp.config.require import is_whole, require
 from ltexp.data.files.cache import open_cache
 from ltexp.data.files.contents import contents_hash
+from ltexp.data.files.left_out import without
 from ltexp.data.files.source import FileSource
 from ltexp.data.files.split import FileSplit, SourceFiles, passed_over_note
 from ltexp.data.images.dataset import check_channels
@@ -19,9 +18,7 @@ from ltexp.data.tail.profile import choose_subset, held_out_sizes
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of, read_held_out
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError, SettingError
-from ltexp.text_files import utf8_lines
 
-FIRST = 5  # images left out that a record names
 TEST_SEED = 0  # of the choice of test images where a dataset has none of its own; they must stay the same
 
 
@@ -117,33 +114,6 @@ def long_tailed_files(
         last_drawn=lambda each: pool.take(chosen.last_drawn(each)),
         notes=passed_over_note(files.passed_over),
     )
-
-
-def without(files: SourceFiles, leave_out: str | None) -> tuple[SourceFiles, dict[str, Any] | None]:
-    """(`files` without the images that the file `leave_out` names, what was left out; None if there is no such file).
-
-    Raises:
-        DataError: if the file cannot be read, or names what is no image of the dataset.
-    """
-    if leave_out is None:
-        return files, None
-    try:
-        lines = [line.rstrip(b"\r\n") for line in utf8_lines(Path(leave_out).expanduser())]
-    except OSError as error:
-        raise DataError(f"dataset.leave_out={leave_out}: {error.strerror or error}") from None
-    named = {line for line in lines if line.strip()}
-    kept: dict[str, FileSplit] = {}
-    count = {}
-    for name, split in files.splits.items():
-        keep = np.array([path not in named for path in split.paths.tolist()])
-        kept[name] = split.take(keep)
-        count[name] = int((~keep).sum())
-    unknown = named.difference(*(split.paths.tolist() for split in files.splits.values()))
-    if unknown:
-        line = next(number for number, line in enumerate(lines, start=1) if line in unknown)
-        raise DataError(f"{leave_out}, line {line}: {os.fsdecode(lines[line - 1])!r} is no image of this dataset")
-    files = replace(files, train=kept["train"], validation=kept.get("validation"), test=kept.get("test"))
-    return files, count | {"first": sorted(map(os.fsdecode, named))[:FIRST]}
 
 
 def _with_test(name: str, files: SourceFiles, fraction: float, most: int | None) -> tuple[FileSplit, FileSplit]:

@@ -1,6 +1,7 @@
 """Images and labels from list files, as the field ships ImageNet-LT, Places-LT and iNaturalist 2018."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ltexp.data.files.lists import (
     list_hash,
     names_of_folders,
     read_list,
+    repeated_problems,
     shared_problems,
 )
 from ltexp.data.files.source import FileSource, read_names, read_splits
@@ -67,12 +69,14 @@ class ImageLists(FileSource):
             problems += wrong
             if names and self.num_classes not in (None, len(names)):
                 problems.append(f"{self.classes} names {len(names):,} classes, and num_classes is {self.num_classes:,}")
-        problems += self._list_problems(lists, names)
+        # a path that a list may spell in two ways is one image
+        one_spelling = {split: replace(found, paths=self.canonical(found.paths)) for split, found in lists.items()}
+        problems += self._list_problems(one_spelling, names)
         if problems:
             return None, problems
         names = names or self.names_of(lists["train"])
         splits = {split: self._split(found, folder, names) for split, found in lists.items()}
-        hashes = {split: list_hash(self.canonical(found.paths), found.labels) for split, found in lists.items()}
+        hashes = {split: list_hash(found.paths, found.labels) for split, found in one_spelling.items()}
         return SourceFiles(splits["train"], splits.get("validation"), splits.get("test"), names, hashes), []
 
     def notes(self, opened: SourceFiles) -> list[str]:
@@ -88,7 +92,8 @@ class ImageLists(FileSource):
         return notes
 
     def _list_problems(self, lists: Mapping[str, ImageList], names: Sequence[str] | None) -> list[str]:
-        problems = [line for split, found in lists.items() for line in self._count_problems(split, found)]
+        problems = [line for found in lists.values() for line in repeated_problems(found)]
+        problems += [line for split, found in lists.items() for line in self._count_problems(split, found)]
         train = lists.get("train")
         if train is None:
             return problems
@@ -130,7 +135,7 @@ class ImageLists(FileSource):
         return paths
 
     def canonical(self, paths: Paths) -> Paths:
-        """The paths in the one spelling that is hashed; here: as the list has them."""
+        """The paths in the one spelling that is compared and hashed; here: as the list has them."""
         return paths
 
     def names_of(self, train: ImageList) -> tuple[str, ...]:

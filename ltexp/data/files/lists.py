@@ -51,7 +51,7 @@ class ImageList:
 
     Attributes:
         name: its file's name.
-        paths: (N,) in their order, relative to the dataset's folder, as written.
+        paths: (N,) in their order, relative to the dataset's folder, see `plain_path`.
         labels: int64 (N,).
         numbering: of its entries.
     """
@@ -70,7 +70,7 @@ def list_hash(paths: Paths, labels: Ints) -> str:
 
 
 def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
-    """(the list, what is wrong with its lines); no list if anything is.
+    """(the list, what is wrong with its lines, each by itself); no list if anything is.
 
     A line is a path, blanks, a tab or a comma, and a label. The path may hold blanks, stand in double quotes, and be
     absolute below `folder`. Lines may end as on Windows; at the end of the file there may be blank ones.
@@ -87,8 +87,7 @@ def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
     try:
         for number, line in enumerate(utf8_lines(path), start=1):
             name, label = _parts(line)
-            if name.startswith((b"/", b"./")):
-                name = name.removeprefix(prefix).removeprefix(b"./")
+            name = plain_path(name, prefix)
             if not label and not name:
                 blank = blank or number
             elif problem := _problem(name, label, line):
@@ -106,8 +105,7 @@ def read_list(path: Path, folder: Path) -> tuple[ImageList | None, list[str]]:
         texts = [f"{path} is empty"]
     if texts:
         return None, texts
-    image_list = ImageList(path.name, np.array(found, dtype=np.bytes_), np.array(labels, dtype=np.int64))
-    return image_list, repeated_problems(image_list)
+    return ImageList(path.name, np.array(found, dtype=np.bytes_), np.array(labels, dtype=np.int64)), []
 
 
 def _parts(line: bytes) -> tuple[bytes, bytes]:
@@ -144,6 +142,17 @@ def _problem(name: bytes, label: bytes, line: bytes) -> tuple[str, str] | None:
     if not name.isascii() and not is_utf8(name):
         return "paths that are not UTF-8", f"{shown(name)} is not UTF-8"
     return None
+
+
+def plain_path(name: bytes, prefix: bytes) -> bytes:
+    """A path in the one spelling of its file: below the folder `prefix`, `i//a.jpg` and `./i/./a.jpg` as `i/a.jpg`.
+
+    Text alone is looked at, and most paths are as they should be: a list may have millions.
+    """
+    if b"//" in name or b"/./" in name or name.startswith(b"./"):
+        root = b"/" if name.startswith(b"/") else b""
+        name = root + b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
+    return name.removeprefix(prefix)
 
 
 def path_problem(name: bytes) -> tuple[str, str] | None:

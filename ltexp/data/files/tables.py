@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ltexp.data.files.lists import Problems, path_problem, shown
+from ltexp.data.files.lists import Problems, path_problem, plain_path, shown
 from ltexp.data.files.split import ROWS
 from ltexp.text_files import utf8_lines
 
@@ -105,11 +105,11 @@ def _header_problems(name: str, header: list[str], form: TableForm) -> list[str]
 def _add(table: Table, complaints: Problems, number: int, fields: list[str], form: TableForm) -> None:
     """Takes up a row, or says what is wrong with it."""
     name, *labels = fields
-    parts = (form.folder.rstrip("/"), name.removeprefix("./") + form.ending)
-    path = "/".join(part for part in parts if part)
+    folder = f"{form.folder}/" if form.folder else ""
+    path = plain_path(f"{folder}{name}{form.ending}".encode(), b"")
     if not name:
         complaints.add("no image", number, f"nothing in column {form.path!r}")
-    elif problem := path_problem(path.encode()):
+    elif problem := path_problem(path):
         complaints.add(problem[0], number, problem[1])
     elif isinstance(form.label, str) and not labels[0]:
         complaints.add("no class", number, f"nothing in column {form.label!r}")
@@ -121,7 +121,7 @@ def _add(table: Table, complaints: Problems, number: int, fields: list[str], for
                 "no single mark", number, f"expected 1 in one of the columns of classes, 0 elsewhere: {marks}"
             )
         else:
-            table.paths.append(path)
+            table.paths.append(path.decode())
             table.classes.append(found)
 
 
