@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from choices import names
+from omegaconf import OmegaConf
 from runs import composed
 
 from ltexp.config import to_config
@@ -219,6 +220,28 @@ def test_the_hashes_of_the_records_that_are_kept_are_still_those_of_their_config
     assert records
     for path in records:
         assert config_hash(load(path.parent / "config.yaml")) == json.loads(path.read_text())["config_hash"], path
+
+
+def test_a_key_without_effect_of_an_older_run_is_taken_and_the_hash_is_as_it_was(tmp_path: Path) -> None:
+    """`imbalance_ratio` was 100 on all image files, and is now null where no tail is cut."""
+    today = composed("dataset=image_folder", "dataset.source.folder=/x", "method=ce", small=False)
+    assert today["dataset"]["imbalance_ratio"] is None
+    older = today | {"dataset": today["dataset"] | {"imbalance_ratio": 100}}
+    assert config_hash(to_config(today)) == config_hash(to_config(older))
+    held_out = {"fraction": 0.0, "max_per_class": 2}
+    older["dataset"] |= {"imbalance_ratio": 10, "validation": held_out, "test": held_out}
+    OmegaConf.save(OmegaConf.create(older), tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml").dataset == to_config(today).dataset
+    cut = {"imbalance": "step", "imbalance_ratio": 10, "validation": {"fraction": 0.1, "max_per_class": 2}}
+    older["dataset"] |= cut
+    OmegaConf.save(OmegaConf.create(older), tmp_path / "config.yaml")
+    assert {key: load(tmp_path / "config.yaml").dataset[key] for key in cut} == cut
+
+
+def test_settings_by_ratio_are_those_of_the_usual_one_where_none_is_set() -> None:
+    for ratio, value in ((None, 0.4), (10, 0.2)):
+        table = "${by_imbalance_ratio:{100:0.4,10:0.2}}"
+        assert OmegaConf.create({"dataset": {"imbalance_ratio": ratio}, "value": table}).value == value
 
 
 def test_a_limit_of_one_point_nought_leaves_every_batch_in_and_one_of_one_does_not() -> None:

@@ -120,6 +120,8 @@ def test_balanced_has_ratio_one() -> None:
             "invalid num_classes=9: expected at most 4 .made has 4 classes., or null for all",
         ),
         ({"imbalance_ratio": 200}, ConfigError, r"3 \(c3\); the counts would be 50, 8, 1, 0"),
+        ({"imbalance": "given"}, ConfigError, r"invalid imbalance=given: expected longtail \| step \| balanced"),
+        ({"validation": {"max_per_class": 2}}, ConfigError, r"validation\.fraction above 0"),
         ({"subset": {"sede": 1}}, ConfigError, r"unknown key 'subset.sede': did you mean 'subset.seed'\?"),
         ({"subset": {"seed": -1}}, ConfigError, "subset.seed=-1"),
         ({"validation": {"fraction": 1.0}}, ConfigError, "validation.fraction=1.0"),

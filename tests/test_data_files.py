@@ -83,6 +83,11 @@ def test_a_tail_is_cut_and_a_part_held_out(tree: Path) -> None:
     assert again.subset_hash != folders(tree, imbalance="longtail", imbalance_ratio=10, subset={"seed": 1}).subset_hash
 
 
+def test_a_tail_without_a_ratio_has_the_usual_one(tree: Path) -> None:
+    with pytest.raises(DataError, match="image_folder cannot be cut to ratio 100: classes have 2 to 30 training"):
+        folders(tree, imbalance="longtail")
+
+
 def test_a_test_set_is_held_out_where_there_is_none(tree: Path) -> None:
     """Always the same images, and none of them in the training set, whatever is cut and held out further."""
     settings = {"test": {"fraction": 0.2, "max_per_class": 4}}
@@ -198,10 +203,33 @@ def test_places_lists_find_the_images_of_either_archive(tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
+def test_an_image_of_places_in_two_spellings_is_one(tmp_path: Path) -> None:
+    """Within a list, and in the training and the test list."""
+    letter, easy = "data_256/a/atrium/public/1.jpg", "train/atrium-public/1.jpg"
+    first = ("data_256/a/airfield/1.jpg", 0)
+    write_list(tmp_path / "train.txt", [first, (letter, 1)])
+    write_list(tmp_path / "twice.txt", [first, (letter, 1), (easy, 1)])
+    write_list(tmp_path / "test.txt", [("val_256/1.jpg", 0), (easy, 1)])
+    source = {"folder": str(tmp_path), "validation": None, "num_classes": 2, "published": None}
+    for files, line in (
+        ({"train": "twice.txt", "test": None}, f"twice.txt, line 3: '{letter}' is also line 2"),
+        ({"train": "train.txt", "test": "test.txt"}, f"test.txt, line 2: '{letter}' is also in train.txt, line 2"),
+    ):
+        with pytest.raises(DataError) as error:
+            dataset("places_lt", tmp_path, source | files)
+        assert str(error.value) == line
+
+
 def test_bad_settings_have_one_line(tree: Path) -> None:
     for changed, words in (
-        ({"imbalance": "long"}, "did you mean 'longtail'"),
+        ({"imbalance": "long"}, r"expected given \| longtail \| step \| balanced; did you mean 'longtail'"),
         ({"max_per_class": 5}, "invalid max_per_class=5: expected null, or imbalance=longtail to cut a tail"),
+        ({"imbalance_ratio": 10}, "invalid imbalance_ratio=10: expected null, or imbalance=longtail to cut a tail"),
+        (
+            {"validation": {"max_per_class": 2}},
+            r"invalid validation\.max_per_class=2: expected null, or validation\.fraction above 0 to hold some out",
+        ),
+        ({"test": {"max_per_class": 2}}, r"invalid test\.max_per_class=2: expected null, or test\.fraction above 0"),
         ({"imbalance": "longtail", "imbalance_ratio": 500}, "cannot be cut to ratio 500"),
         ({"image_size": 300}, "invalid resize=256: expected a whole number of at least image_size=300"),
         ({"workers": -1}, "invalid workers=-1: expected a whole number of 0 or more, or null"),

@@ -133,6 +133,10 @@ def change(row: int, *fields: str) -> Callable[[Rows], None]:
         (change(3, "", "", ""), "train.csv, row 3: it is blank"),
         (change(4, "train/class000/00000.jpg", "", "0"), "train.csv, row 4: 'train/class000/00000.jpg' is also row 2"),
         (
+            change(4, "./train//./class000/00000.jpg", "", "0"),
+            "train.csv, row 4: 'train/class000/00000.jpg' is also row 2",
+        ),
+        (
             change(4, "train/class000/00000.jpg", "", "1"),
             "train.csv, row 4: 'train/class000/00000.jpg' is also row 2, there with label 0",
         ),
@@ -197,6 +201,7 @@ def test_what_is_wrong_between_tables_and_classes(tree: Path) -> None:
         ({"label": ["a", "a"]}, "invalid label="),
         ({"label": "image"}, "invalid path="),
         ({"images": {"extra": "x"}}, "invalid images="),
+        ({"images": {"train": "a", "test": "b"}}, r"invalid images\.test=b: expected null, or test to name a table"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], line: str) -> None:

@@ -10,6 +10,7 @@ from ltexp.config.lightning import IMMATERIAL as OF_LIGHTNING
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.config.moved import with_first_targets
 from ltexp.config.places import is_moved
+from ltexp.config.schema import USUAL_RATIO
 
 # what changes where or how a run is shown or kept, but not what it computes; the last two are of Hydra's alone
 IMMATERIAL = (
@@ -93,6 +94,8 @@ def material(config: Config) -> dict[str, Any]:
     source = plain["dataset"].get("source") or {}
     if source.get("exif_orientation") is False:  # as in records of before this key
         del source["exif_orientation"]
+    if plain["dataset"].get("imbalance_ratio", ...) is None:  # as in records of before it could be
+        plain["dataset"]["imbalance_ratio"] = USUAL_RATIO
     del plain["callbacks"]
     for key, usual in _LATER.items():
         if plain["trainer"][key] == usual:

@@ -29,6 +29,8 @@ def in_todays_keys(container: dict[str, Any]) -> dict[str, Any]:
         if isinstance(stage := container.get(name), dict):
             _auxiliary_as_module(stage)
     _rename_targets(container, _OLD_NAME, _MOVED)
+    if isinstance(dataset := container.get("dataset"), dict):
+        _without_idle_keys(dataset)
     return container
 
 
@@ -45,6 +47,16 @@ def _rename_targets(node: Any, pattern: re.Pattern[str], names: dict[str, str]) 
             node["_target_"] = pattern.sub(lambda found: names[found[0]], target)
         for child in node.values():
             _rename_targets(child, pattern, names)
+
+
+def _without_idle_keys(dataset: dict[str, Any]) -> None:
+    """Keys of a dataset that had no effect were taken; now they are refused."""
+    if dataset.get("imbalance") == "given" and "imbalance_ratio" in dataset:
+        dataset["imbalance_ratio"] = None
+    for key in ("validation", "test"):
+        held_out = dataset.get(key)
+        if isinstance(held_out, dict) and not held_out.get("fraction") and "max_per_class" in held_out:
+            held_out["max_per_class"] = None
 
 
 def _auxiliary_as_module(stage: dict[str, Any]) -> None:

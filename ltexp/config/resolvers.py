@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf
 
+from ltexp.config.schema import USUAL_RATIO
+
 
 def recipe(key: str, otherwise: Any, *, _parent_: Container) -> Any:
     """Resolver `${recipe:lr,0.1}`: what the recipe of the stage says of `lr`, else the run's, else 0.1.
@@ -25,8 +27,8 @@ def recipe(key: str, otherwise: Any, *, _parent_: Container) -> Any:
 def by_imbalance_ratio(table: Mapping[int, Any], *, _root_: DictConfig) -> Any:
     """Resolver `${by_imbalance_ratio:{100:0.4, 50:0.3}}`: the entry of the listed ratio nearest in proportion."""
     balanced = OmegaConf.select(_root_, "dataset.imbalance") == "balanced"
-    ratio = 1.0 if balanced else float(OmegaConf.select(_root_, "dataset.imbalance_ratio", default=1.0))
-    return nearest_in_proportion(table, ratio)
+    ratio = 1.0 if balanced else OmegaConf.select(_root_, "dataset.imbalance_ratio", default=1.0)
+    return nearest_in_proportion(table, float(USUAL_RATIO if ratio is None else ratio))
 
 
 def nearest_in_proportion(table: Mapping[int, Any], ratio: float) -> Any:

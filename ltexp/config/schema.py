@@ -18,6 +18,7 @@ HELD_OUT_OF = ("train", "unused", "validation")
 COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 ACCELERATORS = ("auto", "cpu", "gpu")
+USUAL_RATIO = 100  # the imbalance ratio of a tail that is cut where dataset.imbalance_ratio is null
 FILES_OF_A_BACKBONE = ("weights", "vectors")  # keys of a backbone that may name a file it starts from
 FILES_OF_A_DATASET = ("leave_out", "cache")  # keys of a dataset that may name a file or folder
 # of a module's node, beside its `_target_` and own keywords (ltexp.models.module.Wiring)

@@ -65,6 +65,9 @@ class ImageTables(FileSource):
         self.images = {split: folder or "" for split, folder in (images or {}).items()}
         unknown = sorted(self.images.keys() - self.tables.keys())
         require(not unknown, "images", unknown, "folders by split: train, validation, test")
+        for split, name in self.tables.items():
+            idle = bool(self.images.get(split)) and name is None
+            require(not idle, f"images.{split}", self.images.get(split), f"null, or {split} to name a table")
         self.form = TableForm(path, label if isinstance(label, str) else tuple(columns), separator, "", ending)
         self.classes = classes
 

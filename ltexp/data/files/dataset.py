@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.config.require import is_whole, require
+from ltexp.config.require import is_whole, require, require_choice
 from ltexp.data.files.cache import open_cache
 from ltexp.data.files.contents import contents_hash
 from ltexp.data.files.left_out import without
@@ -14,7 +14,7 @@ from ltexp.data.files.source import FileSource
 from ltexp.data.files.split import FileSplit, SourceFiles, passed_over_note
 from ltexp.data.images.dataset import check_channels
 from ltexp.data.intake import open_source
-from ltexp.data.tail.profile import choose_subset, held_out_sizes
+from ltexp.data.tail.profile import IMBALANCES, choose_subset, held_out_sizes
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of, read_held_out
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError, DataError, SettingError
@@ -34,7 +34,7 @@ def long_tailed_files(
     workers: int | None = None,
     cache: str | None = None,
     imbalance: str = GIVEN,
-    imbalance_ratio: float = 100.0,
+    imbalance_ratio: float | None = None,
     max_per_class: int | None = None,
     num_classes: int | None = None,
     subset: Mapping[str, Any] | None = None,
@@ -54,7 +54,8 @@ def long_tailed_files(
         workers: processes that decode images, for each training process; None: by the number of cores.
         cache: a folder of images made small by `ltexp data cache`; None: none.
         imbalance: `given` (default): the training images as they are; or see `class_sizes`.
-        imbalance_ratio, max_per_class: those of a tail that is cut, see `class_sizes`. None: all that there are.
+        imbalance_ratio, max_per_class: those of a tail that is cut, see `class_sizes`, and of no other. None: 100, and
+            all that there are.
         num_classes, subset: see `long_tailed`.
         validation: as in `long_tailed`; what is held out takes the place of an official validation set.
         test: `fraction` (default 0) of each class's training images is held out as a test set where there is none, at
@@ -66,6 +67,7 @@ def long_tailed_files(
         ConfigError: for a setting out of range, unknown, or that leaves a class without images.
         DataError: for lists or folders that are missing or wrong; whether each file exists is not looked at.
     """
+    require_choice("imbalance", imbalance, (GIVEN, *IMBALANCES))
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
     preprocessing = {
         "channel_mean": check_channels("channel_mean", channel_mean, least=0.0),

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ltexp.config.require import is_number, is_whole, require
+from ltexp.config.require import is_number, is_whole, require, require_choice
 from ltexp.data.intake import open_source
+from ltexp.data.tail.profile import IMBALANCES
 from ltexp.data.tail.selection import GIVEN, Request, choose, hash_of
 from ltexp.data.types import ImageSplit, Ints, LongTailedData, Source, SourceArrays
 
@@ -45,6 +46,7 @@ def long_tailed(
         ConfigError: for a setting out of range, unknown, or that leaves a class without images.
         DataError: for data that is missing, damaged or has too few images of a class.
     """
+    require_choice("imbalance", imbalance, IMBALANCES)
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
     return _subset(request, source, Path(root), channel_mean, channel_std)
 
@@ -73,7 +75,7 @@ def listed_sizes(
     listed = isinstance(class_sizes, Sequence) and len(class_sizes) >= 2 and all(is_whole(n, 1) for n in class_sizes)
     require(listed, "class_sizes", class_sizes, "a list of at least two whole numbers of 1 or more")
     sizes = tuple(class_sizes)
-    request = Request(name, None, GIVEN, max(sizes) / min(sizes), len(sizes), subset, validation, sizes)
+    request = Request(name, None, GIVEN, None, len(sizes), subset, validation, sizes)
     return _subset(request, source, Path(root), channel_mean, channel_std)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ltexp.config.require import is_number, is_whole, require
+from ltexp.config.schema import USUAL_RATIO
 from ltexp.data.tail.profile import (
     check_profile,
     choose_subset,
@@ -32,7 +33,7 @@ class Request:
     """What is asked for; `long_tailed` explains each.
 
     `imbalance` may also be `given`: every sample that there is, or `class_sizes` of each class. A `max_per_class` of
-    None stands for the largest that the classes can fill.
+    None stands for the largest that the classes can fill, an `imbalance_ratio` of None for the usual one.
 
     Raises:
         ConfigError: for a setting out of range or unknown.
@@ -41,26 +42,35 @@ class Request:
     name: str
     max_per_class: int | None
     imbalance: str
-    imbalance_ratio: float
+    imbalance_ratio: float | None
     num_classes: int | None
     subset: Mapping[str, Any] | None
     validation: Mapping[str, Any] | None
     class_sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        cut = self.imbalance != GIVEN or self.max_per_class is None
-        require(cut, "max_per_class", self.max_per_class, "null, or imbalance=longtail to cut a tail")
         if self.imbalance != GIVEN:
-            check_profile(self.max_per_class or 1, self.imbalance, self.imbalance_ratio)
+            check_profile(self.max_per_class or 1, self.imbalance, self.asked_ratio)
+        else:
+            for key in ("max_per_class", "imbalance_ratio"):
+                value = getattr(self, key)
+                require(value is None, key, value, "null, or imbalance=longtail to cut a tail")
         classes = self.num_classes
         require(classes is None or is_whole(classes, 2), "num_classes", classes, "a whole number of 2 or more, or null")
         _subset_seed(self.subset)
         read_held_out("validation", self.validation)
 
     @property
+    def asked_ratio(self) -> float:
+        """Of a tail that is cut."""
+        return USUAL_RATIO if self.imbalance_ratio is None else self.imbalance_ratio
+
+    @property
     def ratio(self) -> float:
-        """The imbalance ratio; 1.0 for `balanced`."""
-        return 1.0 if self.imbalance == "balanced" else float(self.imbalance_ratio)
+        """The imbalance ratio: 1.0 for `balanced`, that of `class_sizes` where they are listed."""
+        if self.class_sizes is not None:
+            return max(self.class_sizes) / min(self.class_sizes)
+        return 1.0 if self.imbalance == "balanced" else float(self.asked_ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +134,13 @@ def _sizes(request: Request, names: tuple[str, ...], labels: Ints, unit: str) ->
         return [int(count) for count in available]
     largest = request.max_per_class
     if largest is None:
-        largest = workable(available, int(available.max()), request.imbalance, request.imbalance_ratio)[1]
+        largest = workable(available, int(available.max()), request.imbalance, request.ratio)[1]
         if largest is None:
             raise DataError(
-                f"{request.name} cannot be cut to ratio {request.imbalance_ratio:g}: classes have {available.min():,} "
+                f"{request.name} cannot be cut to ratio {request.ratio:g}: classes have {available.min():,} "
                 f"to {available.max():,} training {unit}; lower dataset.imbalance_ratio"
             )
-    sizes = class_sizes(largest, len(names), request.imbalance, request.imbalance_ratio, names)
+    sizes = class_sizes(largest, len(names), request.imbalance, request.ratio, names)
     _check_enough(names, available, sizes, request, unit)
     return sizes
 
@@ -142,12 +152,18 @@ def _subset_seed(subset: Mapping[str, Any] | None) -> int:
 
 
 def read_held_out(key: str, given: Mapping[str, Any] | None) -> tuple[float, int | None]:
-    """(fraction, most of a class) of what is held out. Raises a ConfigError for what is out of range or unknown."""
+    """(fraction, most of a class) of what is held out.
+
+    Raises:
+        ConfigError: for what is out of range, unknown or without effect.
+    """
     settings = _known(key, given, {"fraction": 0.0, "max_per_class": None})
     fraction, most = settings["fraction"], settings["max_per_class"]
     share = is_number(fraction, 0) and fraction < 1
     require(share, f"{key}.fraction", fraction, "a number of at least 0 and below 1")
     require(most is None or is_whole(most, 1), f"{key}.max_per_class", most, "a whole number of 1 or more, or null")
+    held_out = most is None or fraction > 0
+    require(held_out, f"{key}.max_per_class", most, f"null, or {key}.fraction above 0 to hold some out")
     return fraction, most
 
 
@@ -171,7 +187,7 @@ def _check_enough(names: tuple[str, ...], available: Ints, sizes: list[int], req
     short = [label for label, size in enumerate(sizes) if available[label] < size]
     if not short:
         return
-    imbalance, ratio = request.imbalance, request.imbalance_ratio
+    imbalance, ratio = request.imbalance, request.ratio
     lowest, largest = workable(available, sizes[0], imbalance, ratio)
     ways = [f"imbalance_ratio={lowest} or more"] if lowest is not None else []
     ways += [f"max_per_class={largest} or less"] if largest is not None else []

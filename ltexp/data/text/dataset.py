@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ltexp.config.require import is_whole, require
+from ltexp.config.require import is_whole, require, require_choice
 from ltexp.data.intake import open_source
+from ltexp.data.tail.profile import IMBALANCES
 from ltexp.data.tail.selection import Request, choose, hash_of
 from ltexp.data.text.articles import SourceTexts
 from ltexp.data.text.tokens import Tokens, build_vocabulary, encode, words
@@ -65,6 +66,7 @@ def long_tailed_text(
     """
     require(is_whole(max_length, 1), "max_length", max_length, "a whole number of 1 or more")
     require(is_whole(min_count, 1), "min_count", min_count, "a whole number of 1 or more")
+    require_choice("imbalance", imbalance, IMBALANCES)
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
     articles = open_source(source, Path(root), SourceTexts)
     chosen = choose(request, articles.train_labels, articles.test_labels, articles.class_names, articles.unit)
