@@ -48,6 +48,13 @@ def test_show_takes_the_keys_as_train_does(root: Path, capsys: pytest.CaptureFix
     assert "120 x5, 2 x5" in one[1]
 
 
+def test_a_ratio_of_balanced_data_is_noted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = "note: imbalance_ratio has no effect with imbalance=balanced"
+    for words, noted in ((["imbalance_ratio=20"], True), ([], False)):
+        _, out, _ = run(capsys, "show", "digits_lt", "imbalance=balanced", *words, f"out={root / 'a.png'}")
+        assert (out.splitlines()[0] == note) == noted
+
+
 def test_check_says_what_is_missing_and_what_there_is(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "check", f"root={root}")
     assert code == 1
@@ -85,6 +92,7 @@ NOT_OF_THE_WORDS = ("cannot write /dev/null/x.png", "prepare cifar10 root=/nowhe
         (["show", "digits_lt", "imbalance_ratio=0.5"], "invalid dataset.imbalance_ratio=0.5"),
         (["show", "digits_lt", "imbalance_ratio=500"], "leaves 3 of 10 classes without training images"),
         (["show", "digits_lt", "imbalance_ratio=[1"], "cannot be read"),
+        (["show", "digits_lt", "imbalance=given"], "invalid dataset.imbalance=given: expected longtail | step"),
         (["show", "digits_lt", "num_classes=11"], "digits_lt has 10 classes"),
         (["show", "digits_lt", "out=/dev/null/x.png"], "cannot write /dev/null/x.png"),
         (["show", "cifar10_lt", "root=/nowhere"], "prepare cifar10 root=/nowhere"),

@@ -13,7 +13,7 @@ from runs import composed, run_here
 
 from ltexp.data.__main__ import main
 from ltexp.data.commands import catalog
-from ltexp.errors import DataError
+from ltexp.errors import ConfigError, DataError
 from ltexp.evaluation.record import read_record
 from ltexp.launching.sweep import check_data
 
@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]
     code = main(words)
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
-    return code, (captured.out + captured.err).splitlines()
+    return code, [line for line in (captured.out + captured.err).splitlines() if line]
 
 
 def check_list(capsys: pytest.CaptureFixture[str], tree: Path, *words: str) -> tuple[int, list[str]]:
@@ -62,6 +62,8 @@ FIRST = "train/class000/00000.jpg"
         (replace_line(3, "../x.jpg 0"), "train.txt, line 3: '../x.jpg' is outside the dataset's folder"),
         (replace_line(3, "/etc/x.jpg 0"), "train.txt, line 3: '/etc/x.jpg' is outside the dataset's folder"),
         (replace_line(3, "train\\x.jpg 0"), "train.txt, line 3: 'train\\\\x.jpg': write / between folders"),
+        (replace_line(3, f"{FIRST.replace('/', '//')} 0"), f"train.txt, line 3: '{FIRST}' is also line 1"),
+        (replace_line(3, "train/./class000/.//00000.jpg 0"), f"train.txt, line 3: '{FIRST}' is also line 1"),
         (replace_line(3, f"{FIRST} 1"), f"train.txt, line 3: '{FIRST}' is also line 1, there with label 0"),
         (
             replace_line(3, "train/x.jpg 1234567890"),
@@ -107,8 +109,11 @@ def test_many_lines_are_counted(tree: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[4] == "  test.txt, line 2: '../x.jpg' is outside the dataset's folder"
 
 
-def test_an_image_of_the_training_list_is_no_test_image(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(tree, replace_line(2, f"{FIRST} 0"), "test.txt")
+@pytest.mark.parametrize("spelling", ["{}", "./{}", "{folder}/{}", "/{folder}//./{}", "train//class000/00000.jpg"])
+def test_an_image_of_the_training_list_is_no_test_image(
+    spelling: str, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(tree, replace_line(2, f"{spelling.format(FIRST, folder=tree)} 0"), "test.txt")
     expected = f"image_list: test.txt, line 2: '{FIRST}' is also in train.txt, line 1"
     assert check_list(capsys, tree) == (1, [expected])
 
@@ -194,6 +199,103 @@ def test_missing_and_damaged_images_are_found_counted_and_left_out(
     assert check_list(capsys, tree, "source.folder=" + str(tree))[0] == 1
 
 
+def test_a_list_of_unreadable_images_is_kept_where_none_was_looked_at(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("check", "image_folder", f"source.folder={tree}", "decode=true", f"unreadable={tree / 'bad.txt'}")
+    (tree / "bad.txt").write_text(f"{FIRST}\n")
+    (tree / "train" / "class009").mkdir()
+    told = f"  {tree}/bad.txt is left as it is: no image was looked at"
+    assert run(capsys, *words) == (1, [f"image_folder: {tree}/train: no images of 1 classes: class009", told])
+    (tree / "train" / "class009").rmdir()
+    assert run(capsys, *words, "leave_out=absent.txt")[1][-1] == told
+    assert run(capsys, *words, "imbalance=nope")[1][-1] == told
+    assert (tree / "bad.txt").read_text() == f"{FIRST}\n"
+    code, lines = run(capsys, *words)
+    assert (code, lines[-1]) == (
+        0,
+        f"  {tree}/bad.txt: the paths of 0 unreadable images, for dataset.leave_out={tree}/bad.txt",
+    )
+    assert run(capsys, "check", "digits_lt", words[-1])[1] == [
+        "ltexp data: unreadable=FILE is a file for dataset.leave_out, a key that digits_lt does not have"
+    ]
+
+
+def test_the_check_leaves_out_what_a_run_does(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However its paths are spelled; a further list has what was left out before as well."""
+    truncate(tree / FIRST)
+    bad = tree / "bad.txt"
+    bad.write_text(f"{tree}/./{FIRST.replace('/', '//')}\n\n")
+    assert check_list(capsys, tree, "decode=true")[0] == 1
+    words = ("decode=true", f"leave_out={bad}", f"unreadable={bad}")
+    code, lines = check_list(capsys, tree, *words)
+    assert (code, lines[0].startswith(f"image_list: ok: {sum(SIZES) - 1} train images")) == (0, True)
+    other = "train/class001/00002.jpg"
+    (tree / other).unlink()
+    code, lines = check_list(capsys, tree, *words)
+    already = "and of 1 that are left out already, for dataset.leave_out="
+    assert (code, lines[-1]) == (1, f"  {bad}: the paths of 1 unreadable images, {already}{bad}")
+    assert bad.read_text().splitlines() == [FIRST, other]
+    bad.write_text("no.jpg\n")
+    assert check_list(capsys, tree, *words)[1][0] == f"image_list: {bad}, line 1: 'no.jpg' is no image of this dataset"
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (
+            ["num_classes=4", "imbalance=nope"],
+            "invalid dataset.imbalance=nope: expected given | longtail | step | balanced",
+        ),
+        (["test.fraction=7"], "invalid dataset.test.fraction=7: expected a number of at least 0 and below 1"),
+        (["dataset.validation.fraction=3"], "invalid dataset.validation.fraction=3: expected a number of at least 0"),
+        (
+            ["imbalance_ratio=10"],
+            "invalid dataset.imbalance_ratio=10: expected null, or imbalance=longtail to cut a tail",
+        ),
+        (["num_classes=9"], "invalid dataset.num_classes=9: expected at most 5 (image_list has 5 classes), or null"),
+        (
+            ["test.fraction=0.2"],
+            "invalid dataset.test.fraction=0.2: expected 0, since image_list has test images of its own",
+        ),
+    ],
+)
+def test_the_check_refuses_what_no_run_takes(
+    keys: list[str], line: str, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = check_list(capsys, tree, *keys)
+    assert (code, lines[0].startswith(f"image_list: {line}")) == (1, True)
+    assert lines[1].startswith(f"  else: {sum(SIZES)} train images")
+
+
+def test_the_check_says_what_a_run_takes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = check_list(capsys, tree, "num_classes=2")
+    taken = f"{sum(SIZES[:2])} train images ({SIZES[1]} to {SIZES[0]} a class), 4 test images (2 a class), 2 classes"
+    assert (code, lines[-1]) == (0, f"  a run with these keys: {taken}")
+
+
+@pytest.mark.parametrize("verb", ["check", "show", "cache"])
+@pytest.mark.parametrize("key", ["resize=x", "source.folder=5", "leave_out=5", "source.num_classes=x"])
+def test_a_value_of_a_wrong_kind_is_one_line(
+    verb: str, key: str, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = run(capsys, verb, "image_list", f"source.folder={tree}", key)
+    assert (code, [line.startswith(f"ltexp data: invalid dataset.{key}: expected ") for line in lines]) == (2, [True])
+
+
+def test_a_value_that_a_file_interpolates_is_judged_when_it_is_known(
+    tree: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    content = f"defaults: [image_folder, _self_]\nsource: {{folder: {tree}}}\nresize: ${{oc.decode:${{oc.env:SIDE}}}}\n"
+    (tmp_path / "dataset" / "birds.yaml").write_text(content)
+    monkeypatch.setenv("LTEXP_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("SIDE", "230")
+    assert run(capsys, "check", "birds", "num_classes=2")[0] == 0
+    monkeypatch.setenv("SIDE", "23")
+    assert "invalid dataset.resize=23: expected" in run(capsys, "check", "birds", "num_classes=2")[1][0]
+
+
 def overrides(tree: Path, *words: str) -> list[str]:
     source = [f"dataset.source.folder={tree}", "dataset.source.test=test.txt"]
     return ["dataset=image_list", "method=ce", *source, *words]
@@ -203,6 +305,10 @@ def test_a_run_stops_before_it_starts_at_a_missing_image_and_goes_on_without_it(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_data(composed(*overrides(tree)))
+    with pytest.raises(
+        ConfigError, match=r"^invalid dataset\.imbalance_ratio=10: expected null, or imbalance=longtail"
+    ):
+        check_data(composed(*overrides(tree, "dataset.imbalance_ratio=10")))
     (tree / FIRST).unlink()
     with pytest.raises(DataError, match=rf"1 of {sum(SIZES)} train images are missing: .*train.txt, line 1") as error:
         check_data(composed(*overrides(tree)))

@@ -63,7 +63,7 @@ def answers(target: str = "Reader") -> str:
     """What training says of a reader, which is what the check says."""
     with pytest.raises(ConfigError) as refused:
         build(config(target), root=".", path="dataset")
-    assert check(config(target), Path()) == ([str(refused.value)], [], [])
+    assert check(config(target), Path()) == ([str(refused.value)], [], None, frozenset())
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -139,7 +139,7 @@ def test_an_answer_of_another_form_is_refused(given: Any, answer: str, monkeypat
 def test_what_is_no_source_is_refused() -> None:
     told = "expected a subclass of ltexp.data.types.Source, whose inspect(root) gives the arrays"
     assert answers("NoSource") == f"dataset.source: test_data_own_reader.NoSource: {told}"
-    found, _, _ = check(config("WithoutRoot"), Path())
+    found = check(config("WithoutRoot"), Path()).problems
     assert answers("WithoutRoot").startswith("dataset.source: test_data_own_reader.WithoutRoot: TypeError: ")
     assert "takes 1 positional argument" in found[0]
 
@@ -171,7 +171,7 @@ def test_an_error_of_notes_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Reader, "given", (arrays(), []))
     monkeypatch.setattr(Reader, "notes", fail)
-    (problem,), _, _ = check(config(), Path())
+    (problem,) = check(config(), Path()).problems
     assert problem.startswith(f"{PLACE}ValueError: no notes (test_data_own_reader.py, line ")
 
 

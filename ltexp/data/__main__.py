@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ltexp.config.checks import check_keywords
 from ltexp.config.path import take_config_dirs
 from ltexp.config.require import is_whole, require
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
@@ -101,9 +102,13 @@ def run_check(words: Sequence[str]) -> int:
     listed = as_path(options["unreadable"]) if "unreadable" in options else None
     if listed is not None and not one:
         raise ConfigError("unreadable=FILE is of one dataset: name it")
+    if listed is not None and "leave_out" not in one:
+        raise ConfigError(f"unreadable=FILE is a file for dataset.leave_out, a key that {names[0]} does not have")
     root = _root(options)
-    found = resolve(names)
-    return max(_report_check(name, config or dataset_config(found[name]), root, decode, listed) for name in found)
+    if one:
+        of_a_run = any(key in options and not key.startswith("source.") for key in _settable(config))
+        return _report_check(names[0], config, root, decode, listed, of_a_run)
+    return max(_report_check(name, dataset_config(file), root, decode) for name, file in resolve(names).items())
 
 
 def run_show(words: Sequence[str]) -> int:
@@ -162,28 +167,44 @@ def _with_keys(
     config: dict[str, Any], words: Sequence[str], own: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(the config of a dataset with its keys set, the verb's own keys as text) as typed."""
-    keys = [key for key in _leaves(config) if key != "name" and "_target_" not in key]
-    _, options = split_words([word.removeprefix("dataset.") for word in words], [*own, *keys])
+    _, options = split_words([word.removeprefix("dataset.") for word in words], [*own, *_settable(config)])
     for key in options.keys() - set(own):
         _set(config, key, parse_value(key, options[key]))
+    check_keywords({"dataset": _plain(config)})
+    if config.get("imbalance") == "balanced" and "imbalance_ratio" in options:
+        print("note: imbalance_ratio has no effect with imbalance=balanced")
     return config, options
 
 
-def _report_check(
-    name: str, config: dict[str, Any], root: Path, decode: bool = False, listed: Path | None = None
-) -> int:
-    """Prints what there is to say of a dataset; `listed`: where to write the paths that cannot be read."""
-    from ltexp.data.commands.check import check
-    from ltexp.files import write_text
+def _settable(config: dict[str, Any]) -> list[str]:
+    """The keys of a dataset that a command takes."""
+    return [key for key in _leaves(config) if key != "name" and "_target_" not in key]
 
-    problems, facts, unreadable = check(config, root, decode)
-    for number, line in enumerate(problems or facts):
+
+def _report_check(
+    name: str,
+    config: dict[str, Any],
+    root: Path,
+    decode: bool = False,
+    listed: Path | None = None,
+    of_a_run: bool = False,
+) -> int:
+    """Prints what there is to say of a dataset.
+
+    Args:
+        listed: where to write the paths that cannot be read.
+        of_a_run: whether all keys are tried, as a run would.
+    """
+    from ltexp.data.commands.check import check, write_list
+
+    found = check(config, root, decode, of_a_run)
+    problems = found.problems
+    for number, line in enumerate(problems or found.facts):
         print(f"{name}: {'' if problems else 'ok: '}{line}" if number == 0 else f"  {line}")
-    for line in facts if problems else []:
+    for line in found.facts if problems else []:
         print(f"  else: {line}")
     if listed is not None:
-        write_text(listed, "".join(f"{path.decode()}\n" for path in sorted({sample.path for sample in unreadable})))
-        print(f"  {listed}: the paths of {len(unreadable)} unreadable images, for dataset.leave_out={listed}")
+        print(f"  {write_list(listed, found, decode)}")
     return 1 if problems else 0
 
 
@@ -197,6 +218,15 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> list[str]:
     for key, value in node.items():
         found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
     return found
+
+
+def _plain(node: dict[str, Any]) -> dict[str, Any]:
+    """A nested mapping without the values that OmegaConf interpolates when the node is built."""
+    return {
+        key: _plain(value) if isinstance(value, dict) else value
+        for key, value in node.items()
+        if not (isinstance(value, str) and "${" in value)
+    }
 
 
 def _set(node: dict[str, Any], key: str, value: Any) -> None:

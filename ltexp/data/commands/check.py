@@ -1,9 +1,9 @@
 """`ltexp data check`: what is missing or wrong with a dataset's files, all of it at once."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,39 +13,94 @@ from ltexp.data.intake import own_errors_told, take_in
 from ltexp.data.tail.profile import class_sizes, workable
 from ltexp.data.types import Ints, LongTailedData, RawDataset, Source, Unreadable
 from ltexp.errors import ConfigError, DataError
+from ltexp.files import write_text
 
 MOST_NAMED = 3  # samples that cannot be read
 
 
-def check(config: dict[str, Any], root: Path, decode: bool = False) -> tuple[list[str], list[str], list[Unreadable]]:
-    """Looks at a dataset's source.
+class Checked(NamedTuple):
+    """What a look at a dataset finds.
+
+    Attributes:
+        problems: what keeps it from being used, one line each.
+        facts: what there is, unless the lists, folders or arrays are wrong.
+        unreadable: the samples that cannot be read, which are among the problems; None where none was looked at.
+        left_out: paths of the images that were passed over.
+    """
+
+    problems: list[str]
+    facts: list[str]
+    unreadable: list[Unreadable] | None
+    left_out: frozenset[bytes] = frozenset()
+
+
+def check(config: dict[str, Any], root: Path, decode: bool = False, of_a_run: bool = False) -> Checked:
+    """Looks at a dataset's source, without the images that it leaves out.
 
     Args:
         config: the dataset's config, as in conf/dataset/.
         root: the data root.
         decode: whether image files are decoded as well, which takes long.
-
-    Returns:
-        (problems, facts, unreadable): what keeps it from being used; what there is, unless the lists, folders or arrays
-        are wrong; and the samples that cannot be read, which are among the problems.
+        of_a_run: whether what a run takes of it is chosen as well, so that keys that no run takes are problems.
     """
     # as a part of the dataset, so that an error in its constructor reads as in training
     source: Source = build({"_target_": "builtins.dict", "source": config["source"]}, path="dataset")["source"]
+    facts: list[str] = []
     try:
         with within("dataset"):
             found, problems = take_in(source, root)
             if found is None:
-                return problems, [], []
-            opened: RawDataset = found
+                return Checked(problems, [], None)
+            opened, left_out = _without(found, config.get("leave_out"))
+            facts = [f"{_counts(opened.labels, opened.class_names, opened.unit)}, {opened.describe()}"]
             with own_errors_told(source):
-                unreadable, notes = source.unreadable(opened, decode), source.notes(opened)
-    except ConfigError as error:
-        return [str(error)], [], []
-    facts = [_describe(opened), *notes]
-    largest = config.get("max_per_class")
-    facts += _size_note(opened, int(largest)) if largest is not None else []
+                facts += source.notes(opened)
+        if of_a_run:
+            facts.append(f"a run with these keys: {_taken(config, root)}")  # before images are decoded, for its errors
+        elif (largest := config.get("max_per_class")) is not None:
+            facts += _size_note(opened, int(largest))
+        with within("dataset"), own_errors_told(source):
+            unreadable = source.unreadable(opened, decode)
+    except (ConfigError, DataError) as error:
+        return Checked([str(error)], facts, None)
     sizes = {split: len(labels) for split, labels in opened.labels.items()}
-    return describe_unreadable(unreadable, sizes, opened.unit), facts, unreadable
+    return Checked(describe_unreadable(unreadable, sizes, opened.unit), facts, unreadable, left_out)
+
+
+def _without(found: Any, leave_out: str | None) -> tuple[Any, frozenset[bytes]]:
+    """(the dataset without the images that the file `leave_out` names, their paths)."""
+    from ltexp.data.files.left_out import paths_in, without  # which needs Pillow
+    from ltexp.data.files.split import SourceFiles
+
+    if leave_out is None or not isinstance(found, SourceFiles):
+        return found, frozenset()
+    return without(found, leave_out)[0], frozenset(paths_in(leave_out, found.train.root)) - {b""}
+
+
+def _taken(config: dict[str, Any], root: Path) -> str:
+    """What a run takes of the dataset, in a few words. Raises what ends the run if it takes none."""
+    data: LongTailedData = build(config, root=root, path="dataset")
+    return _counts({name: split.labels for name, split in data.splits.items()}, data.class_names, data.train.unit)
+
+
+def write_list(file: Path, found: Checked, decoded: bool) -> str:
+    """Writes the paths of unreadable images, and of those that are left out already, for `dataset.leave_out`.
+
+    Args:
+        file: which is left as it is where no image was looked at.
+        found: by a check.
+        decoded: whether it decoded images.
+
+    Returns:
+        What was done, in one line.
+    """
+    if found.unreadable is None:
+        return f"{file} is left as it is: no image was looked at"
+    paths = {sample.path for sample in found.unreadable}
+    write_text(file, "".join(f"{path.decode()}\n" for path in sorted(paths | found.left_out)))
+    what = "unreadable" if decoded else "missing"
+    already = f", and of {len(found.left_out)} that are left out already" if found.left_out else ""
+    return f"{file}: the paths of {len(paths)} {what} images{already}, for dataset.leave_out={file}"
 
 
 def require_present(data: LongTailedData) -> None:
@@ -77,14 +132,14 @@ def describe_unreadable(unreadable: list[Unreadable], sizes: Mapping[str, int], 
     return lines
 
 
-def _describe(opened: RawDataset) -> str:
-    classes = len(opened.class_names)
+def _counts(labels: Mapping[str, Ints], class_names: Sequence[str], unit: str) -> str:
+    """How many samples and classes."""
     parts = []
-    for split, labels in opened.labels.items():
-        counts = np.bincount(labels, minlength=classes)
+    for split, own in labels.items():
+        counts = np.bincount(own, minlength=len(class_names))
         each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-        parts.append(f"{counts.sum():,} {split} {opened.unit} ({each} a class)")
-    return f"{', '.join(parts)}, {classes:,} classes, {opened.describe()}"
+        parts.append(f"{counts.sum():,} {split} {unit} ({each} a class)")
+    return f"{', '.join(parts)}, {len(class_names):,} classes"
 
 
 def _size_note(opened: RawDataset, max_per_class: int) -> list[str]:
