@@ -205,11 +205,14 @@ def test_a_list_of_unreadable_images_is_kept_where_none_was_looked_at(
     words = ("check", "image_folder", f"source.folder={tree}", "decode=true", f"unreadable={tree / 'bad.txt'}")
     (tree / "bad.txt").write_text(f"{FIRST}\n")
     (tree / "train" / "class009").mkdir()
-    told = f"  {tree}/bad.txt is left as it is: no image was looked at"
+    told = f"  {tree}/bad.txt is not written: no image was looked at"
     assert run(capsys, *words) == (1, [f"image_folder: {tree}/train: no images of 1 classes: class009", told])
     (tree / "train" / "class009").rmdir()
     assert run(capsys, *words, "leave_out=absent.txt")[1][-1] == told
     assert run(capsys, *words, "imbalance=nope")[1][-1] == told
+    fast = [word for word in words if word != "decode=true"]
+    none = f"  {tree}/bad.txt is not written: no image is missing, and none was decoded (decode=true)"
+    assert run(capsys, *fast)[1][-1] == none
     assert (tree / "bad.txt").read_text() == f"{FIRST}\n"
     code, lines = run(capsys, *words)
     assert (code, lines[-1]) == (

@@ -87,7 +87,7 @@ def write_list(file: Path, found: Checked, decoded: bool) -> str:
     """Writes the paths of unreadable images, and of those that are left out already, for `dataset.leave_out`.
 
     Args:
-        file: which is left as it is where no image was looked at.
+        file: which is left as it is where no image was looked at, or none is missing and none was decoded.
         found: by a check.
         decoded: whether it decoded images.
 
@@ -95,8 +95,10 @@ def write_list(file: Path, found: Checked, decoded: bool) -> str:
         What was done, in one line.
     """
     if found.unreadable is None:
-        return f"{file} is left as it is: no image was looked at"
+        return f"{file} is not written: no image was looked at"
     paths = {sample.path for sample in found.unreadable}
+    if not paths and not decoded:
+        return f"{file} is not written: no image is missing, and none was decoded (decode=true)"
     write_text(file, "".join(f"{path.decode()}\n" for path in sorted(paths | found.left_out)))
     what = "unreadable" if decoded else "missing"
     already = f", and of {len(found.left_out)} that are left out already" if found.left_out else ""

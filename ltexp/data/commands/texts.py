@@ -56,7 +56,7 @@ keys:
   root=PATH         data root (default: the environment variable LTEXP_DATA, else data)
   decode=true       decode image files as well
   unreadable=FILE   write the paths of missing and, with decode=true, damaged images of one dataset there; a run
-                    with dataset.leave_out=FILE goes on without them. Left as it is where no image was looked at
+                    with dataset.leave_out=FILE goes on without them. It is not written where no image was looked at
   and, of one dataset, every key that `ltexp methods dataset/<dataset>` shows (also written dataset.leave_out= and
   so on); with any but those of source. it says what a run takes of the dataset, or why it takes none
 """
