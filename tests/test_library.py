@@ -152,7 +152,7 @@ def test_predictions_of_arrays_are_those_of_the_run(run: Path) -> None:
     found = predictor.predict(digits.test_images)
     recorded = np.load(run / "predictions.npz")
     np.testing.assert_array_equal(found.logits, recorded["logits"])
-    one = predictor.predict(torch.from_numpy(digits.test_images[3]).permute(2, 0, 1))  # (3, H, W)
+    one = predictor.predict([torch.from_numpy(digits.test_images[3]).permute(2, 0, 1)])  # (3, H, W)
     np.testing.assert_allclose(one.logits[0], recorded["logits"][3], atol=1e-5)
     assert one.classes == [str(recorded["logits"][3].argmax())]
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)

@@ -15,6 +15,8 @@ from torch import nn
 from ltexp.config import Config
 from ltexp.config.locate import locate
 from ltexp.config.require import within
+from ltexp.config.words import own_keys
+from ltexp.data.files.decode import Reading
 from ltexp.errors import ConfigError
 from ltexp.evaluation.chosen import chosen
 from ltexp.evaluation.record import read_record
@@ -112,11 +114,12 @@ class Predictor:
 
         Args:
             images: the path of a folder (all image files below it, by path) or of an image; an image of Pillow's; a
-                uint8 array or tensor (N, H, W, 3), (N, 3, H, W) or, grey, (N, H, W), or of one image (H, W, 3),
-                (3, H, W) or (H, W); or a list of single ones.
+                uint8 array or tensor of several, (N, H, W, 3), (N, 3, H, W) or, grey, (N, H, W), or of one, (H, W, 3)
+                or (H, W); or a list of single ones, where (3, H, W) is one, too.
 
         Raises:
-            DataError: for what is not an image, or where there is none.
+            DataError: for what is not an image, or where there is none; for an array (3, H, W), which may be one image
+                in colour or three grey ones: `[images]` is the one, `list(images)` the others.
         """
         single, names = listed(images)
         parts = []
@@ -130,6 +133,11 @@ class Predictor:
 
 def load_predictor(folder: Path, stage: str | None, accelerator: str) -> Predictor:
     """See `ltexp.load`."""
+    with own_keys({"trainer.accelerator": "accelerator"}):
+        return _load(folder, stage, accelerator)
+
+
+def _load(folder: Path, stage: str | None, accelerator: str) -> Predictor:
     options = {"accelerator": accelerator} | ({} if stage is None else {"stage": stage})
     config, stage = chosen(folder, options, [])
     record = read_record(folder)
@@ -189,4 +197,6 @@ def transform_of(dataset: Mapping[str, Any], record: Mapping[str, Any]) -> Image
     if missing:
         raise ConfigError(f"dataset.{missing[0]}: the run's config has none, so its images cannot be prepared")
     size = dataset.get("image_size") or (record.get("data") or {}).get("image_size")
-    return ImageTransform(size, dataset.get("resize"), dataset["channel_mean"], dataset["channel_std"])
+    source = dataset.get("source") or {}
+    reading = Reading(**{key: source[key] for key in Reading._fields if key in source})
+    return ImageTransform(size, dataset.get("resize"), dataset["channel_mean"], dataset["channel_std"], reading)

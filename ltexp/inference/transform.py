@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltexp.data.files.augmentation import CentreCrop
-from ltexp.data.files.decode import open_rgb
+from ltexp.data.files.decode import AS_STORED, Reading, _to_rgb, _upright, open_rgb
 from ltexp.data.files.folder_source import ENDINGS
 from ltexp.data.normalize import Normalize
 from ltexp.errors import DataError
@@ -21,6 +21,7 @@ from ltexp.evaluation.arrays import to_numpy
 from ltexp.processes.cores import usable_cores
 
 Pixels = npt.NDArray[np.uint8]
+MOST_CHANNELS = 4  # of an image, its alpha channel counted
 
 
 class ImageTransform:
@@ -30,17 +31,25 @@ class ImageTransform:
         size: S; None: images stay as they are, all of one size.
         resize: the length that the short side gets before the square is cut out; S where images lie in memory.
         mean, std: those of R, G and B, for images scaled to [0, 1].
+        reading: how image files are read.
     """
 
-    def __init__(self, size: int | None, resize: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.size, self.mean, self.std = size, tuple(mean), tuple(std)
+    def __init__(
+        self,
+        size: int | None,
+        resize: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        reading: Reading = AS_STORED,
+    ) -> None:
+        self.size, self.mean, self.std, self.reading = size, tuple(mean), tuple(std), reading
         self.resize = size if resize is None else resize
 
     def __call__(self, image: Any) -> Tensor:
         """float32 (3, S, S) of a path, an image of Pillow's, or uint8 (H, W, 3), (3, H, W) or (H, W).
 
         Raises:
-            DataError: for a file that is no readable image, or an array of another kind.
+            DataError: for a file or an image of Pillow's that cannot be read, or an array of another kind.
         """
         return self.normalize(self.pixels(image)[None])[0]
 
@@ -55,9 +64,9 @@ class ImageTransform:
     def pixels(self, image: Any) -> Pixels:
         """uint8 (S, S, 3) of an image; see `__call__`."""
         if isinstance(image, str | os.PathLike):
-            opened = open_rgb(os.fspath(image))
+            opened = open_rgb(os.fspath(image), reading=self.reading)
         elif isinstance(image, Image.Image):
-            opened = image.convert("RGB")
+            opened = _rgb_of(image, self.reading)
         else:
             opened = Image.fromarray(_channels_last(to_numpy(image)))
         if self.size is None or self.resize is None:
@@ -70,6 +79,15 @@ class ImageTransform:
         return Normalize(self.mean, self.std, pixels.shape[2], torch.device("cpu"))(torch.from_numpy(pixels))
 
 
+def _rgb_of(image: Image.Image, reading: Reading) -> Image.Image:
+    """An image of Pillow's in mode RGB, as `open_rgb` has it from its file."""
+    try:
+        return _to_rgb(_upright(image, reading))
+    except Exception as error:  # a decoder raises whatever it stumbles over
+        name = getattr(image, "filename", "") or f"an image of Pillow's of mode {image.mode}"
+        raise DataError(f"{name}: not a readable image ({error})") from None
+
+
 def _channels_last(image: npt.NDArray[Any]) -> Pixels:
     """uint8 (H, W, 3) of an array of an image."""
     if image.dtype != np.uint8:
@@ -79,7 +97,8 @@ def _channels_last(image: npt.NDArray[Any]) -> Pixels:
     if image.ndim == 3 and image.shape[2] != 3 and image.shape[0] == 3:
         image = image.transpose(1, 2, 0)
     if image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"an image of shape {image.shape}: expected (H, W, 3), (3, H, W) or (H, W)")
+        alpha = ", without its alpha channel image[..., :3]" if image.ndim == 3 and image.shape[2] == 4 else ""
+        raise DataError(f"an image of shape {image.shape}: expected (H, W, 3), (3, H, W) or (H, W){alpha}")
     return np.ascontiguousarray(image)
 
 
@@ -97,16 +116,24 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _is_one(images: Any) -> bool:
-    """Whether an array is of one image: (H, W), or three dimensions of which the first or the last are channels."""
+    """Whether an array is of one image: (H, W), or (H, W, c) with so few columns c that they are channels.
+
+    Raises:
+        DataError: for (3, H, W), which may be one image in colour or three grey ones.
+    """
     shape = tuple(getattr(images, "shape", ()))
-    return len(shape) == 2 or (len(shape) == 3 and 3 in (shape[0], shape[2]))
+    if len(shape) != 3:
+        return len(shape) == 2
+    if shape[0] == 3 and shape[2] > MOST_CHANNELS:
+        raise DataError(f"an array of shape {shape}: give [images] if it is one image, list(images) if three grey ones")
+    return bool(shape[2] <= MOST_CHANNELS)
 
 
 def listed(images: Any) -> tuple[list[Any], list[str]]:
     """(single images, a name of each) of whatever holds some: see `Predictor.predict`.
 
     Raises:
-        DataError: for a path that does not exist, a folder without images, or nothing at all.
+        DataError: for a path that does not exist, a folder without images, an array of shape (3, H, W), or nothing.
     """
     if isinstance(images, str | os.PathLike):
         path = Path(images)
