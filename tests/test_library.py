@@ -125,6 +125,8 @@ def test_mistakes_are_one_line_before_anything_is_written(tmp_path: Path, monkey
             ltexp.train(words)
     with pytest.raises(ConfigError, match="folder= is empty: name a path"):
         ltexp.train(["method=ce"], folder="")
+    with pytest.raises(ConfigError, match=r"^hydra.run.dir=q: the folder of the run is folder=p already: leave one"):
+        ltexp.train(["method=ce", "hydra.run.dir=q"], folder="p")
     with pytest.raises(ConfigError, match=r"the config folder .*/mine is not there \(--config-dir, config_dirs or"):
         ltexp.train([], config_dirs=["mine"])
     importlib.import_module("ltexp.train")  # the command's module takes the function's name

@@ -30,6 +30,8 @@ def train_one(
     swept = [word for word in words if _is_sweep(word)]
     if swept:
         raise ConfigError(f"{swept[0]}: several values are a sweep, and ltexp.train trains one run: call it for each")
+    if folder is not None and (typed := [word for word in words if _names_folder(word)]):
+        raise ConfigError(f"{typed[0]}: the folder of the run is folder={folder} already: leave one of them out")
     with reading_config_dirs(config_dirs):
         return _train(words, folder)
 
@@ -45,8 +47,12 @@ def _train(words: list[str], folder: str | Path | None) -> Path:
     check_devices(trainer_config(plain["trainer"]))
     check_data(plain)
     sys.stdout.flush()  # what the run prints comes after it
-    typed = any(word.startswith("hydra.run.dir=") for word in words)
+    typed = any(map(_names_folder, words))
     return run_in_folder(plain, Path(folder or default), chosen=typed or folder is not None)
+
+
+def _names_folder(word: str) -> bool:
+    return word.lstrip("+").startswith("hydra.run.dir=")
 
 
 def _is_sweep(word: str) -> bool:
