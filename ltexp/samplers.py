@@ -10,8 +10,9 @@ from typing import Any
 
 from torch.utils.data import Sampler as TorchSampler
 
-from ltexp.config.require import require
+from ltexp.config.require import is_whole, require
 from ltexp.data.samplers import Sampler
+from ltexp.errors import ConfigError
 from ltexp.parts import classes, find
 
 __all__ = ["EpochSampler", "Sampler"]
@@ -32,12 +33,16 @@ class EpochSampler(TorchSampler[int]):
         world_size: how many processes there are. Default 1.
 
     Raises:
-        ConfigError: for fewer than one epoch, or a rank that is none.
+        ConfigError: for what is no sampler of ltexp's, fewer than one epoch, or a rank that is none.
     """
 
     def __init__(self, sampler: Sampler, epochs: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        require(epochs >= 1, "epochs", epochs, "a whole number of 1 or more")
-        require(0 <= rank < world_size, "rank", rank, f"a number from 0 to world_size - 1 = {world_size - 1}")
+        if not isinstance(sampler, Sampler):
+            raise ConfigError(f"EpochSampler takes a sampler of ltexp.samplers, got {type(sampler).__name__}")
+        require(is_whole(epochs, 1), "epochs", epochs, "a whole number of 1 or more")
+        require(is_whole(world_size, 1), "world_size", world_size, "a whole number of 1 or more")
+        right = is_whole(rank, 0, world_size - 1)
+        require(right, "rank", rank, f"a whole number from 0 to world_size - 1 = {world_size - 1}")
         self.sampler, self.epochs, self.seed, self.rank, self.world_size = sampler, epochs, seed, rank, world_size
         self.epoch = 0
 

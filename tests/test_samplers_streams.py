@@ -1,14 +1,19 @@
 """What a sampler's stream of indices promises: its draws, its order, and the same images on any number of processes."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from choices import build, names
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from ltexp.data.deferred import Deferred
 from ltexp.data.samplers import ClassAware, ClassBalanced, InstanceBalanced, Sampler
 from ltexp.errors import ConfigError
+from ltexp.samplers import EpochSampler
 
 COUNTS = torch.tensor([5, 60, 2, 23, 110])  # unsorted, and a class smaller than the images of one visit
 
@@ -152,6 +157,11 @@ def test_class_balanced_draws_are_independent() -> None:
         ("class_balanced", {"class_counts": torch.tensor([5, 60, 2, 23, 111])}, "not the counts of the labels"),
         ("class_balanced", {"class_counts": torch.tensor([5, 60, 2, 23, 110, 0])}, "no training images for class 5"),
         ("class_balanced", {"labels": LABELS.double()}, "int64 tensor of shape"),
+        ("class_balanced", {"labels": LABELS[:, None]}, r"got torch.int64 of shape \(200, 1\)"),
+        ("class_balanced", {"labels": LABELS[:0]}, "labels hold no label"),
+        ("class_balanced", {"labels": LABELS - 1}, "labels hold a label below 0"),
+        ("class_balanced", {"epoch_length": 2.5}, "invalid epoch_length=2.5: expected a whole number of 1 or more"),
+        ("class_aware", {"images_per_class": 2.5}, "invalid images_per_class=2.5: expected a whole number of 1 or mo"),
     ],
 )
 def test_bad_settings(name: str, settings: dict[str, object], message: str) -> None:
@@ -161,3 +171,48 @@ def test_bad_settings(name: str, settings: dict[str, object], message: str) -> N
         build("sampler", name, **{"labels": LABELS, "class_counts": COUNTS, **settings})
     assert isinstance(caught.value.__cause__, ConfigError)
     assert caught.match(message)
+
+
+@pytest.mark.parametrize("of", [list, Tensor.numpy])
+def test_labels_that_are_no_tensor_are_refused(of: Callable[[Tensor], object]) -> None:
+    labels: Any = of(LABELS)
+    with pytest.raises(ConfigError, match=rf"got {type(labels).__name__}: torch.as_tensor makes one of it"):
+        ClassAware(labels, COUNTS)
+    with pytest.raises(ConfigError, match=r"got torch.int32 of shape \(200,\)$"):
+        ClassAware(LABELS.int(), COUNTS)
+
+
+def test_a_sampler_without_an_epoch_is_told_apart_by_a_data_loader() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^ClassAware does not know the epoch: give .*EpochSampler\(sampler, epochs="
+    ):
+        list(DataLoader(range(len(LABELS)), sampler=ClassAware(LABELS, COUNTS)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 2.5}, "invalid epochs=2.5: expected a whole number"),
+        ({"epochs": 2, "rank": 0.5}, "invalid rank=0.5: expected a whole number from 0 to world_size - 1 = 0"),
+        ({"epochs": 2, "world_size": 1.5}, "invalid world_size=1.5: expected a whole number"),
+        ({"epochs": 2, "sampler": [1, 2]}, "takes a sampler of ltexp.samplers, got list"),
+    ],
+)
+def test_an_epoch_sampler_refuses_what_it_cannot_go_through(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EpochSampler(**{"sampler": ClassAware(LABELS, COUNTS), **settings})
+
+
+def test_deferred_takes_samplers_as_it_takes_their_nodes() -> None:
+    before, after = InstanceBalanced(LABELS, COUNTS), ClassBalanced(LABELS, COUNTS)
+    made, built = Deferred(LABELS, COUNTS, before, after, start=0.5), sampler("deferred", start=0.5)
+    for epoch in (4, 5):
+        assert torch.equal(made.indices(0, epoch, 10), built.indices(0, epoch, 10))
+        assert torch.equal(made.indices(0, epoch, 10), (before, after)[epoch == 5].indices(0, epoch, 10))
+    for part, settings, message in (
+        (ClassBalanced(LABELS.flip(0), COUNTS), {}, "after: its labels are others"),
+        (after, {"epoch_length": 50}, "before: it shows 200 images an epoch: build it with epoch_length=50"),
+        (ClassBalanced, {}, "after: expected a sampler, or the config node of one, got ABCMeta"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Deferred(LABELS, COUNTS, before, part, **settings)

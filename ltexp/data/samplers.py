@@ -6,11 +6,12 @@ are. A new sampler is usually one method, `class_probabilities`: the class is dr
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from ltexp.config.require import is_number, require
+from ltexp.config.require import is_number, is_whole, require
 from ltexp.counts import checked_class_counts, inverse_effective_number
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
@@ -30,12 +31,10 @@ class Sampler(ABC):
 
     def __init__(self, labels: Tensor, class_counts: Tensor, epoch_length: int | None = None) -> None:
         self.class_counts = checked_class_counts(class_counts).cpu()
-        labels = labels.cpu()
-        if labels.dtype != torch.int64 or labels.ndim != 1 or labels.min() < 0:
-            raise ConfigError("labels must be an int64 tensor of shape (N,) without negative entries")
+        labels = _checked_labels(labels)
         if not torch.equal(torch.bincount(labels, minlength=len(self.class_counts)), self.class_counts):
             raise ConfigError("class_counts are not the counts of the labels")
-        whole = epoch_length is None or epoch_length >= 1
+        whole = epoch_length is None or is_whole(epoch_length, 1)
         require(whole, "epoch_length", epoch_length, "a whole number of 1 or more, or null")
         self.size = len(labels)
         self.epoch_length = epoch_length if epoch_length is not None else self.size
@@ -64,6 +63,31 @@ class Sampler(ABC):
         classes = torch.searchsorted(cumulative, which_class, right=True)
         within = (which_image * self.class_counts[classes]).long()
         return self.by_class[self.starts[classes] + within]
+
+    def __iter__(self) -> Iterator[int]:
+        """What torch's `DataLoader` asks for; the order of which epoch, only an `EpochSampler` around it knows.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} does not know the epoch: give the DataLoader "
+            "sampler=ltexp.samplers.EpochSampler(sampler, epochs=...)"
+        )
+
+
+def _checked_labels(labels: Tensor) -> Tensor:
+    """Labels (N,) on the CPU, once it is sure that they are int64, not negative, and at least one."""
+    if not isinstance(labels, Tensor):
+        kind = type(labels).__name__
+        raise ConfigError(f"labels must be an int64 tensor of shape (N,), got {kind}: torch.as_tensor makes one of it")
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise ConfigError(f"labels must be an int64 tensor of shape (N,), got {got}")
+    if not len(labels) or labels.min() < 0:
+        found = "a label below 0" if len(labels) else "no label"
+        raise ConfigError(f"labels hold {found}: expected those of the training images, from 0 on")
+    return labels.cpu()
 
 
 def _normalized(weights: Tensor) -> Tensor:
@@ -115,7 +139,7 @@ class ClassAware(Sampler):
         self, labels: Tensor, class_counts: Tensor, images_per_class: int = 4, epoch_length: int | None = None
     ) -> None:
         super().__init__(labels, class_counts, epoch_length)
-        require(images_per_class >= 1, "images_per_class", images_per_class, "a whole number of 1 or more")
+        require(is_whole(images_per_class, 1), "images_per_class", images_per_class, "a whole number of 1 or more")
         self.images_per_class = images_per_class
 
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
