@@ -1,8 +1,11 @@
 """What holds for every loss: refused counts, the balanced limit, many classes under autocast, its classifier."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from choices import LEARNED, context_of, full_output, names
@@ -18,6 +21,7 @@ from ltexp.outputs import ModelOutput
 from ltexp.training.composition import check_composition
 
 EQUAL = torch.full((5,), 40)
+COUNTS = torch.tensor([60, 12, 3])
 BALANCED = {  # what each loss of class counts is when all counts are equal
     "weighted_cross_entropy": ("cross_entropy", {}),
     "class_balanced": ("cross_entropy", {}),
@@ -155,3 +159,58 @@ def test_balanced_data_trains(method: str, tmp_path: Path) -> None:
     """CBEN's constants included: equal counts have one effective number."""
     run_here(tmp_path / "run", f"method={method}", "dataset.imbalance=balanced", "stage1.epochs=1")
     assert all(value.isfinite().all() for value in weights(tmp_path / "run", "stage1").values())
+
+
+WRONG_LOGITS = {
+    "int64 (3, 3)": torch.zeros(3, 3, dtype=torch.int64),
+    "float32 (3, 1)": torch.zeros(3, 1),
+    "float32 (3, 5)": torch.zeros(3, 5),
+    "float32 (3,)": torch.zeros(3),
+    "float32 (2, 3, 3)": torch.zeros(2, 3, 3),
+    "a list": [[0.0] * 3] * 3,
+}
+WRONG_LABELS = {
+    "a list": [0, 1, 2],
+    "a ndarray": np.arange(3),
+    "float32 (3,)": torch.zeros(3),
+    "bool (3,)": torch.zeros(3, dtype=torch.bool),
+    "int64 (3, 1)": torch.zeros(3, 1, dtype=torch.int64),
+    "int64 (2,)": torch.zeros(2, dtype=torch.int64),
+    "float32 (3, 3)": torch.eye(3),
+}
+
+
+@pytest.mark.parametrize("name", names("loss"))
+def test_logits_and_labels_that_do_not_go_together_are_one_line(name: str) -> None:
+    """Three samples of three classes, so that what may be broadcast or taken for a mask is."""
+    loss, output = build("loss", name, class_counts=COUNTS), full_output(torch.zeros(3, 3))
+    context, own = context_of(loss, output, torch.arange(3)), type(loss).__name__
+    for given, logits in WRONG_LOGITS.items():
+        message = (
+            rf"^{own}: logits of (torch\.)?{re.escape(given)}: expected a float tensor \(B, 3\), a column for each"
+        )
+        with pytest.raises(ConfigError, match=message):
+            loss(replace(output, logits=logits), torch.arange(3), context)
+    for given, labels in WRONG_LABELS.items():
+        message = (
+            rf"^{own}: labels of (torch\.)?{re.escape(given)}: expected an integer tensor \(3,\), one for each row"
+        )
+        with pytest.raises(ConfigError, match=message):
+            loss(output, labels, context)
+    with pytest.raises(ConfigError, match=rf"^{own}: output of a ndarray: expected logits"):
+        loss(np.zeros((3, 3)), torch.arange(3), context)
+    for part in loss.needs & {"expert_logits", "teacher_logits", "auxiliary_logits"}:
+        with pytest.raises(ConfigError, match=rf"^{own}: {part} of .*\(3, 1\): expected the last two .* \(3, 3\)"):
+            loss(replace(output, **{part: torch.zeros(3, 1)}), torch.arange(3), context)
+
+
+@pytest.mark.parametrize("name", names("loss"))
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_labels_of_any_integer_type_are_the_same(name: str, dtype: torch.dtype) -> None:
+    output = full_output(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
+    labels = torch.tensor([2, 0, 1])
+    values = []
+    for given in (labels, labels.to(dtype)):
+        loss = build("loss", name, class_counts=COUNTS)
+        values.append(loss(output, given, context_of(loss, output, labels)))
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=0)

@@ -18,6 +18,12 @@ from ltexp.errors import ConfigError
 from ltexp.losses.context import BatchContext, Survey
 from ltexp.outputs import FIELDS, ModelOutput
 
+INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})  # what labels may be
+# what of an output has rows and columns as its logits have, (..., B, C)
+OF_CLASSES = frozenset(
+    {"expert_logits", "teacher_logits", "auxiliary_logits", "view_logits", "balanced_logits", "logit_spread"}
+)
+
 
 class Loss(nn.Module):
     """Base of the losses: `loss(output, target)` is a scalar, computed in float32 whatever comes in.
@@ -70,13 +76,14 @@ class Loss(nn.Module):
         # Not persistent: they follow from the data, so a checkpoint does not carry a second truth.
         self.register_buffer("class_counts", checked_class_counts(class_counts), persistent=False)
         self.register_buffer("class_weights", None, persistent=False)
+        self._classes = len(class_counts)  # a module's own search for a buffer takes as long as all of a call's checks
         self.scale, self.takes_scale_of_output = 1.0 if scale is None else scale, scale is None
         self._progress = BatchContext()
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return len(self.class_counts)
+        return self._classes
 
     @property
     def logit_scale(self) -> float:
@@ -158,26 +165,56 @@ class Loss(nn.Module):
     def __call__(self, output: ModelOutput | Tensor, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The scalar loss of a model's output, or of its logits (B, C) alone; see `forward`.
 
+        Args:
+            output: its logits are of any floating-point type.
+            target: (B,) labels from 0 to C - 1, of any integer type.
+            context: see `BatchContext`.
+
         Raises:
-            ConfigError: logits alone, where the loss reads more.
+            ConfigError: logits alone, where the loss reads more; logits or labels of another kind or shape. What the
+                labels are is not looked at: on a GPU the host would wait for it.
         """
         if isinstance(output, Tensor):
-            if self.streams:
-                raise ConfigError(
-                    f"{type(self).__name__} reads more than logits: the streams {', '.join(sorted(self.streams))}, "
-                    "which a stage of ltexp makes"
-                )
-            if self.needs:
-                fields = [f"{name}=..." for name in sorted(self.needs & FIELDS)]
-                extra = ", ".join(f"'{name}': ..." for name in sorted(self.needs - FIELDS))
-                fields += [f"extra={{{extra}}}"] if extra else []
-                own = f"{type(self).__name__} reads more than logits"
-                raise ConfigError(f"{own}: give it ltexp.ModelOutput(logits, {', '.join(fields)})")
-            output = ModelOutput(output)
+            output = self._of_logits(output)
+        target = self._checked(output, target)
         loss: Tensor = super().__call__(output, target, context)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             raise self._other_shape("forward", loss, "a scalar tensor")
         return loss
+
+    def _of_logits(self, logits: Tensor) -> ModelOutput:
+        """The output of logits alone, of a loss that reads no more."""
+        if self.streams:
+            raise ConfigError(
+                f"{type(self).__name__} reads more than logits: the streams {', '.join(sorted(self.streams))}, "
+                "which a stage of ltexp makes"
+            )
+        if self.needs:
+            fields = [f"{name}=..." for name in sorted(self.needs & FIELDS)]
+            extra = ", ".join(f"'{name}': ..." for name in sorted(self.needs - FIELDS))
+            fields += [f"extra={{{extra}}}"] if extra else []
+            own = f"{type(self).__name__} reads more than logits"
+            raise ConfigError(f"{own}: give it ltexp.ModelOutput(logits, {', '.join(fields)})")
+        return ModelOutput(logits)
+
+    def _checked(self, output: ModelOutput, target: Tensor) -> Tensor:
+        """`target` as int64, once logits and labels are sure to be of kinds and shapes that go together."""
+        if not isinstance(output, ModelOutput):
+            raise self._not_taken("output", output, "logits, a float tensor (B, C), or ltexp.ModelOutput(logits, ...)")
+        logits, classes = output.logits, self._classes
+        if not (isinstance(logits, Tensor) and logits.is_floating_point() and logits.shape[1:] == (classes,)):
+            raise self._not_taken("logits", logits, f"a float tensor (B, {classes}), a column for each of class_counts")
+        for name in self.needs & OF_CLASSES:
+            value = output.read(name)
+            if isinstance(value, Tensor) and value.shape[-2:] != logits.shape:
+                raise self._not_taken(name, value, f"the last two dimensions to be {tuple(logits.shape)}, as of logits")
+        if not (isinstance(target, Tensor) and target.dtype in INTEGERS and target.shape == logits.shape[:1]):
+            raise self._not_taken("labels", target, f"an integer tensor ({len(logits)},), one for each row of logits")
+        return target.long()  # itself, if it is int64
+
+    def _not_taken(self, what: str, given: object, expected: str) -> ConfigError:
+        shape = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        return ConfigError(f"{type(self).__name__}: {what} of {shape}: expected {expected}")
 
     def forward(self, output: ModelOutput, target: Tensor, context: BatchContext | None = None) -> Tensor:
         """The scalar loss of a batch: the mean over samples, weighted if there are weights of classes or samples."""
