@@ -2,15 +2,18 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from choices import CONF, names
+from documents import ROOT
 from image_trees import long_tail, write_list, write_tree
 from omegaconf import OmegaConf
 from runs import run_here, tiny
@@ -67,6 +70,35 @@ def test_a_loss_on_logits_is_the_papers_formula() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(logits + COUNTS.log(), target))
     loss.backward()
     assert logits.grad is not None
+
+
+def test_every_loss_that_learns_between_epochs_is_in_the_documentation() -> None:
+    """Those that a loop of one's own has to tell that an epoch begins or ends."""
+    from ltexp.losses.base import Loss
+
+    section = (ROOT / "docs/library.md").read_text().partition("### Losses that learn between epochs")[2]
+    section = section.partition("\n## ")[0]
+    for hook in ("end_epoch", "before_epoch"):
+        learning = [n for n in dir(ltexp.losses) if getattr(getattr(ltexp.losses, n), hook) is not getattr(Loss, hook)]
+        assert learning
+        assert f"loss.{hook}(" in section
+        assert not [name for name in learning if f"`{name}`" not in section]
+
+
+def test_the_documented_loops_run_and_their_losses_learn() -> None:
+    first, *_ = (ROOT / "docs/library.md").read_text().partition("\n## Runs")
+    own, contrastive, experts = re.findall(r"^```python\n(.*?)^```$", first, re.MULTILINE | re.DOTALL)
+    place: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(own, place)
+        exec(contrastive, place)
+        labels, last = place["labels"], place["sampler"].indices(0, 3, 4)
+        assert torch.equal(place["loss"].used.amount.long(), torch.bincount(labels[last]))  # of the last epoch's images
+        exec(experts, place)
+    loss = place["loss"]
+    assert loss.start.shape == labels.shape
+    assert all(loss.start[labels == label].max() == 1 for label in range(3))  # the easiest image of each class
+    assert any(pace != 1 for pace in loss.paces.values())
 
 
 def test_unknown_parts_are_named_with_the_nearest() -> None:
