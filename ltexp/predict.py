@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltexp.config.words import own_keys, read_flag, run_command, split_words
+from ltexp.config.words import read_flag, run_command, split_words
 from ltexp.errors import ConfigError
 from ltexp.files import is_file_to_be, write_text
 
@@ -39,8 +39,7 @@ def run(words: Sequence[str]) -> int:
     from ltexp.inference.predictor import load_predictor
     from ltexp.inference.transform import listed
 
-    with own_keys({"trainer.accelerator": "accelerator"}):
-        predictor = load_predictor(Path(folder), options.get("stage"), options.get("accelerator", "auto"))
+    predictor = load_predictor(Path(folder), options.get("stage"), options.get("accelerator", "auto"))
     found = [path for name in images for path in listed(name)[0]]
     prediction = predictor.predict(found)
     text = prediction.csv(every_class)

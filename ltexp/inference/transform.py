@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltexp.data.files.augmentation import CentreCrop
-from ltexp.data.files.decode import AS_STORED, Reading, _to_rgb, _upright, open_rgb
+from ltexp.data.files.decode import AS_STORED, Reading, open_rgb, to_rgb, turned_upright
 from ltexp.data.files.folder_source import ENDINGS
 from ltexp.data.normalize import Normalize
 from ltexp.errors import DataError
@@ -82,7 +82,7 @@ class ImageTransform:
 def _rgb_of(image: Image.Image, reading: Reading) -> Image.Image:
     """An image of Pillow's in mode RGB, as `open_rgb` has it from its file."""
     try:
-        return _to_rgb(_upright(image, reading))
+        return to_rgb(turned_upright(image, reading))
     except Exception as error:  # a decoder raises whatever it stumbles over
         name = getattr(image, "filename", "") or f"an image of Pillow's of mode {image.mode}"
         raise DataError(f"{name}: not a readable image ({error})") from None

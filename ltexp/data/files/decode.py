@@ -64,7 +64,7 @@ def open_rgb(path: str, content: bytes | None = None, reading: Reading = AS_STOR
     Raises:
         DataError: for a file that is missing, truncated, damaged, too large or of no known format.
     """
-    return _read(path, content, lambda image: _to_rgb(_upright(image, reading)), reading.max_pixels)
+    return _read(path, content, lambda image: to_rgb(turned_upright(image, reading)), reading.max_pixels)
 
 
 def read_crop(
@@ -98,10 +98,10 @@ def read_crop(
         if not exact and right - left >= 2 * enough and bottom - top >= 2 * enough:
             reduced = int(width * enough / (right - left)), int(height * enough / (bottom - top))
             image.draft(None, reduced[::-1] if exchanged else reduced)
-        image = _upright(image, reading)
+        image = turned_upright(image, reading)
         across, down = image.size[0] / width, image.size[1] / height
         box = (left * across, top * down, right * across, bottom * down)
-        pixels = np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        pixels = np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
         return pixels[:, ::-1] if mirrored else pixels
 
     return _read(path, content, cut, reading.max_pixels)
@@ -140,13 +140,15 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(ORIENTATION, 1))
 
 
-def _upright(image: Image.Image, reading: Reading) -> Image.Image:
+def turned_upright(image: Image.Image, reading: Reading) -> Image.Image:
+    """The image as its camera noted it is to be seen, where `reading` says so."""
     if not reading.exif_orientation or _orientation(image) == 1:
         return image
     return ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB: 16 bits scaled, transparency left out; ValueError for floating-point pixels."""
     mode = image.mode
     if mode == "F":
         raise ValueError("its pixels are floating-point numbers; store them as integers of 8 or 16 bits")
