@@ -182,3 +182,9 @@ def test_what_runs_see_beyond_others_stands_beside_their_numbers(tmp_path: Path)
     place = [column.name for column in found.columns].index("beyond")
     assert {row[0]: row[place] for row in found.rows} == {"mw_net": "10 unused images a class", "crt": "–"}
     assert "beyond" not in [column.name for column in table(tmp_path / "b").columns]
+
+
+def test_runs_of_a_sweep_come_in_the_order_of_its_jobs(tmp_path: Path) -> None:
+    for number in (10, 9, 2):
+        write(tmp_path / "sweep" / str(number), seed=number)
+    assert [run.record["seed"] for run in find_runs([tmp_path])[0]] == [2, 9, 10]

@@ -34,6 +34,8 @@ SHADES = {"many": "#ffffff", "medium": "#efefef", "few": "#dddddd"}
 MOST_PANELS = 16
 PAGE = 12.0, 15.0  # inches that no figure is larger than
 LINE = 38  # characters of a line of a title, which is as wide as a panel
+LINE_OF_MANY = 33  # ... where as many panels stand in a row as can
+MOST_COLUMNS = 4  # panels in a row
 MOST_LINES = 3  # of a title or of a name in a legend
 VALUE = 24  # characters of a name or a value of an override
 
@@ -56,7 +58,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[Any]]:
-    """(figure, axes): a panel of `width` x `height` inches for each run, at most four in a row.
+    """(figure, axes): a panel of `width` x `height` inches for each run, at most `MOST_COLUMNS` in a row.
 
     Raises:
         ConfigError: for more runs than a page can hold.
@@ -70,18 +72,18 @@ def panels(runs: Sequence[Run], width: float, height: float) -> tuple[Any, list[
 
 
 def panel_grid(number: int) -> tuple[int, int]:
-    """(rows, columns) of so many panels, at most four in a row.
+    """(rows, columns) of so many panels, at most `MOST_COLUMNS` in a row.
 
     Raises:
         ConfigError: for more than a page can hold.
     """
     if number > MOST_PANELS:
         raise ConfigError(f"{number} runs are too many for one figure: choose folders with at most {MOST_PANELS}")
-    columns = min(number, 4)
+    columns = min(number, MOST_COLUMNS)
     return -(-number // columns), columns
 
 
-def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
+def titles(runs: Sequence[Run], seeds: bool = True, width: int = LINE) -> list[str]:
     """A name for each run: its method, and whatever else (its seed only if `seeds`) tells it from the others.
 
     Keys are as short as they stay unique, and long names have several lines. An override that all runs have, as far as
@@ -95,7 +97,7 @@ def titles(runs: Sequence[Run], seeds: bool = True) -> list[str]:
     differing = [key for key in facts[0] if len({fact[key] for fact in facts}) > 1]
     shown = [key for key in facts[0] if key == "method" or key in differing]
     names = [", ".join(fact[key] for key in shown if fact[key]) for fact in facts]
-    return [fill(name) for name in names]
+    return [fill(name, width) for name in names]
 
 
 def fill(text: str, width: int = LINE) -> str:
@@ -174,7 +176,8 @@ def experiments(runs: Sequence[Run], most: int = len(MARKERS)) -> list[tuple[str
 
 def head(figure: Any, axes: Sequence[Any], runs: Sequence[Run], lines: Sequence[str] | None = None) -> None:
     """Titles the panels of `runs`, with a further line each, and says above them what the runs share."""
-    for number, (axis, title) in enumerate(zip(axes, titles(runs), strict=True)):
+    width = LINE if panel_grid(len(runs))[1] < MOST_COLUMNS else LINE_OF_MANY
+    for number, (axis, title) in enumerate(zip(axes, titles(runs, width=width), strict=True)):
         above = [common(runs)] if len(runs) == 1 else []
         axis.set_title("\n".join([*above, title, *([lines[number]] if lines else [])]), fontsize=9)
     if len(runs) > 1 and common(runs):

@@ -86,7 +86,8 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         DataError: if a folder does not exist.
     """
     runs, notes, unfinished = [], [], Counter[str]()
-    for path in sorted({path.resolve(): path for folder in folders for path in _record_files(folder)}.values()):
+    found = {path.resolve(): path for folder in folders for path in _record_files(folder)}
+    for path in sorted(found.values(), key=_by_number):
         try:
             record = read_record(path)
         except RecordError as error:
@@ -102,6 +103,11 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         notes.append(f"left out: {counts_of(sum(unfinished.values()), 'run')} not finished ({counts})")
     kept, repeated = _latest(runs)
     return kept, notes + repeated
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts folders that are numbers, as a sweep's jobs are, by size."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in path.parts]
 
 
 def counts_of(number: int, noun: str) -> str:
