@@ -203,23 +203,6 @@ def test_places_lists_find_the_images_of_either_archive(tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
-def test_an_image_of_places_in_two_spellings_is_one(tmp_path: Path) -> None:
-    """Within a list, and in the training and the test list."""
-    letter, easy = "data_256/a/atrium/public/1.jpg", "train/atrium-public/1.jpg"
-    first = ("data_256/a/airfield/1.jpg", 0)
-    write_list(tmp_path / "train.txt", [first, (letter, 1)])
-    write_list(tmp_path / "twice.txt", [first, (letter, 1), (easy, 1)])
-    write_list(tmp_path / "test.txt", [("val_256/1.jpg", 0), (easy, 1)])
-    source = {"folder": str(tmp_path), "validation": None, "num_classes": 2, "published": None}
-    for files, line in (
-        ({"train": "twice.txt", "test": None}, f"twice.txt, line 3: '{letter}' is also line 2"),
-        ({"train": "train.txt", "test": "test.txt"}, f"test.txt, line 2: '{letter}' is also in train.txt, line 2"),
-    ):
-        with pytest.raises(DataError) as error:
-            dataset("places_lt", tmp_path, source | files)
-        assert str(error.value) == line
-
-
 def test_bad_settings_have_one_line(tree: Path) -> None:
     for changed, words in (
         ({"imbalance": "long"}, r"expected given \| longtail \| step \| balanced; did you mean 'longtail'"),

@@ -1,7 +1,6 @@
 """Images and labels from list files, as the field ships ImageNet-LT, Places-LT and iNaturalist 2018."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +68,12 @@ class ImageLists(FileSource):
             problems += wrong
             if names and self.num_classes not in (None, len(names)):
                 problems.append(f"{self.classes} names {len(names):,} classes, and num_classes is {self.num_classes:,}")
-        # a path that a list may spell in two ways is one image
-        one_spelling = {split: replace(found, paths=self.canonical(found.paths)) for split, found in lists.items()}
-        problems += self._list_problems(one_spelling, names)
+        problems += self._list_problems(lists, names)
         if problems:
             return None, problems
         names = names or self.names_of(lists["train"])
         splits = {split: self._split(found, folder, names) for split, found in lists.items()}
-        hashes = {split: list_hash(found.paths, found.labels) for split, found in one_spelling.items()}
+        hashes = {split: list_hash(self.canonical(found.paths), found.labels) for split, found in lists.items()}
         return SourceFiles(splits["train"], splits.get("validation"), splits.get("test"), names, hashes), []
 
     def notes(self, opened: SourceFiles) -> list[str]:
@@ -135,7 +132,7 @@ class ImageLists(FileSource):
         return paths
 
     def canonical(self, paths: Paths) -> Paths:
-        """The paths in the one spelling that is compared and hashed; here: as the list has them."""
+        """The paths in the one spelling that is hashed; here: as the list has them."""
         return paths
 
     def names_of(self, train: ImageList) -> tuple[str, ...]:
