@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ltexp.config.composer import products
+from ltexp.config.words import key_of
 
 
 class Listed(Sweeper):
@@ -49,10 +50,6 @@ def listed_jobs(jobs: Any, arguments: list[str]) -> list[list[str]]:
         arguments: such as `seed=0,1,2`.
     """
     listed = json.loads(Path(jobs).read_text(encoding="utf-8")) if isinstance(jobs, str) else jobs
-    typed = {_key(text) for text in arguments}
-    left = dict.fromkeys(tuple(text for text in job if _key(text) not in typed) for job in listed)
+    typed = {key_of(text) for text in arguments}
+    left = dict.fromkeys(tuple(text for text in job if key_of(text) not in typed) for job in listed)
     return [[*product, *job] for job in left for product in products(arguments)]
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]

@@ -100,14 +100,14 @@ def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, An
         take_test(restored.session, words)
     measure_further = further(restored, shifts_of(options), options)
     crops = _crops(restored, options)
-    other = note_changes(restored, recorded, config, words, _of_training(options, nodes))
+    other = note_changes(restored, recorded, config, words, _of_training(options))
     node, choice = choose(restored, nodes)
     if choice:
         print(choice_text(choice))
     unwritten = _write_for_figures(restored, options)
     name = _name([stage, *([options["classifier"], *_settings(nodes)] if nodes else [])], words)
     precision = config.trainer.precision
-    if precision != load(folder / CONFIG).trainer.precision:
+    if "precision" in options and precision != load(folder / CONFIG).trainer.precision:
         name += f"_{precision}"
     found = restored.session.data.test_hash
     name += f"_{found[:8]}" if other and not words else ""
@@ -137,9 +137,9 @@ def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, An
     return 0
 
 
-def _of_training(options: dict[str, str], nodes: Sequence[dict[str, Any]]) -> list[str]:
+def _of_training(options: dict[str, str]) -> list[str]:
     """What is asked for that reads the run's training images, or counts them, as typed."""
-    typed = [f"{key}={options[key]}" for key in ("classifier", "shift") if key in options and (nodes or key == "shift")]
+    typed = [f"{key}={options[key]}" for key in ("classifier", "shift") if key in options]
     return typed + [f"{key}=true" for key in ("temperature", "adapt", *KEPT) if read_flag(options, key)]
 
 

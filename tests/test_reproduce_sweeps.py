@@ -123,17 +123,23 @@ def test_a_search_spends_its_budget_and_goes_on(tmp_path: Path) -> None:
     assert "has other seeds" in other.stderr
 
 
-def test_a_run_whose_trial_is_stopped_says_so_and_keeps_no_stage(tmp_path: Path) -> None:
+def behind_another(folder: Path, metric: str) -> Any:
+    """The study of a search whose first trial had 100 at epoch 2, and whose second is the run in `folder`/run."""
     optuna = pytest.importorskip("optuna")
-    storage = f"sqlite:///{tmp_path}/{STUDY_FILE}"
+    storage = f"sqlite:///{folder}/{STUDY_FILE}"
     study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
-    facts = {"storage": storage, "metric": "all", "prune_after": 1}
+    facts = {"storage": storage, "metric": metric, "prune_after": 1}
     trial = study.ask()
     report_value(facts | {"number": trial.number}, 2, 100.0)
     study.tell(trial, 100.0)
     study.ask()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / TRIAL).write_text(json.dumps(facts | {"number": 1}))
+    (folder / "run").mkdir()
+    (folder / "run" / TRIAL).write_text(json.dumps(facts | {"number": 1}))
+    return study
+
+
+def test_a_run_whose_trial_is_stopped_says_so_and_keeps_no_stage(tmp_path: Path) -> None:
+    study = behind_another(tmp_path, "all")
     overrides = ("method=ce", "stage1.epochs=4", "stage1.optimizer.lr=1e-9", "evaluation.every=2")
     with pytest.raises(TrainingError, match=r"^stage1: stopped by the search after epoch 2: validation all "):
         run_here(tmp_path / "run", *TINY, *overrides, "dataset.validation.fraction=0.2")
@@ -145,16 +151,7 @@ def test_a_run_whose_trial_is_stopped_says_so_and_keeps_no_stage(tmp_path: Path)
 
 
 def test_a_run_that_has_ended_is_not_stopped_however_bad(tmp_path: Path) -> None:
-    optuna = pytest.importorskip("optuna")
-    storage = f"sqlite:///{tmp_path}/{STUDY_FILE}"
-    study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
-    facts = {"storage": storage, "metric": "balanced", "prune_after": 1}
-    trial = study.ask()
-    report_value(facts | {"number": trial.number}, 2, 100.0)
-    study.tell(trial, 100.0)
-    study.ask()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / TRIAL).write_text(json.dumps(facts | {"number": 1}))
+    study = behind_another(tmp_path, "balanced")
     overrides = ("method=ce", "stage1.epochs=2", "stage1.optimizer.lr=1e-9", "evaluation.every=2")
     run_here(tmp_path / "run", *TINY, *overrides, "dataset.validation.fraction=0.2")
     assert not is_stopped(tmp_path / "run")

@@ -32,13 +32,13 @@ def take_test(session: Session, words: Sequence[str]) -> None:
         ConfigError: for an unknown name or key, or other classes than the run's.
         DataError: if that data is not there.
     """
-    node = named_dataset(words) if any(word.startswith("dataset=") for word in words) else _changed(session, words)
-    other: LongTailedData = build(node, root=session.config.paths.data, path="dataset")
-    require_present(other)
     own = session.data
     idle = [word for word in words if word.partition("=")[0].removeprefix("dataset.") in own.preprocessing]
     if idle:
         raise ConfigError(f"{idle[0]} has no effect: test images are prepared as in training; leave it out")
+    node = named_dataset(words) if any(word.startswith("dataset=") for word in words) else _changed(session, words)
+    other: LongTailedData = build(node, root=session.config.paths.data, path="dataset")
+    require_present(other)
     if other.kind != own.kind:
         raise ConfigError(f"{' '.join(words)}: that dataset holds {other.kind}, and this run's {own.kind}")
     if other.class_names != own.class_names:

@@ -20,6 +20,11 @@ from ltexp.terminal import print_anywhere
 from ltexp.usage import folded
 
 
+def key_of(override: str) -> str:
+    """The key, or choice, that an override of Hydra's sets, adds or removes."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def split_words(
     words: Sequence[str], keys: Iterable[str], is_other: Callable[[str], bool] | None = None
 ) -> tuple[list[str], dict[str, str]]:

@@ -114,11 +114,12 @@ def _composition(error: ConfigCompositionException, arguments: list[str]) -> str
         return f"{key}: {_first_line(cause)}"
     known = [*dotted_keys(OmegaConf.to_container(config)), *groups]
     if key in known:
-        with suppress(HydraException, OmegaConfBaseException):
-            try:
-                compose(_choices(arguments, groups))
-            except LtexpError as choices:  # which are wrong themselves
-                return str(choices)
+        try:
+            compose(_choices(arguments, groups))
+        except LtexpError as choices:  # which are wrong themselves
+            return str(choices)
+        except (HydraException, OmegaConfBaseException):
+            pass
         return f"'{key}' cannot be set together with the rest of this command line"
     return _unknown(config, key, known)
 

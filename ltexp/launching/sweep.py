@@ -187,23 +187,24 @@ def _freeze_listed(config: DictConfig) -> None:
     """Jobs that stand for themselves: one that cannot be composed fails when its turn comes, not the others with it."""
     loader, sweep = GlobalHydra.instance().config_loader(), Path(config.hydra.sweep.dir)
     jobs, failed = listed_jobs(config.hydra.sweeper.jobs, list(config.hydra.overrides.task)), 0
+    only_shown = DRY_RUN_VARIABLE in os.environ
     for number, overrides in enumerate(jobs):
         try:
             composed = loader.load_sweep_config(config, overrides)
             job = freeze(composed)
         except (LtexpError, HydraException, OmegaConfBaseException) as error:
-            if DRY_RUN_VARIABLE in os.environ:
+            if only_shown:
                 failed += 1
                 reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
                 print(f"ltexp: {job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}", file=sys.stderr)
             continue
-        if DRY_RUN_VARIABLE in os.environ:
+        if only_shown:
             show_config(sweep / subfolder(composed, number), job)
         else:
             write_text(frozen_path(sweep, number), OmegaConf.to_yaml(OmegaConf.create(job)))
     if failed:
         raise ConfigError(f"{failed} of {len(jobs)} jobs cannot work")
-    if DRY_RUN_VARIABLE in os.environ:
+    if only_shown:
         sys.exit()  # before anything is written
 
 

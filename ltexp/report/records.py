@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltexp.config.identity import digest, is_material
+from ltexp.config.words import key_of
 from ltexp.errors import DataError
 from ltexp.evaluation.record import RecordError, read_record
 from ltexp.run_folder import RECORD, is_held
@@ -71,7 +72,7 @@ class Run:
 
 def is_own_setting(override: str) -> bool:
     """Whether an override changes the experiment and is not shown as one of the record's facts."""
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     return key not in _SHOWN and is_material(key)
 
 

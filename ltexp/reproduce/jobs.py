@@ -7,6 +7,7 @@ from functools import cache
 
 from ltexp.config import names_stage
 from ltexp.config.path import group_files
+from ltexp.config.words import key_of
 from ltexp.papers import Cell, find_paper, find_table, published_only
 
 FILE = "=FILE"  # ending of a setting that stands for a file of the user's
@@ -55,8 +56,8 @@ class Job:
         if stages:
             own = read_stages(self.overrides)
             extra = [text for text in extra if stages.get(text) in (None, *own)]
-        given = {_key(text) for text in extra}
-        kept = [text for text in self.settings if not (text in self.files and _key(text) in given)]
+        given = {key_of(text) for text in extra}
+        kept = [text for text in self.settings if not (text in self.files and key_of(text) in given)]
         return replace(self, settings=(*kept, *extra))
 
     def command(self, seeds: Sequence[int]) -> str:
@@ -87,17 +88,13 @@ def job_of(cell: Cell) -> Job | str:
         return _lacking(lacking)
     job = Job(method, cell.dataset, cell.imbalance, cell.ratio, cell.backbone, settings)
     baseline = find_paper(cell.paper).overrides_of(cell)
-    further = {_key(text): text for text in (*baseline, *_epochs(cell, baseline))}
+    further = {key_of(text): text for text in (*baseline, *_epochs(cell, baseline))}
     return job.with_extra(list(further.values()))
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _stage(override: str) -> str:
     """What stands before the first dot of what it sets, or puts a choice in: of overrides of a stage its name."""
-    return _key(override).rpartition("@")[2].partition(".")[0]
+    return key_of(override).rpartition("@")[2].partition(".")[0]
 
 
 def _lacking(what: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ltexp.config.identity import digest
 from ltexp.config.require import require_path
+from ltexp.config.words import key_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.plan import Plan
@@ -20,7 +21,7 @@ _FIXED = ("seed", "method", "dataset", "backbone", "dataset.imbalance", "dataset
 def check_extra(extra: Sequence[str]) -> None:
     """Raises a ConfigError for an override that is not the user's to give: it is what a cell says."""
     for text in extra:
-        key = text.lstrip("+~").partition("=")[0]
+        key = key_of(text)
         if key in _FIXED or key.startswith(("hydra.sweep", "hydra.run", "hydra/sweeper")):
             raise ConfigError(f"{key}= is set for each cell; choose the cells with table=, cells= and other filters")
 

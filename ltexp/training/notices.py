@@ -10,6 +10,7 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from ltexp.config import StageConfig
+from ltexp.config.words import key_of
 from ltexp.data.types import LongTailedData
 from ltexp.losses.base import Loss
 from ltexp.losses.context import WHOLE_BATCH
@@ -28,7 +29,7 @@ _ROWS, _FEATURES = 64, 8  # of the made-up batch that a loss is tried on
 def settings_without_effect(session: Session) -> list[str]:
     """A line for each setting of the run that changes nothing about it, with its key and why."""
     config = session.config
-    typed = [text.lstrip("+~").partition("=")[0] for text in config.overrides]
+    typed = [key_of(text) for text in config.overrides]
     lines = list(_of_data(session.data, typed))
     for name, stage in config.stages.items():
         lines += [f"{name}.{line}" for line in _of_terms(name, stage, typed)]
