@@ -54,8 +54,9 @@ def test_every_loss_of_conf_takes_logits_or_says_what_else_it_reads() -> None:
     for name in dir(ltexp.losses):
         loss = getattr(ltexp.losses, name)(class_counts=COUNTS)
         if further := loss.streams or loss.needs:
-            with pytest.raises(ConfigError, match=rf"^{name} reads more than logits.*{min(further)}"):
-                loss(logits, target)
+            for output in (logits, ModelOutput(logits)):
+                with pytest.raises(ConfigError, match=rf"^{name} reads more than logits.*{min(further)}"):
+                    loss(output, target)
         else:
             loss.set_progress(0, 10)
             alone = loss(logits, target)

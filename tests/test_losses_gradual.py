@@ -103,5 +103,5 @@ def test_head_distillation_is_nothing_at_first_for_the_tail_and_for_an_equal_tea
     assert loss(ModelOutput(logits=z, teacher_logits=teacher), y).item() == pytest.approx(0, abs=1e-6)
     tail = torch.full_like(y, 1)
     assert loss(ModelOutput(logits=z, teacher_logits=-z), tail) == 0
-    with pytest.raises(ConfigError, match="set the stage's teacher"):
+    with pytest.raises(ConfigError, match=r"HeadDistillation reads more than logits: .*teacher_logits="):
         loss(ModelOutput(logits=z), y)

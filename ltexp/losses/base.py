@@ -151,7 +151,7 @@ class Loss(nn.Module):
 
     def expert_logits(self, output: ModelOutput) -> Tensor:
         """(E, B, C) float32 logits of the experts of `output`, scaled; of a loss that names them in its `needs`."""
-        assert output.expert_logits is not None, "a network of experts"
+        assert output.expert_logits is not None
         return self.scale * output.expert_logits.float()
 
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
@@ -171,31 +171,19 @@ class Loss(nn.Module):
             context: see `BatchContext`.
 
         Raises:
-            ConfigError: logits alone, where the loss reads more; logits or labels of another kind or shape. What the
-                labels are is not looked at: on a GPU the host would wait for it.
+            ConfigError: an output or a context without what else the loss reads; logits or labels of another kind or
+                shape. What the labels are is not looked at: on a GPU the host would wait for it.
         """
+        if missing := self.streams.difference(() if context is None else context.streams):
+            own = f"{type(self).__name__} reads more than logits"
+            raise ConfigError(f"{own}: the streams {', '.join(sorted(missing))}, which a stage of ltexp makes")
         if isinstance(output, Tensor):
-            output = self._of_logits(output)
+            output = ModelOutput(output)
         target = self._checked(output, target)
         loss: Tensor = super().__call__(output, target, context)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             raise self._other_shape("forward", loss, "a scalar tensor")
         return loss
-
-    def _of_logits(self, logits: Tensor) -> ModelOutput:
-        """The output of logits alone, of a loss that reads no more."""
-        if self.streams:
-            raise ConfigError(
-                f"{type(self).__name__} reads more than logits: the streams {', '.join(sorted(self.streams))}, "
-                "which a stage of ltexp makes"
-            )
-        if self.needs:
-            fields = [f"{name}=..." for name in sorted(self.needs & FIELDS)]
-            extra = ", ".join(f"'{name}': ..." for name in sorted(self.needs - FIELDS))
-            fields += [f"extra={{{extra}}}"] if extra else []
-            own = f"{type(self).__name__} reads more than logits"
-            raise ConfigError(f"{own}: give it ltexp.ModelOutput(logits, {', '.join(fields)})")
-        return ModelOutput(logits)
 
     def _checked(self, output: ModelOutput, target: Tensor) -> Tensor:
         """`target` as int64, once logits and labels are sure to be of kinds and shapes that go together."""
@@ -204,13 +192,22 @@ class Loss(nn.Module):
         logits, classes = output.logits, self._classes
         if not (isinstance(logits, Tensor) and logits.is_floating_point() and logits.shape[1:] == (classes,)):
             raise self._not_taken("logits", logits, f"a float tensor (B, {classes}), a column for each of class_counts")
-        for name in self.needs & OF_CLASSES:
+        for name in self.needs:
             value = output.read(name)
-            if isinstance(value, Tensor) and value.shape[-2:] != logits.shape:
+            if value is None:
+                raise self._reads_more()
+            if name in OF_CLASSES and isinstance(value, Tensor) and value.shape[-2:] != logits.shape:
                 raise self._not_taken(name, value, f"the last two dimensions to be {tuple(logits.shape)}, as of logits")
         if not (isinstance(target, Tensor) and target.dtype in INTEGERS and target.shape == logits.shape[:1]):
             raise self._not_taken("labels", target, f"an integer tensor ({len(logits)},), one for each row of logits")
         return target.long()  # itself, if it is int64
+
+    def _reads_more(self) -> ConfigError:
+        fields = [f"{name}=..." for name in sorted(self.needs & FIELDS)]
+        extra = ", ".join(f"'{name}': ..." for name in sorted(self.needs - FIELDS))
+        fields += [f"extra={{{extra}}}"] if extra else []
+        own = f"{type(self).__name__} reads more than logits"
+        return ConfigError(f"{own}: give it ltexp.ModelOutput(logits, {', '.join(fields)})")
 
     def _not_taken(self, what: str, given: object, expected: str) -> ConfigError:
         shape = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"

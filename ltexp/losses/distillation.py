@@ -68,7 +68,7 @@ class TeacherDivergence(Loss):
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) divergences; the labels do not matter."""
-        assert output.teacher_logits is not None, "distillation needs a teacher: set stageN.teacher"
+        assert output.teacher_logits is not None
         log_target = self.log_target(output.teacher_logits.detach().float(), context)
         log_prediction = F.log_softmax(self.logits(output) / self.temperature, dim=1)
         return self.temperature**2 * divergence(log_target, log_prediction)
@@ -186,8 +186,8 @@ class FeatureDistillation(Loss):
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         """(B,) cosine distances; the labels do not matter."""
         own, teachers = output.features, output.teacher_features
-        assert own is not None, "features"
-        assert teachers is not None, "feature distillation needs a teacher: set stageN.teacher"
+        assert own is not None
+        assert teachers is not None
         if own.shape != teachers.shape:
             raise ConfigError(
                 f"feature distillation: the teacher's features are {teachers.shape[-1]} wide and the student's "

@@ -105,8 +105,7 @@ class FeatureBalanced(Loss):
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
-        if output.features is None:
-            raise ConfigError("loss feature_balanced reads the features, and this model hands over logits only")
+        assert output.features is not None
         alpha = self.alpha(context.epoch, context.max_epochs)
         logits = feature_balanced_logits(self.logits(output), output.features.float(), self.rarity, alpha)
         return F.cross_entropy(logits, target, reduction="none")

@@ -166,7 +166,7 @@ class MultipleExperts(Loss):
 
     def per_sample_in_context(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
         """(B,) losses."""
-        assert output.teachers_logits is not None, "experts: set stageN.teachers"
+        assert output.teachers_logits is not None
         logits = self.logits(output)
         losses = F.cross_entropy(logits, target, reduction="none")
         for group, columns in self.columns.items():
