@@ -12,7 +12,13 @@ from ltexp.reproduce.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records" / "cifar100_lt_100"
+CIFAR10 = ROOT / "docs" / "records" / "cifar10_lt_100"
 PARTS = ROOT / "docs" / "records" / "glag_parts"
+TABLES = (
+    ("README.md", "Published tables and figures", RECORDS),
+    ("docs/reality_check.md", "CIFAR-100-LT", RECORDS),
+    ("docs/reality_check.md", "CIFAR-10-LT", CIFAR10),
+)
 # by recipe, what it has chosen otherwise since some of the runs
 CHANGED = {"glag/cifar100_lt": {"augmentation@stage2.augmentation": "auto_augment"}}
 COLUMNS = ("all", "many", "medium", "few", "ece")
@@ -30,8 +36,10 @@ def kept(*folders: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def cell(values: list[float]) -> str:
-    """As a page shows a number: with its deviation where there are several."""
+def cell(values: list[float | None]) -> str:
+    """As a page shows a number: with its deviation where there are several, nothing where a group has no classes."""
+    if None in values:
+        return ""
     return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
@@ -50,16 +58,19 @@ def set_on_stages(record: dict[str, Any]) -> list[str]:
     return words
 
 
-def rows_of(page: str) -> dict[str, list[str]]:
-    """The cells of each row of a page's tables that begins with a command's words."""
-    found = ROW.findall((ROOT / page).read_text())
+def rows_of(page: str, heading: str | None = None) -> dict[str, list[str]]:
+    """The cells of each row that begins with a command's words, of a page's tables or of those under a heading."""
+    text = (ROOT / page).read_text()
+    if heading is not None:
+        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = ROW.findall(text)
     return {method: [cell.strip() for cell in cells.split("|")] for method, cells in found}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/reality_check.md"])
-def test_a_page_shows_the_numbers_of_the_records(page: str) -> None:
-    shown = {method: cells[: len(COLUMNS)] for method, cells in rows_of(page).items()}
-    records = kept()
+@pytest.mark.parametrize(("page", "heading", "folder"), TABLES)
+def test_a_page_shows_the_numbers_of_the_records(page: str, heading: str, folder: Path) -> None:
+    shown = {method: cells[: len(COLUMNS)] for method, cells in rows_of(page, heading).items()}
+    records = kept(folder)
     assert records.keys() == shown.keys()
     for method, seeds in records.items():
         assert shown[method] == cells_of(seeds)
@@ -68,11 +79,11 @@ def test_a_page_shows_the_numbers_of_the_records(page: str) -> None:
         assert len({record["seed"] for record in seeds}) == len(seeds)
 
 
-def test_the_best_epoch_on_the_test_set_has_a_column_of_its_own() -> None:
-    page = (ROOT / "docs/reality_check.md").read_text()
-    assert "| method | all | many | medium | few | ECE | best on test |" in page
-    cells = rows_of("docs/reality_check.md")
-    for method, seeds in kept().items():
+@pytest.mark.parametrize(("page", "heading", "folder"), TABLES[1:])
+def test_the_best_epoch_on_the_test_set_has_a_column_of_its_own(page: str, heading: str, folder: Path) -> None:
+    assert "| method | all | many | medium | few | ECE | best on test |" in (ROOT / page).read_text()
+    cells = rows_of(page, heading)
+    for method, seeds in kept(folder).items():
         best = [found["all"] for record in seeds if (found := record["stages"][-1]["best_on_test"]) is not None]
         assert cells[method][len(COLUMNS)] == (cell(best) if best else "")
 
