@@ -94,7 +94,7 @@ class LayeredLoader(ConfigLoaderImpl):
         return [text for text, part in zip(overrides, parsed, strict=True) if _stage_of(part) in (None, *own)]
 
     def stage_of(self, override: str) -> str | None:
-        """The stage that an override sets something of, or a choice of whose parts it makes."""
+        """The stage that an override sets something of, or chooses a part of or the file of."""
         return _stage_of(OverridesParser.create().parse_override(override))
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: Any) -> DictConfig:
@@ -131,7 +131,7 @@ class LayeredLoader(ConfigLoaderImpl):
         """Resolves everything of the run and says which choices it is made of."""
         stages = [str(key) for key in config if STAGE.fullmatch(str(key))]
         for part in self._typed:
-            stage = part.package if part.package in stages else _stage_of(part)
+            stage = _stage_of(part)
             if stage in stages and config[stage] is None and part.package is not None:
                 whole = "; +stage@stage3=FILE adds a stage to a method" if stage == part.package else ""
                 raise ConfigError(
@@ -163,9 +163,10 @@ def _group(default: ResultDefault) -> str:
 
 
 def _stage_of(override: Override) -> str | None:
-    """The stage that an override sets something of, or a choice of whose parts it makes."""
+    """The stage that an override sets something of, or chooses a part of or the file of, and that it does not add."""
     package = override.package if override.package is not None else override.key_or_group
-    return package.split(".")[0] if is_part(package) else None
+    is_its_file = override.key_or_group == "stage" and not override.is_add()
+    return package.split(".")[0] if is_part(package) or is_its_file else None
 
 
 def _check_named_parts(config: DictConfig, stages: Sequence[str], typed: Sequence[Override]) -> None:
