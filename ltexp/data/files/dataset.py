@@ -69,14 +69,7 @@ def long_tailed_files(
     """
     require_choice("imbalance", imbalance, (GIVEN, *IMBALANCES))
     request = Request(name, max_per_class, imbalance, imbalance_ratio, num_classes, subset, validation)
-    preprocessing = {
-        "channel_mean": check_channels("channel_mean", channel_mean, least=0.0),
-        "channel_std": check_channels("channel_std", channel_std, least=1e-6),
-        "image_size": image_size,
-        "resize": resize,
-    }
-    require(is_whole(image_size, 1), "image_size", image_size, "a whole number of 1 or more")
-    require(is_whole(resize, image_size), "resize", resize, f"a whole number of at least image_size={image_size}")
+    preprocessing = _preprocessing(channel_mean, channel_std, image_size, resize)
     require(workers is None or is_whole(workers, 0), "workers", workers, "a whole number of 0 or more, or null")
     fraction, most = read_held_out("test", test)
     files, left_out = without(open_source(source, Path(root), SourceFiles), leave_out)
@@ -105,17 +98,35 @@ def long_tailed_files(
         test_hash=hash_of(tested.labels, np.array([contents(tested), *upright, *chosen.class_names])),
         preprocessing=preprocessing,
         loading={"workers": workers, "cache": cache},
-        facts={
-            "hashes": dict(files.hashes),
-            "held_out_test": fraction if files.test is None else None,
-            "left_out": left_out,
-            "cache": cache,
-            # only where there are any, as in records of before they were counted
-            **({"passed_over": dict(files.passed_over)} if files.passed_over else {}),
-        },
+        facts=_facts(files, left_out, cache, fraction),
         last_drawn=lambda each: pool.take(chosen.last_drawn(each)),
         notes=passed_over_note(files.passed_over),
     )
+
+
+def _preprocessing(
+    channel_mean: Sequence[float], channel_std: Sequence[float], image_size: int, resize: int
+) -> dict[str, Any]:
+    """How images are made ready for a network, once its settings are sure to be in range."""
+    channels = {
+        "channel_mean": check_channels("channel_mean", channel_mean, least=0.0),
+        "channel_std": check_channels("channel_std", channel_std, least=1e-6),
+    }
+    require(is_whole(image_size, 1), "image_size", image_size, "a whole number of 1 or more")
+    require(is_whole(resize, image_size), "resize", resize, f"a whole number of at least image_size={image_size}")
+    return {**channels, "image_size": image_size, "resize": resize}
+
+
+def _facts(files: SourceFiles, left_out: dict[str, Any] | None, cache: str | None, fraction: float) -> dict[str, Any]:
+    """What the record says of the files beside their hash."""
+    return {
+        "hashes": dict(files.hashes),
+        "held_out_test": fraction if files.test is None else None,
+        "left_out": left_out,
+        "cache": cache,
+        # only where there are any, as in records of before they were counted
+        **({"passed_over": dict(files.passed_over)} if files.passed_over else {}),
+    }
 
 
 def _with_test(name: str, files: SourceFiles, fraction: float, most: int | None) -> tuple[FileSplit, FileSplit]:
