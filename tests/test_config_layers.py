@@ -207,6 +207,15 @@ def test_a_papers_settings_by_family() -> None:
         composed("method=ce", "paper=dasl")
 
 
+def test_a_dataset_that_builds_on_another_has_the_settings_of_its_recipe(own: Path) -> None:
+    (own / "dataset").mkdir()
+    (own / "dataset" / "mine.yaml").write_text("# Mine.\ndefaults: [cifar100_lt, _self_]\nname: mine\n")
+    (own / "dataset" / "again.yaml").write_text("# Again.\ndefaults: [mine, _self_]\nname: again\n")
+    for dataset in ("cifar100_lt", "mine", "again"):
+        plain = composed("method=gcl", f"dataset={dataset}", small=False)
+        assert (plain["choices"]["paper"], plain["stage2"]["epochs"]) == ("gcl/cifar", 30)
+
+
 def test_settings_that_are_those_of_no_paper_are_refused(own: Path) -> None:
     (own / "method").mkdir()
     text = "# @package _global_\ndefaults: [ce, _self_]\n"

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from image_trees import long_tail, make_image, write_tree
 from records import write
 from runs import composed, run_here
@@ -19,8 +21,12 @@ from ltexp.data.files.split import FileSplit
 from ltexp.data.types import LongTailedData
 from ltexp.evaluation.record import read_record
 from ltexp.report.records import find_runs
+from ltexp.run_folder import FEATURE_NORMS
+from ltexp.training.fingerprint import fingerprint_of
+from ltexp.training.session import Session
 from ltexp.user_cache import user_cache
 
+PLATEAU = ("+stage1.schedule.monitor=validation_all",)  # as of ReduceLROnPlateau
 SIZES = ("dataset=image_folder", "backbone=resnet10", "dataset.image_size=32", "dataset.resize=36")
 
 
@@ -60,6 +66,17 @@ def test_a_copy_is_the_same_data_until_a_picture_changes(tree: Path, tmp_path: P
     assert dataset(copy).test_hash != one.test_hash
 
 
+def test_validation_images_are_known_by_what_they_hold(tree: Path) -> None:
+    (tree / "test").rename(tree / "val")
+    held = ("dataset.test.fraction=0.5",)
+    before = dataset(tree, *held)
+    assert (before.validation_hash != "", dataset(tree, *held).validation_hash) == (True, before.validation_hash)
+    repaint(first(tree, "val"))
+    assert dataset(tree, *held).validation_hash != before.validation_hash
+    shutil.rmtree(tree / "val")
+    assert dataset(tree, *held).validation_hash == ""
+
+
 def test_the_stage_cache_gives_no_run_the_model_of_other_pictures(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tree, copy)
@@ -70,6 +87,48 @@ def test_the_stage_cache_gives_no_run_the_model_of_other_pictures(tree: Path, tm
     records = {name: read_record(tmp_path / name) for name in ("one", "again", "other")}
     assert [record["stages"][0]["cached"] for record in records.values()] == [False, True, False]
     assert records["one"]["content_hash"] == records["again"]["content_hash"] != records["other"]["content_hash"]
+
+
+def test_a_cached_stage_brings_no_measurements_of_other_pictures(tree: Path, tmp_path: Path) -> None:
+    words = (*SIZES, f"dataset.source.folder={tree}", "dataset.workers=0", "method=ce", "stage1.epochs=1")
+    asked = ("evaluation.every=1",)
+    run_here(tmp_path / "one", *words, *asked)
+    run_here(tmp_path / "again", *words, *asked, "evaluation.figures=true")
+    repaint(first(tree, "test"))
+    run_here(tmp_path / "other", *words, *asked)
+    stages = {name: read_record(tmp_path / name)["stages"][0] for name in ("one", "again", "other")}
+    assert [stage["cached"] for stage in stages.values()] == [False, True, True]
+    assert stages["one"]["best_on_test"] == stages["again"]["best_on_test"] is not None
+    assert stages["other"]["best_on_test"] is None
+    norms = {name: (tmp_path / name / "stage1" / FEATURE_NORMS).exists() for name in stages}
+    assert norms == {"one": True, "again": True, "other": False}
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "further", "reads"),
+    [
+        ("ce", "stage1", (), {}),
+        ("glag", "stage2", (), {"validation"}),
+        ("lfme", "stage4", (), {"validation"}),
+        ("ce", "stage1", ("callbacks=early_stopping", "evaluation.every=1"), {"validation", "test"}),
+        ("ce", "stage1", PLATEAU, {"validation", "test"}),
+    ],
+)
+def test_a_stage_that_is_measured_while_it_trains_is_another_where_the_images_are(
+    method: str, stage: str, further: tuple[str, ...], reads: set[str], tmp_path: Path
+) -> None:
+    config = to_config(composed(f"method={method}", "dataset.validation.fraction=0.2", *further))
+    data: LongTailedData = build(config.dataset, root=config.paths.data)
+
+    def fingerprint(**changes: Any) -> str:
+        session = Session(config, tmp_path, replace(data, **changes), torch.device("cpu"))
+        return fingerprint_of(session, stage, config.stages[stage], dict.fromkeys(config.stages, "earlier"))
+
+    fewer = {"validation": data.validation.take(np.arange(1, len(data.validation)))}  # type: ignore[union-attr,arg-type]
+    assert fingerprint() == fingerprint()
+    assert (fingerprint(**fewer) != fingerprint()) is ("validation" in reads)
+    assert (fingerprint(validation=None) != fingerprint()) is ("validation" in reads)
+    assert (fingerprint(test_hash="other") != fingerprint()) is ("test" in reads)
 
 
 def test_what_was_sampled_is_not_read_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_a_run_is_the_same_wherever_its_data_lies() -> None:
 
 
 def test_a_run_is_not_continued_on_other_data_or_from_other_files(tmp_path: Path) -> None:
-    base = {"content_hash": "a", "test_hash": "b", "started_from": {"stage2": ["c"]}}
+    base = {"content_hash": "a", "validation_hash": "", "test_hash": "b", "started_from": {"stage2": ["c"]}}
     check_same_things(tmp_path, base)  # nothing has begun
     began = record(status="running") | base
     (tmp_path / "record.json").write_text(json.dumps(began))

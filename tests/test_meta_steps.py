@@ -332,6 +332,16 @@ def test_unused_images_come_first_and_a_class_gives_its_own_where_they_are_too_f
     assert set(rest.train.index) <= set(data.train.index)
 
 
+def test_unused_images_are_no_validation_images() -> None:
+    """Of classes that are taken whole both come from the end of their order."""
+    words = ("dataset.imbalance=balanced", "dataset.max_per_class=100", "dataset.validation.fraction=0.2")
+    data: LongTailedData = build(to_config(composed("method=ce", *words)).dataset, root="data")
+    assert data.validation is not None
+    rest, held = held_out_of(data, "meta", HeldOut(per_class=90, of="unused"))
+    shown = [set(split.index) for split in (rest.train, held, data.validation)]
+    assert len(set.union(*shown)) == sum(map(len, shown))
+
+
 @pytest.mark.parametrize(
     ("data", "held", "message"),
     [

@@ -72,6 +72,11 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     return plain
 
 
+def watches_evaluations(stage: StageConfig) -> bool:
+    """Whether the schedule goes by what is measured on the validation or the test split while the stage trains."""
+    return stage.schedule.get("monitor") not in (None, "train_loss")
+
+
 # keys that came after the first records, with the value that changes nothing
 _LATER_OF_A_BACKBONE = {"branches": 1, "width": 16, "shared_blocks": 1, "small_images": False}
 
@@ -102,8 +107,10 @@ def material(config: Config) -> dict[str, Any]:
             del plain["trainer"][key]
     del plain["trainer"]["lightning"]
     plain["trainer"] |= material_lightning(config.trainer)
-    if callbacks := material_callbacks(config.callbacks):  # by the measurements they are shown, too
+    callbacks = material_callbacks(config.callbacks)
+    if callbacks:
         plain["callbacks"] = callbacks
+    if callbacks or any(map(watches_evaluations, config.stages.values())):  # by the measurements they are shown, too
         plain["evaluation"]["every"] = config.evaluation.every
     return with_first_targets(plain)
 

@@ -57,7 +57,7 @@ def _families(repo: ConfigRepository) -> list[str]:
 
 def _file_of(repo: ConfigRepository, family: str, dataset: str | None) -> str | None:
     """The choice of group `paper` that has a family's settings for a dataset."""
-    recipe = _chosen_in(repo, dataset, "recipe@_global_") if dataset else None
+    recipe = _recipe_of(repo, dataset) if dataset else None
     names = (str(dataset).removeprefix("dataset/"), recipe)
     files = (f"{family}/{name}" for name in names if name)
     return next((file for file in files if repo.config_exists(f"paper/{file}")), None)
@@ -79,13 +79,25 @@ def _settings_of(repo: ConfigRepository, path: str | None) -> tuple[str, str] | 
     """(family of settings that a method, or else what it builds on, names; the file that names it)."""
     if path is None:
         return None
-    loaded: Any = repo.load_config(path)
-    if own := loaded.config.get(SETTINGS):
+    loaded: Any = repo.load_config(path) if repo.config_exists(path) else None
+    if loaded is not None and (own := loaded.config.get(SETTINGS)):
         return str(own), path
-    bases = [str(entry.path) for entry in reversed(loaded.defaults_list) if isinstance(entry, ConfigDefault)]
+    return next((found for base in _bases(repo, path) if (found := _settings_of(repo, base))), None)
+
+
+def _recipe_of(repo: ConfigRepository, path: str) -> str | None:
+    """The recipe that a dataset, or else what it builds on, chooses."""
+    own = _chosen_in(repo, path, "recipe@_global_")
+    return own or next((found for base in _bases(repo, path) if (found := _recipe_of(repo, base))), None)
+
+
+def _bases(repo: Any, path: str) -> list[str]:
+    """The files of the same group that a file builds on, the strongest first."""
+    loaded = repo.load_config(path) if repo.config_exists(path) else None
+    entries = reversed(loaded.defaults_list) if loaded is not None else ()
+    bases = [str(entry.path) for entry in entries if isinstance(entry, ConfigDefault)]
     folder = path.rpartition("/")[0]
-    named = (_settings_of(repo, f"{folder}/{base}") for base in bases if base != "_self_" and "/" not in base)
-    return next((found for found in named if found), None)
+    return [f"{folder}/{base}" for base in bases if base != "_self_" and "/" not in base]
 
 
 def _chosen_in(repo: Any, path: str, group: str) -> str | None:

@@ -183,6 +183,7 @@ class LongTailedData:
         subset_hash: a hash of the positions of all chosen training images (held-out ones included) in the source.
         content_hash: a hash of the samples and labels of `train`.
         test_hash: a hash of those of `test`, and of the class names.
+        validation_contents: a hash of what the files of `validation` hold; empty where it is in memory.
         preprocessing: keywords that the loaders of all splits take; of images: `channel_mean` and `channel_std`.
         kind: what a sample is, `images` or what else a backbone `reads`.
         backbone_settings: keywords that the backbone takes from the data, such as the size of a vocabulary.
@@ -209,6 +210,7 @@ class LongTailedData:
     loading: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     test_hash: str = ""
+    validation_contents: str = ""
     last_drawn: Callable[[int], Split] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -221,6 +223,11 @@ class LongTailedData:
     def class_counts(self) -> Ints:
         """int64 (C,), the images of each class in `train`."""
         return np.bincount(self.train.labels, minlength=self.num_classes).astype(np.int64)
+
+    @cached_property
+    def validation_hash(self) -> str:
+        """A hash of the samples of `validation`; empty: there are none."""
+        return "" if self.validation is None else f"{self.validation.identity}{self.validation_contents}"
 
     @property
     def splits(self) -> dict[str, Split]:

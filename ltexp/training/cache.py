@@ -54,7 +54,8 @@ class StageCache:
         """Copies the stage into a run's `stage_folder` if it is here and whole; a damaged entry is removed.
 
         Args:
-            evaluation: how this run evaluates while training; columns of an entry that did it otherwise are left out.
+            evaluation: how this run evaluates while training; what an entry measured otherwise, or of other
+                samples, is left out.
         """
         found = False
         if self.folder is not None and rank() == 0:
@@ -96,7 +97,8 @@ class StageCache:
         if not same_evaluation:
             rows = [{key: row[key] for key in row if not key.startswith(("test_", "validation_"))} for row in rows]
         write_metrics(stage_folder / METRICS, rows)
-        for name in names & set(OPTIONAL):
+        left_out = set() if same_evaluation else {FEATURE_NORMS}
+        for name in names & set(OPTIONAL) - left_out:
             copy_file(entry / name, stage_folder / name)
         copy_file(entry / CHECKPOINT, stage_folder / CHECKPOINT)  # last: it says that the stage is done
         return True

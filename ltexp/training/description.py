@@ -17,7 +17,12 @@ from ltexp.training.fingerprint import files_started_from
 from ltexp.training.session import Session
 
 # by key of the record: what a run that is continued has to find as it was
-CONTENTS = {"content_hash": "training data", "test_hash": "test data", "started_from": "files to start from"}
+CONTENTS = {
+    "content_hash": "training data",
+    "validation_hash": "validation data",
+    "test_hash": "test data",
+    "started_from": "files to start from",
+}
 
 
 def describe(session: Session, started: str) -> dict[str, Any]:
@@ -43,6 +48,7 @@ def describe(session: Session, started: str) -> dict[str, Any]:
         "shot_rule": session.shot_rule.text,
         "subset_hash": data.subset_hash,
         "content_hash": data.content_hash,
+        "validation_hash": data.validation_hash,
         "test_hash": data.test_hash,
         "data": data.facts,
         **({"code": code} if (code := code_of_run(asdict(config))) else {}),

@@ -7,13 +7,14 @@ from typing import Any
 
 import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
-from ltexp.config.build import target_sources
-from ltexp.config.identity import backbone_identity, digest, stage_identity
+from ltexp.config.build import build, target_sources
+from ltexp.config.identity import backbone_identity, digest, stage_identity, watches_evaluations
 from ltexp.config.lightning import material_callbacks, material_lightning
 from ltexp.config.own_code import own_code
 from ltexp.distributed import world_size
 from ltexp.training import checkpoint
 from ltexp.training.cache import checksum
+from ltexp.training.objective import Objective
 from ltexp.training.session import Session
 
 FINGERPRINT_SCHEMA = 3  # raise it when a change of the code changes what a stage trains to
@@ -54,6 +55,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             **({"step_graph": True} if trainer.step_graph else {}),  # its optimizer rounds otherwise
             **({"lightning": lightning} if lightning else {}),
             **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
+            **({"judged_on": judged} if (judged := _judged_on(session, stage)) else {}),
             # such a batch's size may leave one row, which has joined the batch before since
             **({"last_batch": 2} if 1 < stage.batch_size <= 8 and not stage.features.get("_target_") else {}),
             "files": files_started_from(stage, name, session.config.backbone),
@@ -74,6 +76,22 @@ def _beyond(session: Session, stage: StageConfig) -> dict[str, str]:
     """By stream a hash of the images that it holds out of anything but the training set, which is hashed anyway."""
     streams = {name: stream.held_out for name, stream in stage.streams.items()}
     return {name: session.held_out[name].identity for name, held in streams.items() if held and held.of != "train"}
+
+
+def _judged_on(session: Session, stage: StageConfig) -> list[Any]:
+    """What a stage's training depends on beside what it learns from, since it is measured on the way."""
+    data, evaluation = session.data, session.config.evaluation
+    if material_callbacks(session.config.callbacks) or watches_evaluations(stage):
+        return [data.validation_hash, data.test_hash, session.shot_rule.text, evaluation.every]
+    return [data.validation_hash] if data.validation_hash and _reads_validation(session, stage) else []
+
+
+def _reads_validation(session: Session, stage: StageConfig) -> bool:
+    """Whether a loss surveys the validation split, or the source of features keeps its score on it."""
+    objective = Objective(stage, session.class_counts)
+    if any("validation" in part.surveys for part in objective.by_key.values()):
+        return True
+    return bool(stage.features.get("_target_") and build(stage.features, path="features").keeps_score)
 
 
 def files_started_from(stage: StageConfig, name: str, backbone: dict[str, Any]) -> list[str]:

@@ -160,7 +160,7 @@ def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Mode
     """Leaves the trained stage in the run's folder; whether it came from the cache."""
     folder, config = session.folder / name, session.config
     cache = StageCache(Path(config.stage_cache.dir) if config.stage_cache.enabled else None)
-    evaluation = asdict(config.evaluation) | {"validation": session.data.validation is not None}
+    evaluation = _evaluation_of(session)
     with cache.reserve(fingerprint):
         # rank 0 decides for all: another process may look after rank 0 has begun to write
         finished = broadcast_object((folder / CHECKPOINT).exists())  # by this run, before it was killed
@@ -174,6 +174,14 @@ def _train_or_fetch(session: Session, name: str, stage: StageConfig, model: Mode
         if rank() == 0 and not _ended_by_the_clock(session, stage, folder):
             cache.store(fingerprint, folder, evaluation)
     return False
+
+
+def _evaluation_of(session: Session) -> dict[str, Any]:
+    """What the measurements of a stage while it trains are by, and of."""
+    data, shots = session.data, session.shot_counts
+    rules = {key: value for key, value in asdict(session.config.evaluation).items() if key != "figures"}
+    shown = {"validation": data.validation_hash, "test": data.test_hash}
+    return rules | shown | {"shots": None if shots is None else shots.tolist()}
 
 
 def train(session: Session, name: str, stage: StageConfig, model: Model, folder: Path) -> None:

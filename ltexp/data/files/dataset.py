@@ -96,6 +96,7 @@ def long_tailed_files(
         subset_hash=hash_of(np.sort(pool.index[np.concatenate([chosen.train, chosen.held_out])])),
         content_hash=hash_of(train.index, train.labels, np.array(identity)),
         test_hash=hash_of(tested.labels, np.array([contents(tested), *upright, *chosen.class_names])),
+        validation_contents="" if held is None else contents(held) + "".join(upright),
         preprocessing=preprocessing,
         loading={"workers": workers, "cache": cache},
         facts=_facts(files, left_out, cache, fraction),

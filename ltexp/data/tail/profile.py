@@ -113,16 +113,21 @@ def choose_subset(labels: Ints, sizes: Sequence[int], seed: int) -> Ints:
     return np.concatenate(kept).astype(np.int64, copy=False)
 
 
-def last_drawn(labels: Ints, num_classes: int, seed: int, per_class: int) -> Ints:
+def last_drawn(labels: Ints, num_classes: int, seed: int, held_out: Ints, per_class: int) -> Ints:
     """Positions of the last `per_class` images of each class in the order of `choose_subset`, sorted by class.
 
     They are apart from the subset wherever a class has so many more images than the subset keeps.
 
+    Args:
+        held_out: positions that are passed over: validation images.
+
     Returns:
         int64 (num_classes * per_class,); fewer where a class has fewer images.
     """
-    last = [positions[-per_class:] for positions in _shuffled_classes(labels, num_classes, seed)]
-    return np.concatenate(last).astype(np.int64, copy=False)
+    free = np.ones(len(labels), dtype=bool)
+    free[held_out] = False
+    orders = _shuffled_classes(labels, num_classes, seed)
+    return np.concatenate([order[free[order]][-per_class:] for order in orders]).astype(np.int64, copy=False)
 
 
 def _shuffled_classes(labels: Ints, num_classes: int, seed: int) -> Iterator[Ints]:

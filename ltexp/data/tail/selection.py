@@ -83,7 +83,8 @@ class SubsetIndices:
         held_out: the training samples that are held out, sorted by class; may be empty.
         test: the test samples, in the source's order.
         subset_hash: a hash of `train` and `held_out` together.
-        last_drawn: the last images of each class, so many of each, in the order that `train` holds the first ones of.
+        last_drawn: the last images of each class, so many of each, in the order that `train` holds the first ones of;
+            none of `held_out`.
     """
 
     class_names: tuple[str, ...]
@@ -117,7 +118,7 @@ def choose(
     if fraction > 0 and not held.any():
         raise SettingError("validation.fraction", fraction, f"0, since no class has more than one of the {unit}")
     tested = np.flatnonzero(test_labels < len(names)).astype(np.int64, copy=False)
-    last = partial(last_drawn, train_labels, len(names), _subset_seed(request.subset))
+    last = partial(last_drawn, train_labels, len(names), _subset_seed(request.subset), chosen[held])
     return SubsetIndices(names, chosen[~held], chosen[held], tested, hash_of(chosen), last)
 
 
