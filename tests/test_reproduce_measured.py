@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from records import record, write
 
 from ltexp.papers import all_cells, match_cells
@@ -14,6 +15,7 @@ from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.jobs import Job, job_of
 from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import make_plan, show_plan
+from ltexp.reproduce.run import compose_job
 
 MISLAS = "mislas/3/mislas/cifar100_lt/100"
 
@@ -53,6 +55,7 @@ def test_seeds_are_averaged_under_one_protocol() -> None:
         ({"typed": ["dataset.max_per_class=50"]}, "last epoch, dataset.max_per_class=50"),
         ({"environment": {"precision": "bf16-mixed", "world_size": 2}}, "last epoch, bf16-mixed, 2 devices"),
         ({"selection": "best_on_test"}, "best_on_test"),
+        ({"typed": ["trainer.gradient_clip_val=1"]}, "last epoch, other config: trainer.gradient_clip_val=1"),
         ({"typed": ["stage2.loss.head_smoothing=0.2"]}, "last epoch, other config: stage2.loss.head_smoothing=0.2"),
     ],
 )
@@ -88,6 +91,16 @@ def test_a_run_that_was_stopped_early_leaves_its_cell_to_do() -> None:
     assert len(make_plan(match_cells(all_cells(), MISLAS), Outputs([stopped]), [0], []).to_run) == 1
     in_time = run(typed=["trainer.max_time=00:01:00:00"], config_hash="d")
     assert measured(in_time) == [("last epoch", [0], 50.0)]
+
+
+def test_a_run_from_before_its_recipe_changed_is_another_config_and_leaves_its_cell_to_do(tmp_path: Path) -> None:
+    before = run(config_hash="d")
+    plain = compose_job(job(MISLAS))
+    plain["stage2"]["optimizer"]["lr"] = 0.3
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    kept = Run(tmp_path, before.record)
+    assert measured(kept) == [("last epoch, other config: stage2.optimizer.lr=0.3", [0], 50.0)]
+    assert len(make_plan(match_cells(all_cells(), MISLAS), Outputs([kept]), [0], []).to_run) == 1
 
 
 def test_what_a_run_sees_beyond_others_stands_beside_its_number() -> None:

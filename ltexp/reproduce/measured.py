@@ -2,8 +2,8 @@
 
 A run counts for a job by what its record says: the same method, dataset, imbalance, ratio and backbone, and the same
 further overrides. Epochs, subset, precision and devices make a protocol: runs under different ones stand apart, and so
-do runs of different configs, which the record's hash tells. A run on a part of the batches is another config. Nothing
-is averaged but seeds.
+do runs of different configs, which the record's hash tells. A run on a part of the batches is another config, and so is
+one from before its recipe changed. Nothing is averaged but seeds.
 """
 
 import re
@@ -20,10 +20,13 @@ from ltexp.evaluation.shots import ShotRule
 from ltexp.report.groups import Statistic, statistic
 from ltexp.report.records import Run, is_own_setting
 from ltexp.reproduce.jobs import Job
+from ltexp.reproduce.recipe import as_typed, changed_since
 from ltexp.reproduce.stages import read_stages
 
 _SUBSET = ("dataset.subset.", "dataset.num_classes", "dataset.max_per_class", "dataset.validation.")
-_APART = re.compile(rf"({STAGE.pattern})\.epochs|trainer(\..*)?|sweep")
+_NUMERICS = "accelerator|devices|num_nodes|precision|channels_last|compile|compile_backend|compile_mode|step_graph"
+_PARTIAL = (*PARTIAL, "max_time")
+_APART = re.compile(rf"({STAGE.pattern})\.epochs|trainer|trainer\.({_NUMERICS}|{'|'.join(_PARTIAL)})|sweep")
 _SELECTION, _SHOTS = "last", ShotRule().text
 
 
@@ -32,7 +35,8 @@ class Protocol:
     """How a group of runs was made, as far as it differs from the full protocol; empty parts are as it asks.
 
     Attributes:
-        other: overrides that the job does not have, and `without ...` those it lacks: another experiment.
+        other: overrides that the job does not have, `without ...` those it lacks, and what its words do not give any
+            more: another experiment.
         schedule: epochs of the stages where they are not the job's, such as `8 + 4 epochs`.
         subset: overrides that choose other images.
         selection: another epoch than the last, or other shot bounds.
@@ -159,6 +163,8 @@ def protocol(run: Run, job: Job) -> Protocol:
     other = [*sorted(typed - asked), *(f"without {text}" for text in sorted(asked - typed))]
     if len(other) == 1 and other[0].startswith("paper=") and _is_config_of(run, job):
         other = []  # the settings that the method takes by itself
+    if other or not _is_config_of(run, job):
+        other += changed_since(run)
     partial = _partial(run, job)
     other += partial
     expected = expected_epochs(job)
@@ -178,16 +184,11 @@ def protocol(run: Run, job: Job) -> Protocol:
 def _partial(run: Run, job: Job) -> list[str]:
     """What makes the run less than a full one and is not asked for, and `without ...` what is asked for and is not."""
     kept = run.record.get("partial") or {}
-    ran = {f"{key}={_typed(value)}" for key, value in kept.items()}
-    asked = {f"trainer.{key}=" for key in (*PARTIAL, "max_time")}
+    ran = {f"{key}={as_typed(value)}" for key, value in kept.items()}
+    asked = {f"trainer.{key}=" for key in _PARTIAL}
     wanted = {text.lstrip("+") for text in job.settings if text.lstrip("+").startswith(tuple(asked))}
     lacking = {text for text in wanted - ran if not text.startswith("trainer.max_time=")}  # it had the time
     return [*sorted(ran - wanted), *(f"without {text}" for text in sorted(lacking))]
-
-
-def _typed(value: Any) -> str:
-    """A value of a config as it is typed."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _epochs(stage: dict[str, Any], as_asked: bool) -> int:
