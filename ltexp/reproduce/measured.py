@@ -163,8 +163,7 @@ def protocol(run: Run, job: Job) -> Protocol:
     other = [*sorted(typed - asked), *(f"without {text}" for text in sorted(asked - typed))]
     if len(other) == 1 and other[0].startswith("paper=") and _is_config_of(run, job):
         other = []  # the settings that the method takes by itself
-    if other or not _is_config_of(run, job):
-        other += changed_since(run)
+    other += changed_since(run)
     partial = _partial(run, job)
     other += partial
     expected = expected_epochs(job)

@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 
 from ltexp.config import Config, load, to_config
-from ltexp.config.identity import config_hash, other_keys
+from ltexp.config.identity import other_keys
 from ltexp.errors import LtexpError
 from ltexp.report.records import Run
+from ltexp.reproduce.stages import frozen, hash_today
 from ltexp.run_folder import CONFIG
 
 _OF_HYDRA = ("hydra.", "hydra/", "launcher=", "sweep=")
@@ -25,28 +26,13 @@ def changed_since(run: Run) -> tuple[str, ...]:
 
 @cache
 def _changed_since(folder: Path, words: tuple[str, ...], hash_then: str) -> tuple[str, ...]:
-    now = _composed(words)
-    if now is None or config_hash(now) == hash_then or not (folder / CONFIG).is_file():
+    if hash_today(words) in (None, hash_then) or not (folder / CONFIG).is_file():
         return ()
     try:
-        then = load(folder / CONFIG)
+        then, now = load(folder / CONFIG), to_config(frozen(words))
     except LtexpError:
         return ()
     return tuple(f"{key}={as_typed(_value(then, key))}" for key in other_keys(then, now) if key != "seed")
-
-
-@cache
-def _composed(words: tuple[str, ...]) -> Config | None:
-    """The config that a command line has today; None where it has none."""
-    from ltexp.config.composer import compose
-    from ltexp.launching.explain import explained
-    from ltexp.launching.freeze import freeze
-
-    try:
-        with explained(words):
-            return to_config(freeze(compose(list(words))))
-    except LtexpError:
-        return None
 
 
 def _value(config: Config, key: str) -> object:

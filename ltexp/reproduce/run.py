@@ -14,6 +14,7 @@ from ltexp.config.words import key_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.plan import Plan
+from ltexp.reproduce.stages import frozen
 
 _FIXED = ("seed", "method", "dataset", "backbone", "dataset.imbalance", "dataset.imbalance_ratio", "resume")
 
@@ -62,13 +63,7 @@ def compose_job(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: in one line, for whatever is wrong with an override.
     """
-    from ltexp.config.composer import compose
-    from ltexp.launching.explain import explained
-    from ltexp.launching.freeze import freeze
-
-    words = [text for text in job.overrides if not _is_hydras(text)]
-    with explained(words):
-        return freeze(compose(words))
+    return frozen([text for text in job.overrides if not _is_hydras(text)])
 
 
 def run_plan(plan: Plan) -> None:

@@ -5,14 +5,14 @@ Composing takes a third of a second, and a table has dozens of compositions.
 
 import atexit
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ltexp.config import in_order, names_stage
-from ltexp.config.identity import digest
+from ltexp.config import in_order, names_stage, to_config
+from ltexp.config.identity import config_hash, digest
 from ltexp.config.path import conf_dir
 from ltexp.errors import LtexpError
 from ltexp.files import write_text
@@ -48,13 +48,36 @@ def read_stages(overrides: Iterable[str]) -> dict[str, StageReading]:
     return {name: StageReading(**stage) for name, stage in kept[key].items()}
 
 
-def _compose(overrides: tuple[str, ...]) -> dict[str, StageReading]:
+def hash_today(overrides: Sequence[str]) -> str | None:
+    """The hash of the experiment that overrides of `ltexp train` make today; None where they make none."""
+    kept, words = _kept(), tuple(overrides)
+    key = json.dumps(["config_hash", *words])
+    if key not in kept:
+        try:
+            kept[key] = config_hash(to_config(frozen(words)))
+        except LtexpError:
+            kept[key] = None
+        _keep_at_exit()
+    found: str | None = kept[key]
+    return found
+
+
+def frozen(overrides: Sequence[str]) -> dict[str, Any]:
+    """The frozen config of overrides.
+
+    Raises:
+        ConfigError: in one line, for whatever is wrong with an override.
+    """
     from ltexp.config.composer import compose
     from ltexp.launching.explain import explained
     from ltexp.launching.freeze import freeze
 
     with explained(overrides):
-        plain = freeze(compose(overrides))
+        return freeze(compose(overrides))
+
+
+def _compose(overrides: tuple[str, ...]) -> dict[str, StageReading]:
+    plain = frozen(overrides)
     stages = {name: plain[name] for name in in_order(filter(names_stage, plain)) if plain[name] is not None}
     return {
         name: StageReading(
@@ -75,11 +98,11 @@ def _file() -> Path:
 
 
 @cache
-def _kept() -> dict[str, dict[str, dict[str, Any]]]:
+def _kept() -> dict[str, Any]:
     return _read(_file())
 
 
-def _read(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
