@@ -40,7 +40,7 @@ def difference_column(groups: Sequence[Group], against: str, elsewhere: Callable
 
     def value(row: Row) -> Difference | None:
         other = base[row.group.section]
-        if other is None or other is row.group or elsewhere(row):
+        if other is None or other is row.group or row.pretext or elsewhere(row):
             return None
         before = {run.record["seed"]: run.record["metrics"]["all"] for run in other.runs}
         pairs = zip(row.group.runs, row.found, strict=True)
