@@ -125,6 +125,34 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert "a row for each experiment" not in out.read_text()
 
 
+@pytest.mark.parametrize("marker", [True, False], ids=["", "of an older version"])
+def test_a_page_among_its_runs_leaves_later_reports_as_they_are(
+    marker: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a", method="ce", config_hash="a")
+    run = write(tmp_path / "b", config_hash="b")
+    write_measured(run)
+    assert main([str(run), f"out={tmp_path}/runs.html"]) == 0  # the copy is the first, and then the second of the page
+    copies = tmp_path / "runs_files"
+    if not marker:
+        (copies / ".copies").unlink()
+    for _ in range(2):
+        assert main([str(tmp_path), f"out={tmp_path}/runs.html"]) == 0
+    assert [path.name for path in sorted(copies.glob("0*"))] == [
+        "000_ce_cifar10_lt_seed0",
+        "000_crt_cifar10_lt_seed0",
+        "001_crt_cifar10_lt_seed0",
+    ]
+    assert capsys.readouterr().err == ""
+    assert main([str(copies / "001_crt_cifar10_lt_seed0"), str(run), "columns=nll"]) == 0
+    output = capsys.readouterr()
+    assert f"kept the latest, {run}" in output.err
+    assert "–" not in output.out.splitlines()[-2]
+    assert main([str(copies)]) == 0
+    assert main([str(copies), f"out={tmp_path}/runs.html"]) == 2
+    assert "lies where the page's own copies go" in capsys.readouterr().err
+
+
 def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     run = write(tmp_path / "run")
     (tmp_path / "there").mkdir()
