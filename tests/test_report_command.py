@@ -1,6 +1,8 @@
 """`ltexp report`: its grammar, exit codes and files, and that it never waits for torch."""
 
+import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -123,6 +125,16 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0
     assert "Reliability diagrams" in out.read_text()
     assert "a row for each experiment" not in out.read_text()
+
+
+def test_a_page_has_hashes_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "a", config_hash="12e45678", subset_hash="01234567", overrides=["t=1e999", "u=1"])
+    write(tmp_path / "b", config_hash="8e3", subset_hash="s", overrides=["t=1", "u=2.5"])
+    out = tmp_path / "page.html"
+    assert main([str(tmp_path), "columns=+config,+subset", f"out={out}"]) == 0
+    rows = json.loads(re.findall(r'application/json">(.*?)</script>', out.read_text(), re.DOTALL)[0])["rows"]
+    cells = [[*row["cells"][:2], *row["cells"][-2:]] for row in rows]
+    assert cells == [[1, 2.5, "8e3", "s"], ["inf", 1, "12e45678", "01234567"]]
 
 
 @pytest.mark.parametrize("marker", [True, False], ids=["", "of an older version"])
