@@ -25,6 +25,8 @@ from ltexp.report.figures import draw_run_figures, kinds, options
         (["figure=reliabilty"], "did you mean 'reliability'?"),
         (["stages=yes"], "invalid stages=yes: expected true | false"),
         (["figure=reliability", "format=csv"], "exclude each other"),
+        (["figure=reliability", "sort=all"], "figure=reliability and sort= exclude each other"),
+        (["figure=shots", "sort=ece"], "invalid sort=ece: expected all | many | medium | few"),
         (["figure=tsne", "clases=0"], "did you mean 'classes'?"),
         (["figure=reliability", "classes=0"], "unknown key 'classes'"),
         (["out="], "out= names nothing"),
@@ -92,6 +94,11 @@ def test_every_kind_of_figure_draws_one_and_several_runs(kind: str, tmp_path: Pa
         out = tmp_path / f"figure.{ending}"
         assert main([str(folder), f"figure={kind}", f"out={out}"]) == 0
         assert out.read_bytes()[:4] == {"png": b"\x89PNG", "pdf": b"%PDF"}[ending]
+
+
+def test_a_figure_has_an_option_that_is_called_as_one_of_tables(tmp_path: Path) -> None:
+    assert main([str(write(tmp_path)), "figure=shots", "sort=many", f"out={tmp_path}/shots.png"]) == 0
+    assert (tmp_path / "shots.png").exists()
 
 
 def test_a_run_ends_with_its_figures(tmp_path: Path) -> None:
