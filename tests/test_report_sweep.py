@@ -120,6 +120,17 @@ def test_every_shape_of_sweep_is_drawn(settings: list[dict[str, Any]], tmp_path:
     assert (tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize(("others", "label"), [((1,), "beta, spaced by log(1 − value)"), ((1, 2), "beta")])
+def test_the_axis_of_a_heat_map_says_nothing_of_distances(
+    others: tuple[int, ...], label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("ltexp.report.figures.sweep.save", lambda figure, path: drawn.append(figure))
+    betas = (0.9, 0.99, 0.999)
+    draw(swept(*({"beta": beta, "t": t, "all": 40.0 + t} for beta in betas for t in others)), tmp_path / "sweep.png")
+    assert drawn[0].axes[0].get_xlabel() == label
+
+
 def test_panels_have_titles_of_their_width_one_scale_and_a_look_for_each_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
