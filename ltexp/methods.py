@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from ltexp.config import in_order, names_stage
 from ltexp.config.composer import compose
 from ltexp.config.path import conf_dir, docs_dir, group_files, take_config_dirs, user_config_dirs
-from ltexp.config.words import status_of
+from ltexp.config.words import key_of, status_of
 from ltexp.errors import ConfigError
+from ltexp.launching.explain import explained
 from ltexp.names import plain, unknown_name
 from ltexp.papers import all_cells
 from ltexp.usage import folded
@@ -73,10 +75,30 @@ def show_group(console: Console, group: str) -> None:
     console.print(table, markup=False)
 
 
+def _composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of a method.
+
+    Raises:
+        ConfigError: in one line, for whatever is wrong with an override.
+    """
+    if typed := [word for word in overrides if key_of(word) == "method"]:
+        raise ConfigError(f"{typed[0]} beside {name}: name one method")
+    words = [f"method={name}", *overrides]
+    try:
+        with explained(words):
+            return compose(words)
+    except ValueError as error:
+        if "Config group override" not in str(error):  # Hydra's word for dataset=5
+            raise
+        from ltexp.train import no_name
+
+        raise ConfigError(no_name(overrides) or str(error)) from None
+
+
 def show_method(console: Console, name: str, overrides: Sequence[str]) -> None:
     """A method's comment, the parts of its stages, and the tables that print its numbers."""
+    config = _composed(name, overrides)
     print(folded("\n".join(comment_of(group_files("method")[name]))))
-    config = compose([f"method={name}", *overrides])
     chosen = config.choices
     print(f"\nOn {config.dataset.name}:")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
@@ -103,6 +125,11 @@ def show_method(console: Console, name: str, overrides: Sequence[str]) -> None:
     print(f"Train it: ltexp train {' '.join([f'method={name}', *overrides])}")
 
 
+def _written(name: str) -> str:
+    """A method's or group's own name for one as papers write it: LDAM-DRW."""
+    return {plain(known): known for known in (*groups(), *group_files("method"))}.get(plain(name), name)
+
+
 def run(arguments: Sequence[str]) -> int:
     """The command; answers its exit status.
 
@@ -115,6 +142,8 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=False)
     if len(names) > 1:
         raise ConfigError(f"one name at a time: {' '.join(names)}")
+    if overrides and (not names or "/" in names[0] or _written(names[0]) in ("config", *groups())):
+        raise ConfigError(f"{overrides[0]} has no effect without a method: ltexp methods METHOD {overrides[0]}")
     if not names:
         show_group(console, "method")
         print(f"\nOther groups (ltexp methods GROUP): {', '.join(g for g in groups() if g != 'method')}")
@@ -122,8 +151,7 @@ def run(arguments: Sequence[str]) -> int:
     if names[0] == "config":
         print((conf_dir() / "config.yaml").read_text(encoding="utf-8"), end="")
         return 0
-    written = {plain(known): known for known in (*groups(), *group_files("method"))}
-    name = written.get(plain(names[0]), names[0])  # as papers write it: LDAM-DRW
+    name = _written(names[0])
     group, separator, choice = name.rpartition("/")
     if separator and group not in groups():
         raise ConfigError(unknown_name("group", group, groups()))

@@ -65,6 +65,18 @@ def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tm
         (["losss/ldam"], "unknown group 'losss': did you mean 'loss'?"),
         (["loss/ldma"], "unknown loss 'ldma': did you mean 'ldam'?"),
         (["gcl", "kps"], "one name at a time: gcl kps"),
+        (["gclx", "stage1.epochs=1"], "unknown method 'gclx': did you mean 'gcl'?"),
+        (["gcl", "bogus=1"], "unknown key 'bogus'"),
+        (["gcl", "stage1.bogus=1"], "unknown key 'stage1.bogus': did you mean 'stage1.loss'?"),
+        (["gcl", "dataset=cifar10_tl"], "unknown dataset 'cifar10_tl': did you mean 'cifar10_lt'?"),
+        (["gcl", "loss@stage1.loss=ldma"], "unknown loss 'ldma': did you mean 'ldam'?"),
+        (["gcl", "loss=ldam"], "unknown key 'loss': did you mean 'loss@stage1.loss'?"),
+        (["gcl", "dataset=null"], "dataset=null: a choice is a name; dataset=\"'null'\" if that is its name"),
+        (["gcl", "method=kps"], "method=kps beside gcl: name one method"),
+        *(
+            ([*name, "t=1"], "t=1 has no effect without a method: ltexp methods METHOD t=1")
+            for name in ([], ["loss"], ["loss/ldam"], ["config"])
+        ),
         (
             ["gcl", "--config-dir", "/no/such"],
             "the config folder /no/such is not there (--config-dir, config_dirs or $LTEXP_CONFIG_DIR)",
@@ -75,4 +87,11 @@ def test_a_wrong_name_gets_one_line_and_status_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    assert capsys.readouterr().err == f"ltexp methods: {message}\n"
+    output = capsys.readouterr()
+    assert output.err == f"ltexp methods: {message}\n"
+    assert output.out == ""
+
+
+def test_an_empty_choice_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gcl", "dataset="]) == 2
+    assert capsys.readouterr().err.startswith("ltexp methods: unknown dataset '': choose one of ")

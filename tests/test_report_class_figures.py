@@ -90,6 +90,16 @@ def test_curves_are_read_as_they_were_written(measured: Run) -> None:
     np.testing.assert_allclose(means, [[1, 2, np.nan], [1.5, 2.5, np.nan]])
 
 
+def test_curves_of_seeds_are_averaged_where_all_were_evaluated(measured: Run, tmp_path: Path) -> None:
+    other = run(write(tmp_path / "other", seed=1), seed=1)
+    write_measured(other.folder)
+    (other.folder / "stage1" / "feature_norms.csv").write_text("epoch,0,1,2\n1,2.5,3.5,\n")
+    epochs, means = feature_norms.mean_curves([measured, other], "stage1")
+    assert epochs.tolist() == [1]
+    np.testing.assert_allclose(means, [[2, 3, np.nan]])
+    draw("feature_norms", [measured, other], tmp_path / "out.png")
+
+
 def test_weight_norms_are_of_the_last_stage_unless_one_is_chosen() -> None:
     stages = [{"name": "stage1", "weight_norms": [3.0, 2.0, 1.0]}, {"name": "stage2", "weight_norms": [1.0, 1.0, 1.0]}]
     assert weight_norms._norms(run(stages=stages), None).tolist() == [1, 1, 1]

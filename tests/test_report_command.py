@@ -1,6 +1,8 @@
 """`ltexp report`: its grammar, exit codes and files, and that it never waits for torch."""
 
+import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from ltexp.report.figures import draw_run_figures, kinds, options
         (["figure=reliabilty"], "did you mean 'reliability'?"),
         (["stages=yes"], "invalid stages=yes: expected true | false"),
         (["figure=reliability", "format=csv"], "exclude each other"),
+        (["figure=reliability", "sort=all"], "figure=reliability and sort= exclude each other"),
+        (["figure=shots", "sort=ece"], "invalid sort=ece: expected all | many | medium | few"),
         (["figure=tsne", "clases=0"], "did you mean 'classes'?"),
         (["figure=reliability", "classes=0"], "unknown key 'classes'"),
         (["out="], "out= names nothing"),
@@ -92,6 +96,11 @@ def test_every_kind_of_figure_draws_one_and_several_runs(kind: str, tmp_path: Pa
         assert out.read_bytes()[:4] == {"png": b"\x89PNG", "pdf": b"%PDF"}[ending]
 
 
+def test_a_figure_has_an_option_that_is_called_as_one_of_tables(tmp_path: Path) -> None:
+    assert main([str(write(tmp_path)), "figure=shots", "sort=many", f"out={tmp_path}/shots.png"]) == 0
+    assert (tmp_path / "shots.png").exists()
+
+
 def test_a_run_ends_with_its_figures(tmp_path: Path) -> None:
     paths = draw_run_figures(write(tmp_path))
     assert len(paths) == 3
@@ -123,6 +132,44 @@ def test_the_page_has_the_table_and_the_figures_of_a_run_and_of_a_sweep(tmp_path
     assert main([str(tmp_path / "runs" / "b"), f"out={out}", "stages=true"]) == 0
     assert "Reliability diagrams" in out.read_text()
     assert "a row for each experiment" not in out.read_text()
+
+
+def test_a_page_has_hashes_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "a", config_hash="12e45678", subset_hash="01234567", overrides=["t=1e999", "u=1"])
+    write(tmp_path / "b", config_hash="8e3", subset_hash="s", overrides=["t=1", "u=2.5"])
+    out = tmp_path / "page.html"
+    assert main([str(tmp_path), "columns=+config,+subset", f"out={out}"]) == 0
+    rows = json.loads(re.findall(r'application/json">(.*?)</script>', out.read_text(), re.DOTALL)[0])["rows"]
+    cells = [[*row["cells"][:2], *row["cells"][-2:]] for row in rows]
+    assert cells == [[1, 2.5, "8e3", "s"], ["inf", 1, "12e45678", "01234567"]]
+
+
+@pytest.mark.parametrize("marker", [True, False], ids=["", "of an older version"])
+def test_a_page_among_its_runs_leaves_later_reports_as_they_are(
+    marker: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a", method="ce", config_hash="a")
+    run = write(tmp_path / "b", config_hash="b")
+    write_measured(run)
+    assert main([str(run), f"out={tmp_path}/runs.html"]) == 0  # the copy is the first, and then the second of the page
+    copies = tmp_path / "runs_files"
+    if not marker:
+        (copies / ".copies").unlink()
+    for _ in range(2):
+        assert main([str(tmp_path), f"out={tmp_path}/runs.html"]) == 0
+    assert [path.name for path in sorted(copies.glob("0*"))] == [
+        "000_ce_cifar10_lt_seed0",
+        "000_crt_cifar10_lt_seed0",
+        "001_crt_cifar10_lt_seed0",
+    ]
+    assert capsys.readouterr().err == ""
+    assert main([str(copies / "001_crt_cifar10_lt_seed0"), str(run), "columns=nll"]) == 0
+    output = capsys.readouterr()
+    assert f"kept the latest, {run}" in output.err
+    assert "–" not in output.out.splitlines()[-2]
+    assert main([str(copies)]) == 0
+    assert main([str(copies), f"out={tmp_path}/runs.html"]) == 2
+    assert "lies where the page's own copies go" in capsys.readouterr().err
 
 
 def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path) -> None:

@@ -47,17 +47,27 @@ def test_differences_are_of_equal_seeds() -> None:
     assert r"$+2.00 \pm 1.00$" in to_latex(found)
 
 
-def test_other_data_has_a_baseline_of_its_own_or_none() -> None:
-    other = {"imbalance_ratio": 10.0}
+@pytest.mark.parametrize(
+    "other", [{"imbalance_ratio": 10.0}, {"subset_hash": "t"}, {"content_hash": "t"}, {"test_hash": "t"}]
+)
+def test_other_data_has_a_baseline_of_its_own_or_none(other: dict[str, Any]) -> None:
+    usual = {"content_hash": "c", "test_hash": "c"}
     found = results_table(
         groups(
-            {"method": "bsce", "all": 40.0},
-            {"method": "ce", "all": 35.0},
-            {"method": "crt", "all": 60.0, **other},
+            {"method": "bsce", "all": 40.0, **usual},
+            {"method": "ce", "all": 35.0, **usual},
+            {"method": "kps", "all": 41.0},  # of an older version, that did not tell
+            {"method": "crt", "all": 60.0, **usual, **other},
         ),
         against="bsce",
     )
-    assert differences(found) == {"bsce": "None", "ce": "-5.00", "crt": "None"}
+    assert differences(found) == {"bsce": "None", "ce": "-5.00", "kps": "+1.00", "crt": "None"}
+
+
+def test_a_baseline_on_a_part_of_the_test_set_is_none() -> None:
+    part = {"tested": {"samples": 100, "of": 1000}}
+    runs = groups({"method": "bsce", "all": 40.0, **part}, {"method": "ce", "all": 35.0})
+    assert differences(results_table(runs, against="bsce")) == {"bsce": "None", "ce": "None"}
 
 
 def test_a_method_of_several_rows_is_told_apart_by_what_was_typed() -> None:

@@ -155,6 +155,13 @@ def test_curves_follow_stage_after_stage_and_end_with_the_records_accuracy(tmp_p
     assert found.ends == (3,)
 
 
+def test_a_stage_that_was_stopped_ends_where_it_was(tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "run", 40.0)
+    first, second = whole.record["stages"]
+    stopped = Run(whole.folder, whole.record | {"stages": [first | {"epochs": 30, "stopped_after": 3}, second]})
+    assert curves.read_curves(stopped) == curves.read_curves(whole)
+
+
 def test_curves_of_several_experiments_and_seeds_make_one_figure(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / f"{method}{seed}", 40.0 + seed, method=method, config_hash=method, seed=seed)

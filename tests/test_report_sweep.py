@@ -88,6 +88,35 @@ def test_a_value_that_was_not_typed_comes_from_the_config(tmp_path: Path) -> Non
     assert swept_values(group_runs(runs)) == {"stage2.loss.t": ["2", "4"]}
 
 
+@pytest.mark.parametrize(
+    ("typed", "content", "text"),
+    [
+        (["x=true", "x=True"], "true", "true"),
+        (["x=null"], "null", "null"),
+        (["x=0.10", "x=1e-1"], "0.1", "0.1"),
+        (["x=1e-5"], "1.0e-05", "1e-05"),
+        (["x=7.0", "x=7"], "7", "7"),
+        (["x=20240101"], "20240101", "20240101"),
+        (["x=0.12345678"], "0.12345678", "0.12345678"),
+        (["x=[1, 2.0]", "x=[1,2.0]"], "[1, 2.0]", "[1,2]"),
+        (["x='a b'", 'x="a b"'], "a b", "a b"),
+        (["x=yes"], "'yes'", "yes"),
+        (["x="], "''", ""),
+    ],
+)
+def test_a_value_is_the_same_typed_or_not(typed: list[str], content: str, text: str, tmp_path: Path) -> None:
+    same = [record(overrides=[word], config_hash=word) for word in (*typed, "y=1")]
+    runs = [Run(tmp_path, one) for one in (*same, record(overrides=["x=other"], config_hash="other"))]
+    (tmp_path / "config.yaml").write_text(f"x: {content}")
+    assert sorted(swept_values(group_runs(runs))["x"]) == sorted(["other", *[text] * len(same)])
+
+
+def test_large_numbers_stay_apart() -> None:
+    runs = swept({"dataset.subset.seed": 20240101}, {"dataset.subset.seed": 20240102})
+    assert swept_values(group_runs(runs)) == {"dataset.subset.seed": ["20240101", "20240102"]}
+    assert places(["20240101", "20240105"]).ticks == {20240101.0: "20240101", 20240105.0: "20240105"}
+
+
 def test_of_a_key_that_was_typed_twice_the_last_value_counts() -> None:
     run = Run(Path("run"), record(overrides=["stage1.optimizer.lr=0.5", "+b=1", "stage1.optimizer.lr=0.1", "++b=0"]))
     assert run.overrides == ("++b=0", "stage1.optimizer.lr=0.1")
@@ -118,6 +147,17 @@ def test_runs_that_no_key_tells_apart_are_not_mixed(tmp_path: Path) -> None:
 def test_every_shape_of_sweep_is_drawn(settings: list[dict[str, Any]], tmp_path: Path) -> None:
     draw(swept(*settings), tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("others", "label"), [((1,), "beta, spaced by log(1 − value)"), ((1, 2), "beta")])
+def test_the_axis_of_a_heat_map_says_nothing_of_distances(
+    others: tuple[int, ...], label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("ltexp.report.figures.sweep.save", lambda figure, path: drawn.append(figure))
+    betas = (0.9, 0.99, 0.999)
+    draw(swept(*({"beta": beta, "t": t, "all": 40.0 + t} for beta in betas for t in others)), tmp_path / "sweep.png")
+    assert drawn[0].axes[0].get_xlabel() == label
 
 
 def test_panels_have_titles_of_their_width_one_scale_and_a_look_for_each_name(

@@ -11,6 +11,7 @@ from records import record, write
 from rich.console import Console
 
 from ltexp.errors import ConfigError, DataError
+from ltexp.report.columns import plain
 from ltexp.report.formats import escape_markdown, to_csv, to_markdown, to_text
 from ltexp.report.groups import Statistic, group_runs, statistic
 from ltexp.report.latex import escape_latex, to_latex
@@ -110,6 +111,23 @@ def test_stages_and_further_columns(tmp_path: Path) -> None:
     assert table(tmp_path).title == "cifar10_lt, step ratio 100, resnet32"
     with pytest.raises(ConfigError, match="did you mean 'method'"):
         table(tmp_path, columns="methd")
+
+
+def test_a_stage_on_labels_of_its_own_competes_with_no_other(tmp_path: Path) -> None:
+    """The 90 % of a pretext are not bold, not first, no gain over a method, and not an accuracy on class 0."""
+    first, second = record()["stages"]
+    metrics = first["metrics"] | {"all": 90.0, "ece": 1.0, "per_class": [90.0] * 4}
+    pretext = first | {"name": "pretext", "num_classes": 4, "metrics": metrics}
+    write(tmp_path / "ssp", method="ssp", config_hash="a", stages=[pretext, second], all=50.0)
+    write(tmp_path / "crt", config_hash="b", stages=[first, second], all=50.0)
+    found = table(tmp_path, stages=True, columns="method,stage,all,acc0", sort="all", against="crt")
+    read = [[plain(cell, column) for cell, column in zip(row, found.columns, strict=True)] for row in found.rows]
+    assert read[-1] == ["ssp", "pretext", "90.00", "–", "–"]
+    assert ["ssp", "stage2", "50.00", "+0.00", "60.00"] in read
+    assert not found.best
+    assert "pretext: on labels of its own, compared with no other row" in found.notes
+    assert table(tmp_path, stages=True, columns="stage", sort="-all").rows[-1] == ["pretext"]
+    assert table(tmp_path, stages=True, columns="stage", sort="stage").rows[0] == ["pretext"]
 
 
 def test_accuracy_on_single_classes_is_a_column_when_asked_for(tmp_path: Path) -> None:

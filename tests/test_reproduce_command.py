@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from records import record, write
 
+from ltexp.evaluation.record import read_record
 from ltexp.papers import all_cells
+from ltexp.report.records import Run, find_runs
 from ltexp.reproduce.__main__ import main
 from ltexp.reproduce.jobs import Job, job_of
+from ltexp.reproduce.keep import keep_records
 from ltexp.reproduce.stages import read_stages
 
 VARYING = ("method", "dataset", "imbalance", "backbone", "imbalance_ratio", "config_hash", "seed", "overrides")
@@ -192,6 +195,21 @@ def test_kept_records_give_the_same_table_without_the_machines_paths(
     kept = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
     assert {path.name for path in kept} == {"record.json", "config.yaml"}
     assert not any("/home" in path.read_text() or str(tmp_path) in path.read_text() for path in kept)
+
+
+@pytest.mark.parametrize("change", [{"subset_hash": "t"}, {"content_hash": "t"}, {"code": {"mine.py": "t"}}])
+def test_kept_records_that_differ_in_images_or_code_alone_stand_beside_each_other(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    """The first has the name that records have had all along, and keeping them again changes nothing."""
+    runs = [tmp_path / "a", finished(tmp_path / "b", finished="2026-01-02T00:00:00+00:00", **change)]
+    finished(runs[0])
+    for run in runs:
+        (run / "config.yaml").write_text("paths: {}\nstage_cache: {}\noverrides: []\n")
+    places = [keep_records([Run(run, read_record(run))], tmp_path / "kept") for run in (*runs, *runs)]
+    assert places[:2] == places[2:]
+    assert places[0] == [tmp_path / "kept" / "cifar100_lt" / "mislas-mislas" / "seed0"]
+    assert len(find_runs([tmp_path / "kept"])[0]) == 2
 
 
 def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from ltexp.report import plots
 from ltexp.report.records import Run, find_runs
 from ltexp.reproduce.__main__ import main
 from ltexp.reproduce.figure_jobs import runs_of
+from ltexp.reproduce.figures import _draw, parse
 from ltexp.reproduce.measured import Outputs
 
 # counted in the papers; the thesis's chapters 1 to 3, 4 and 5 stand with its three systems
@@ -164,6 +165,14 @@ def test_class_counts_need_no_run(place: Path, capsys: pytest.CaptureFixture[str
         plots.draw("class_counts", place / "x.png", dataset="cifar10_lt", ratios="1,2", splits="train,test")
     assert main(["figure=kps/2.1", "ratios=4,2", "paths.data=nowhere"]) == 1
     assert "prepare cifar10" in capsys.readouterr().err
+
+
+def test_an_override_that_removes_a_key_has_no_value(tmp_path: Path) -> None:
+    """It is for the runs of a figure; an image of the same figure that needs no run is drawn all the same."""
+    asked = parse(["figure=mislas/11", "~logger", f"out={tmp_path}/x.png"])
+    (figure,) = asked.figures
+    assert _draw(asked, figure, figure.drawings[0], Outputs([]))
+    assert (tmp_path / "x_left.png").exists()
 
 
 @pytest.mark.slow

@@ -171,6 +171,21 @@ def test_an_error_table_is_compared_in_errors() -> None:
     assert (found["published"], found["difference"]) == ("54.97", "+0.03")
 
 
+def test_the_best_of_errors_is_the_least_beside_a_table_of_accuracies() -> None:
+    """In an error of 54 and one of 56 the first is bold, and of accuracies in the same comparison the most."""
+    names = [f"{table}/cifar100_lt/100" for table in ("kps/3.2/kps", "kps/3.2/ldam_drw", MISLAS[:15])]
+    names.append("mislas/3/crt_mixup/cifar100_lt/100")
+    epochs = ((200,), (200,), (200, 10), (200, 10))
+    runs = [
+        run(name, of, all=value, config_hash=name)
+        for name, of, value in zip(names, epochs, (46.0, 44.0, 47.0, 45.0), strict=True)
+    ]
+    table = to_table(compare([cell for cell in all_cells() if cell.name in names], Outputs(runs), False))
+    place = [column.name for column in table.columns].index("measured")
+    bold = sorted(table.rows[line][place].mean for line, column in table.best if column == place)  # type: ignore[union-attr]
+    assert bold == [47.0, 54.0]
+
+
 def test_classes_and_shots_come_from_the_same_run() -> None:
     cells = match_cells(all_cells(), "fbl/4.5/fbl/cifar10_lt/100")
     outputs = Outputs([run("fbl/4.2/fbl/cifar10_lt/100", (200,))])

@@ -71,8 +71,9 @@ def _check(options: dict[str, str]) -> None:
     read_choice(options, "figure", list(figures.kinds()))
     for flag in ("stages", "posthoc", "test_shift"):
         read_flag(options, flag)
+    own = figures.options(options["figure"]) if "figure" in options else ()
     for key in ("format", "stages", "columns", "sort", "posthoc", "against", "test_shift"):
-        if "figure" in options and key in options:
+        if "figure" in options and key in options and key not in own:
             raise ConfigError(f"figure={options['figure']} and {key}= exclude each other")
     for key in ("stages", "columns", "sort", "posthoc", "against"):
         if read_flag(options, "test_shift") and key in options:
@@ -81,8 +82,9 @@ def _check(options: dict[str, str]) -> None:
             )
     if options.get("format") == "html" and "out" not in options:
         raise ConfigError("format=html needs a file: out=runs.html")
-    if "figure" not in options:
-        format_of(options)
+    if "figure" in options:
+        return
+    format_of(options)
     names = [name.strip().removeprefix("+") for name in options.get("columns", "").split(",")]
     for name in (*names, options.get("sort", "").removeprefix("-")):
         if name and find_column(name) is None:

@@ -38,6 +38,11 @@ class Row:
         return found if self.stage is None else [[stages[self.stage]] for stages in found]
 
     @property
+    def pretext(self) -> bool:
+        """Whether this is a stage that told labels of its own, whose accuracy compares with no other."""
+        return self.stage is not None and any("num_classes" in stage for (stage,) in self.stages)
+
+    @property
     def found(self) -> list[dict[str, Any]]:
         """For each run the metrics that this row is about."""
         if self.posthoc is not None:
@@ -59,6 +64,8 @@ class Row:
 
     def accuracy_of(self, label: int) -> Statistic | None:
         """Accuracy on one class in percent over the runs; None where there is no such class."""
+        if self.pretext:
+            return None
         found = [metrics["per_class"] for metrics in self.found]
         return statistic([accuracies[label] if label < len(accuracies) else None for accuracies in found])
 

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ltexp.config import load_plain
-from ltexp.errors import LtexpError
+from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
-from ltexp.report.records import Run
+from ltexp.report.records import COPIES, Run
 from ltexp.run_folder import CONFIG, RECORD
 
 LONGEST = 60  # characters of a folder's name
@@ -37,8 +37,13 @@ def copy_with_figures(runs: Iterable[Run], folder: Path) -> list[Path]:
     """Copies the record, config and figures of each run to a folder of its own below `folder`, and returns those.
 
     Raises:
+        ConfigError: if a run lies there itself.
         LtexpError: if the folder cannot be written.
     """
+    runs = list(runs)
+    if within := [run.folder for run in runs if run.folder.resolve().is_relative_to(folder.resolve())]:
+        raise ConfigError(f"{within[0]} lies where the page's own copies go, in {folder}: choose another out=")
+    write_text(folder / COPIES, "Copies of runs for the page beside this folder.\n")
     places = []
     for number, run in enumerate(runs):
         record = run.record

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
@@ -25,7 +26,8 @@ def difference_column(groups: Sequence[Group], against: str, elsewhere: Callable
     Args:
         groups: of the table.
         against: a method, and what it was typed with where several rows have it: `bsce stage1.epochs=20`.
-        elsewhere: what a row is measured on, empty for the test split of its runs; others have no difference.
+        elsewhere: what a row is measured on, empty for the test split of its runs; others have no difference, nor
+            have rows whose base is such a one.
 
     Raises:
         ConfigError: if no row is that, or several of the same data and backbone are.
@@ -33,14 +35,14 @@ def difference_column(groups: Sequence[Group], against: str, elsewhere: Callable
     method, *typed = against.split() or [""]
     if not any(group.record["method"] == method for group in groups):
         raise ConfigError(f"against={against}: {unknown_name('method', method, _methods(groups))}")
-    sections = {group.section: [other for other in groups if other.section == group.section] for group in groups}
-    base = {section: _only(found, method, typed) for section, found in sections.items()}
+    data = list(dict.fromkeys(map(_data, groups)))
+    base = {own: _only([other for other in groups if _fits(_data(other), own)], method, typed) for own in data}
     if all(found is None for found in base.values()):
         raise ConfigError(f"against={against}: no run of {method} was typed with {' '.join(typed)}")
 
     def value(row: Row) -> Difference | None:
-        other = base[row.group.section]
-        if other is None or other is row.group or elsewhere(row):
+        other = base[_data(row.group)]
+        if other is None or other is row.group or row.pretext or elsewhere(row) or elsewhere(Row(other)):
             return None
         before = {run.record["seed"]: run.record["metrics"]["all"] for run in other.runs}
         pairs = zip(row.group.runs, row.found, strict=True)
@@ -54,6 +56,17 @@ def difference_column(groups: Sequence[Group], against: str, elsewhere: Callable
 def difference_note(against: str) -> str:
     """What the column says, for below the table."""
     return f"vs {against.split()[0]}: accuracy on all classes less its own at the same seeds, mean ± deviation"
+
+
+def _data(group: Group) -> tuple[Any, ...]:
+    """What is known of the data that the runs were trained and tested on, and their backbone."""
+    hashes = (group.record.get(key) for key in ("subset_hash", "content_hash", "test_hash"))
+    return *group.section, *hashes
+
+
+def _fits(data: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether they may be the same; what older records do not tell may be anything."""
+    return all(one is None or two is None or one == two for one, two in zip(data, other, strict=True))
 
 
 def _only(groups: Sequence[Group], method: str, typed: Sequence[str]) -> Group | None:

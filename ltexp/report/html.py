@@ -1,12 +1,13 @@
 """A table of runs with their figures as one page that works offline."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltexp.errors import LtexpError
-from ltexp.report.columns import Cell
+from ltexp.report.columns import Cell, Column
 from ltexp.report.drawing import MARKERS
 from ltexp.report.figures import draw, summary
 from ltexp.report.groups import Group, Statistic
@@ -43,7 +44,7 @@ def write_runs_page(groups: Sequence[Group], table: Table, out: Path) -> None:
     ]
     best = [[place for line, place in table.best if line == number] for number in range(len(table.rows))]
     rows = [
-        PageRow([_value(cell) for cell in row], runs=runs, best=places)
+        PageRow(list(map(_value, row, table.columns)), runs=runs, best=places)
         for row, runs, places in zip(table.rows, table.runs, best, strict=True)
     ]
     title = f"ltexp: {table.title}" if table.title else "ltexp: runs"
@@ -52,11 +53,12 @@ def write_runs_page(groups: Sequence[Group], table: Table, out: Path) -> None:
         Page(title, list(table.notes), columns, rows, figures).write(out)
 
 
-def _value(cell: Cell) -> Any:
-    """Numbers as numbers, so that they sort as such."""
+def _value(cell: Cell, column: Column) -> Any:
+    """Numbers of a numeric column as numbers, so that they sort as such; a hash of digits stays text."""
     if isinstance(cell, Statistic):
         return [cell.mean, cell.deviation]
-    return number(cell) if isinstance(cell, str) and number(cell) is not None else cell
+    value = number(cell) if column.numeric and isinstance(cell, str) else None
+    return cell if value is None or not math.isfinite(value) else value
 
 
 def _drawn(groups: Sequence[Group], folder: Path) -> Iterator[tuple[str, Path]]:

@@ -92,7 +92,7 @@ class Page:
         The folder is called as the page with `_files`; of more than `MOST_COPIED` runs nothing is copied.
 
         Raises:
-            ConfigError: if `out` is a pipe or a device.
+            ConfigError: if `out` is a pipe or a device, or would write over its runs.
             LtexpError: if one of them cannot be written.
         """
         if not is_file_to_be(out):

@@ -12,9 +12,10 @@ from ltexp.config.identity import digest, is_material
 from ltexp.config.words import key_of
 from ltexp.errors import DataError
 from ltexp.evaluation.record import RecordError, read_record
-from ltexp.run_folder import RECORD, is_held
+from ltexp.run_folder import PREDICTIONS, RECORD, is_held
 
 SKIPPED = "stage_cache"  # stages that runs share, and no runs
+COPIES = ".copies"  # marks a folder of copies that lie beside a page
 
 # what a table shows in columns of its own
 _SHOWN = ("method", "dataset", "backbone", "seed", "dataset.imbalance", "dataset.imbalance_ratio")
@@ -81,7 +82,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
     A damaged or foreign record is left out, and so are unfinished runs; one that no command is working on any more,
     and that did not say why, was killed. Of two runs of the same experiment and seed the
-    one that finished last stays.
+    one that finished last stays, of its copies one with predictions. Copies beside a page count where they are named.
 
     Raises:
         DataError: if a folder does not exist.
@@ -124,8 +125,19 @@ def _record_files(folder: Path) -> Iterator[Path]:
         raise DataError(f"no such folder: {folder}")
     for parent, children, files in os.walk(folder):
         children[:] = sorted(name for name in children if name != SKIPPED and not name.startswith("."))
+        children[:] = [name for name in children if not _is_of_a_page(Path(parent) / name, files)]
         if RECORD in files:
             yield Path(parent) / RECORD
+
+
+def _age(run: Run) -> tuple[float, bool, str]:
+    return run.finished, (run.folder / PREDICTIONS).exists(), str(run.folder)
+
+
+def _is_of_a_page(folder: Path, beside: Sequence[str]) -> bool:
+    """Whether it holds copies of the runs of a page; those of older versions are known by the page beside them."""
+    stem = folder.name.removesuffix("_files")
+    return (folder / COPIES).exists() or (stem != folder.name and f"{stem}.html" in beside)
 
 
 def _latest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -135,7 +147,7 @@ def _latest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         same.setdefault((run.identity, run.record["seed"]), []).append(run)
     kept, notes = [], []
     for twins in same.values():
-        *others, latest = sorted(twins, key=lambda run: (run.finished, str(run.folder)))
+        *others, latest = sorted(twins, key=_age)
         kept.append(latest)
         if others:
             dropped = ", ".join(str(run.folder) for run in others)

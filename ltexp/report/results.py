@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import not_
 
 from ltexp.errors import ConfigError
 from ltexp.evaluation.further import OF_PROBABILITIES
@@ -88,7 +90,7 @@ def results_table(
     if against is not None:
         place = next((number + 1 for number, column in enumerate(chosen) if column.name == "all"), len(chosen))
         chosen.insert(place, difference_column(groups, against, tested_on))
-    sections = [(*row.group.section, tested_on(row)) for row in rows]
+    sections = [(*row.group.section, tested_on(row), n if row.pretext else None) for n, row in enumerate(rows)]
     ends = [row.group.runs[0].identity if stages else row.group.section for row in rows]
     cells = [[column.value(row) for column in chosen] for row in rows]
     shown = {column.name for column in chosen}
@@ -98,6 +100,7 @@ def results_table(
         notes=[
             *_notes(rows, groups, shown, common),
             *_posthoc_note(rows, posthoc),
+            *_pretext_note(rows),
             *([] if against is None else [difference_note(against)]),
         ],
         breaks=frozenset(number for number in range(1, len(rows)) if ends[number] != ends[number - 1]),
@@ -141,9 +144,9 @@ def sort_rows(rows: Sequence[Row], sort: str) -> list[Row]:
         return sort_key("" if value is None else str(value))
 
     order = list(dict.fromkeys(row.group.section for row in rows))
-    there = [row for row in rows if column.value(row) is not None]
-    there = sorted(there, key=key, reverse=turned)
-    absent = [row for row in rows if column.value(row) is None]  # nothing: last, either way
+    nothing = [column.value(row) is None or (row.pretext and column.better != 0) for row in rows]
+    there = sorted(compress(rows, map(not_, nothing)), key=key, reverse=turned)
+    absent = compress(rows, nothing)  # nothing that compares: last, either way
     return sorted([*there, *absent], key=lambda row: order.index(row.group.section))
 
 
@@ -252,6 +255,11 @@ def _posthoc_note(rows: Sequence[Row], posthoc: bool) -> list[str]:
     if posthoc and not any(row.posthoc for row in rows):
         return ["no evaluation was kept of these runs: ltexp evaluate RUN temperature=true makes one"]
     return []
+
+
+def _pretext_note(rows: Sequence[Row]) -> list[str]:
+    names = sorted({str(row.stages[0][0]["name"]) for row in rows if row.pretext})
+    return [f"{', '.join(names)}: on labels of its own, compared with no other row"] if names else []
 
 
 def seeds_note(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltexp.report.swept import number, sort_key
+from ltexp.report.swept import number, sort_key, value_text
 from ltexp.report.text import shorten
 
 MOST_TICKS = 8  # values that are each written at the axis
@@ -51,7 +51,7 @@ def places(values: Sequence[str]) -> Places:
     elif _crowded(rising):
         return Places(*_behind({value: float(rising.index(found)) for value, found in numbers.items()}, names))
     elif not names:
-        few = {found: f"{found:g}" for found in rising} if len(rising) <= MOST_TICKS else None
+        few = {found: value_text(found) for found in rising} if len(rising) <= MOST_TICKS else None
         return Places(numbers, few, _logarithmic(rising))
     else:
         place, note = (lambda value: float(np.log10(value))) if _logarithmic(rising) else float, ""
@@ -64,7 +64,7 @@ def _behind(of: dict[str, float], names: Sequence[str]) -> tuple[dict[str, float
     if len(of) > 1:
         step = (last - min(of.values())) / (len(of) - 1)
     of = of | {name: last + step * (position + 1) for position, name in enumerate(names)}
-    texts = {value: value if number(value) is None else f"{float(value):g}" for value in of}
+    texts = {value: value if number(value) is None else value_text(float(value)) for value in of}
     return of, {place: shorten(texts[value], WIDEST) for value, place in of.items()}
 
 

@@ -1,6 +1,7 @@
 """The keys that a set of runs swept, and the value of each run."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ FACTS = {
     "dataset.imbalance_ratio": "imbalance_ratio",
 }
 UNKNOWN = "–"
+_WORDS = {"true": True, "false": False, "null": None}
+_OPENING = ("[", "'", '"')  # what YAML reads as Hydra does
 
 
 def swept_values(groups: Sequence[Group]) -> dict[str, list[str]]:
@@ -28,7 +31,7 @@ def swept_values(groups: Sequence[Group]) -> dict[str, list[str]]:
     A run that did not type a key has the value in its config.yaml.
     """
     typed = {key for group in groups for key in _typed(group.runs[0])}
-    columns = {key: [_text(group.record[name]) for group in groups] for key, name in FACTS.items()}
+    columns = {key: [value_text(group.record[name]) for group in groups] for key, name in FACTS.items()}
     columns |= {key: [_value(group.runs[0], key) for group in groups] for key in sorted(typed - set(FACTS))}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
 
@@ -82,18 +85,42 @@ def _typed(run: Run) -> dict[str, str]:
     return {key.removeprefix("~"): value if separator else "removed" for key, separator, value in pairs}
 
 
+def value_text(value: object) -> str:
+    """A value of a config as it is typed; a float as short as it stays the same number."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(value_text, value))}]"
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else f"{value:.0f}" if value.is_integer() else repr(value)
+
+
 def _value(run: Run, key: str) -> str:
     typed = _typed(run)
     if key in typed:
-        value = number(typed[key])
-        return typed[key] if value is None else f"{value:g}"
+        return value_text(_read(typed[key]))
     choices = run.record.get("choices") or {}
     if key in choices:
         return str(choices[key])
     node: Any = _config(run.folder / CONFIG)
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return UNKNOWN if node is None or isinstance(node, dict) else _text(node)
+        if not isinstance(node, dict) or part not in node:
+            return UNKNOWN
+        node = node[part]
+    return UNKNOWN if isinstance(node, dict) else value_text(node)
+
+
+def _read(text: str) -> object:
+    """A typed value as it stands in a config: whole numbers with all their digits, and words as they are."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if text[:1] in _OPENING:
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(text)
+    value = number(text)
+    return text if value is None or text.lstrip("+-").isdecimal() else value
 
 
 @cache
@@ -102,7 +129,3 @@ def _config(path: Path) -> Any:
         return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError):
         return None
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Published and measured side by side, as a table of `ltexp.report.formats` and as a page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ltexp.papers import Cell, all_cells
 from ltexp.report.columns import Cell as Value
@@ -97,7 +97,7 @@ def to_table(lines: Sequence[Comparison], full: bool = False) -> Table:
         place for place, name in enumerate(_COLUMNS) if full or name in usual or len({row[place] for row in rows}) > 1
     ]
     sections = [f"{line.cell.paper}/{line.cell.table}" for line in lines]
-    columns = [_column(_COLUMNS[place], lines) for place in shown]
+    columns = [_column(_COLUMNS[place]) for place in shown]
     cells = [[row[place] for place in shown] for row in rows]
     alike = [(of, line.cell.column, line.cell.metric, line.kind) for of, line in zip(sections, lines, strict=True)]
     return Table(
@@ -106,15 +106,23 @@ def to_table(lines: Sequence[Comparison], full: bool = False) -> Table:
         notes=_notes(lines),
         breaks=frozenset(place for place in range(1, len(lines)) if sections[place] != sections[place - 1]),
         title="" if full else _title(rows, shown),
-        best=best_cells(cells, columns, alike),
+        best=_best(cells, columns, alike, lines),
         dim=frozenset(place for place, line in enumerate(lines) if line.kind not in KINDS),
     )
 
 
-def _column(name: str, lines: Sequence[Comparison]) -> Column:
-    errors = all(line.cell.metric == "top1_error" for line in lines)
-    better = (-1 if errors else 1) if name == "measured" else 0
+def _column(name: str) -> Column:
+    better = 1 if name == "measured" else 0
     return Column(name, name, lambda _: None, name in _NUMERIC, better=better, free=name == "protocol")
+
+
+def _best(
+    cells: Sequence[Sequence[Value]], columns: Sequence[Column], alike: Sequence[object], lines: Sequence[Comparison]
+) -> frozenset[tuple[int, int]]:
+    """(line, column) of the best figures among the `alike`, which are all accuracies or all errors."""
+    turned = [replace(column, better=-column.better) for column in columns]
+    most, least = (best_cells(cells, chosen, alike) for chosen in (columns, turned))
+    return frozenset(place for place in most | least if place in (least if lines[place[0]].error else most))
 
 
 _USUAL = (

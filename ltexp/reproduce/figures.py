@@ -23,7 +23,7 @@ from ltexp.reproduce.cost import Cost
 from ltexp.reproduce.figure_jobs import Runs, number_of_runs, runs_of
 from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import Plan, complete, show_cost, show_job
-from ltexp.reproduce.run import check_extra, check_jobs, compose_job, outputs_root, run_plan
+from ltexp.reproduce.run import check_extra, check_jobs, compose_job, outputs_root, run_plan, typed_values
 
 VERBS = ("show", "plan", "run")
 KEYS = ("figure", "seeds", "runs", "dry_run", "out")
@@ -152,7 +152,7 @@ def _draw(asked: Asked, figure: Figure, drawing: Drawing, outputs: Outputs) -> b
     name = f"{figure.name} {drawing.part}".strip()
     chosen = drawing.options | {key: text for key, text in asked.drawn.items() if key in _options(drawing)}
     if not drawing.of_runs:
-        typed = dict(word.split("=", 1) for word in asked.extra)
+        typed = typed_values(asked.extra)
         root = {"root": typed.get("paths.data", str(default_root()))} if "root" in plots.options(drawing.kind) else {}
         plots.draw(drawing.kind, path, **chosen, **root)
         print(path)

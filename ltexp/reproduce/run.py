@@ -33,9 +33,14 @@ def outputs_root(extra: Sequence[str]) -> Path:
     Raises:
         ConfigError: if it is empty.
     """
-    typed = dict(text.lstrip("+").split("=", 1) for text in extra if "=" in text)
+    typed = typed_values(extra)
     require_path("paths.outputs", typed.get("paths.outputs"))
     return Path(typed.get("paths.outputs", "outputs"))
+
+
+def typed_values(extra: Sequence[str]) -> dict[str, str]:
+    """The values of overrides by key; those that remove a key have none."""
+    return dict(text.lstrip("+").split("=", 1) for text in extra if "=" in text)
 
 
 def check_jobs(plan: Plan) -> dict[str, str]:

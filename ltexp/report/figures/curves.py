@@ -74,7 +74,7 @@ def read_curves(run: Run) -> Curves:
     columns: dict[str, Curve] = {column: {} for column, _ in PANELS}
     ends, start, found = [], 0, False
     for stage in run.record["stages"]:
-        epochs = int(stage.get("epochs") or 0)
+        epochs = int(stage.get("stopped_after", stage.get("epochs")) or 0)
         rows = read_metrics(run.folder / stage["name"] / METRICS)
         found |= bool(rows)  # a stage that came from a checkpoint has none
         pretext = "num_classes" in stage  # how well it tells labels of its own is no accuracy on the classes

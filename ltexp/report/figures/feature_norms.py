@@ -46,11 +46,10 @@ def draw(
     grid = figure.add_gridspec(2, len(shown))
     upper = [figure.add_subplot(grid[0, 0])]
     upper += [figure.add_subplot(grid[0, place], sharey=upper[0]) for place in range(1, len(shown))]
-    curves = [np.mean([read_curves(run, stage)[1] for run in seeds], axis=0) for _, seeds in found]
+    curves = [mean_curves(seeds, stage) for _, seeds in found]
     for axis, label in zip(upper, shown, strict=True):
-        for (_, seeds), mean, (color, marker) in zip(found, curves, MARKERS, strict=False):
-            epochs = read_curves(seeds[0], stage)[0] + 1
-            axis.plot(epochs, mean[:, label], marker=marker, markersize=3, **stroke(color, 0.8))
+        for (epochs, mean), (color, marker) in zip(curves, MARKERS, strict=False):
+            axis.plot(epochs + 1, mean[:, label], marker=marker, markersize=3, **stroke(color, 0.8))
         count = runs[0].record["class_counts"][label]
         axis.set_title(f"class {shown_names(runs[0])[label]}\n{count} images", fontsize=8)
         axis.set_xlabel("epoch", fontsize=8)
@@ -92,6 +91,17 @@ def percentiles(run: Run, members: Sequence[Ints]) -> Floats:
     within = [norms[np.isin(labels, group)] for group in members]
     levels = (LOW, 25, 50, 75, HIGH)
     return np.asarray([np.percentile(values, levels) if len(values) else [np.nan] * len(levels) for values in within])
+
+
+def mean_curves(seeds: Sequence[Run], stage: str) -> tuple[Ints, Floats]:
+    """As `read_curves`, the mean over the epochs at which all seeds were evaluated.
+
+    Raises:
+        DataError: if some were not kept.
+    """
+    read = [read_curves(run, stage) for run in seeds]
+    shared = np.asarray(sorted(set.intersection(*(set(epochs.tolist()) for epochs, _ in read))), dtype=np.int64)
+    return shared, np.mean([norms[np.isin(epochs, shared)] for epochs, norms in read], axis=0)
 
 
 def read_curves(run: Run, stage: str) -> tuple[Ints, Floats]:

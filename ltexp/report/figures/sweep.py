@@ -87,8 +87,8 @@ def draw(runs: Sequence[Run], path: Path, metric: str = "all") -> None:
             _lines(axis, inside, names)
             if axes.other:
                 axis.legend(title=short[axes.other], fontsize=8, title_fontsize=8, frameon=False)
-        along = places([across for across, _, _ in inside])
-        axis.set_xlabel(", ".join(part for part in (short[axes.across], along.note) if part), fontsize=9)
+        note = "" if axes.heat_map else places([across for across, _, _ in inside]).note
+        axis.set_xlabel(", ".join(part for part in (short[axes.across], note) if part), fontsize=9)
         axis.set_ylabel(short[axes.other or ""] if axes.heat_map else f"{METRICS[metric]} (%)", fontsize=9)
         panel = ", ".join(f"{short[key]}={value}" for key, value in zip(axes.panels, values, strict=True))
         axis.set_title("\n".join(wrap(panel or _heading(groups), TITLE)), fontsize=9)  # whole: it tells panels apart
