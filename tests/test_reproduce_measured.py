@@ -154,6 +154,19 @@ def test_stage_1_is_counted_once_for_the_methods_that_share_it() -> None:
     assert (len(later.to_run), len(later.stages), len(later.shared)) == (7, 4, 1)
 
 
+def test_a_stage_1_in_another_precision_is_trained_anew() -> None:
+    cells = match_cells(all_cells(), "mislas/3/*/cifar100_lt/100")
+    mixup = run("mislas/3/mixup/cifar100_lt/100", (200,), environment={"precision": "bf16-mixed"})
+    for extra, there in ([], 0), (["trainer=bf16"], 1):
+        assert len(make_plan(cells, Outputs([mixup]), [0], extra).shared) == there
+
+
+def test_images_of_a_set_that_is_not_cut_are_those_listed_or_on_record() -> None:
+    imagenet, sizes = job("mislas/4/mislas/imagenet_lt"), Job("ce", "cifar10_sizes", None, None, "resnet32")
+    assert [Cost([]).images(of) for of in (imagenet, sizes)] == [115846, 6500]
+    assert Cost([run(dataset="imagenet_lt", imbalance="given", imbalance_ratio=256.0)]).images(imagenet) == 580
+
+
 def test_an_override_of_stage_2_does_not_reach_methods_without_one() -> None:
     short = job("mislas/3/ce/cifar100_lt/100").with_extra(["stage1.epochs=8", "stage2.epochs=4"])
     assert short.settings == ("stage1.epochs=8",)

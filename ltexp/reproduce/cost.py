@@ -1,7 +1,7 @@
 """How long runs take on this machine: images to train on, over images per second on record."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ltexp.data.commands.catalog import dataset_config
@@ -32,6 +32,7 @@ class Cost:
             facts = (record["dataset"], record["imbalance"], record["imbalance_ratio"])
             if not any(text.startswith("dataset.") for text in run.overrides):
                 self._images[facts] = sum(record["class_counts"])
+                self._images[record["dataset"], None, None] = sum(record["class_counts"])
             if _of_this_machine(record):
                 for key, rate in _rates(run):
                     found.setdefault(key, []).append(rate)
@@ -45,7 +46,7 @@ class Cost:
             runs: all jobs, one for each seed; of these the later stages count.
             extra: further overrides of every job.
         """
-        precision = _precision(extra)
+        precision = precision_of(extra)
         seconds, unknown = 0.0, {}
         first = [(job, stage) for job in leading for stage in list(read_stages(job.overrides).values())[:1]]
         later = [(job, stage) for job in runs for stage in list(read_stages(job.overrides).values())[1:]]
@@ -66,11 +67,13 @@ class Cost:
         """Training images of the job's dataset; None where neither a record nor a rule tells."""
         node = dataset_config(job.dataset)
         typed = {key: value for key, _, value in (text.partition("=") for text in job.settings)}
-        known = self._images.get((job.dataset, job.imbalance, float(job.ratio or 1)))
+        known = self._images.get((job.dataset, job.imbalance, None if job.ratio is None else float(job.ratio)))
         if known is not None and not any(key.startswith("dataset.") for key in typed):
             return known
+        if job.ratio is None:
+            return known or _listed(node)
         official = OFFICIAL.get((node.get("source") or {}).get("folder", ""))
-        if official is None or job.ratio is None or job.imbalance is None:
+        if official is None or job.imbalance is None:
             return known
         try:
             most = int(typed.get("dataset.max_per_class", node["max_per_class"]))
@@ -80,7 +83,14 @@ class Cost:
             return None
 
 
-def _precision(extra: Sequence[str]) -> str:
+def _listed(dataset: Mapping[str, Any]) -> int | None:
+    """The training images that a dataset's config lists; None where it lists none."""
+    published = (dataset.get("source") or {}).get("published") or {}
+    sizes: list[int] = dataset.get("class_sizes") or []
+    return int(published.get("train", {}).get("images") or sum(sizes)) or None
+
+
+def precision_of(extra: Sequence[str]) -> str:
     typed = {key: value for key, _, value in (text.partition("=") for text in extra)}
     return typed.get("trainer.precision", PRECISIONS.get(typed.get("trainer", "single"), "32-true"))
 

@@ -225,8 +225,12 @@ def expected_epochs(job: Job) -> tuple[int, ...]:
 
 def _is_config_of(run: Run, job: Job) -> bool:
     """Whether the run's config is the job's, whatever was typed; composing the job takes a tenth of a second."""
-    precision = str((run.record.get("environment") or {}).get("precision", "32-true"))
-    return run.record.get("config_hash") == _config_hash(job, precision)
+    return run.record.get("config_hash") == _config_hash(job, trained_in(run))
+
+
+def trained_in(run: Run) -> str:
+    """The run's precision."""
+    return str((run.record.get("environment") or {}).get("precision", "32-true"))
 
 
 @cache

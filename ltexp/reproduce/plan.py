@@ -12,9 +12,9 @@ from rich.text import Text
 from ltexp.papers import Cell
 from ltexp.report.records import counts_of
 from ltexp.report.table import duration
-from ltexp.reproduce.cost import Cost
+from ltexp.reproduce.cost import Cost, precision_of
 from ltexp.reproduce.jobs import Job, job_of
-from ltexp.reproduce.measured import Outputs
+from ltexp.reproduce.measured import Outputs, trained_in
 from ltexp.reproduce.stages import read_stages
 
 
@@ -31,7 +31,7 @@ class Plan:
         impossible: what the cells of a job still need, and the cells.
         stages: each distinct training of a first stage, mostly stage 1, that is missing, (what it is, seed), with the
             job to run it first.
-        shared: those trainings of the missing jobs that a finished run has done.
+        shared: those trainings of the missing jobs that a finished run has done, in the precision asked for.
     """
 
     seeds: list[int]
@@ -67,9 +67,11 @@ def make_plan(cells: Sequence[Cell], outputs: Outputs, seeds: Sequence[int], ext
 def complete(plan: Plan, outputs: Outputs) -> None:
     """Finds what is missing of the plan's jobs, and which trainings of first stages that takes."""
     finished: set[tuple[str, int]] = set()
+    precision = precision_of(plan.extra)
     for job in plan.jobs:
         done = outputs.done(job)
-        finished |= {(first_stage_key(job), seed) for seed in done}
+        alike = [seed for seed, run in done.items() if trained_in(run) == precision]
+        finished |= {(first_stage_key(job), seed) for seed in alike}
         if absent := [seed for seed in plan.seeds if seed not in done]:
             plan.missing[job] = absent
     for job in [job for job in plan.missing if job.files]:
