@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from runs import composed
 
 from ltexp.config import to_config
-from ltexp.config.identity import config_hash, differing_keys, run_identity
+from ltexp.config.identity import backbone_identity, config_hash, differing_keys, run_identity
 from ltexp.config.lightning import partial_settings, trainer_config
 from ltexp.config.reading import load
 from ltexp.errors import ConfigError
@@ -248,3 +248,10 @@ def test_a_limit_of_one_point_nought_leaves_every_batch_in_and_one_of_one_does_n
     limits = {f"limit_{split}_batches": value for split, value in (("train", 1.0), ("val", 1), ("test", 0.5))}
     found = partial_settings(trainer_config({**limits, "max_time": "00:00:01:00", "overfit_batches": 0.0}))
     assert found == {"trainer.limit_val_batches": 1, "trainer.limit_test_batches": 0.5}
+
+
+def test_keys_of_ones_own_backbone_all_count() -> None:
+    """What ltexp's own networks did without in the first records may be any value of another's."""
+    node = {"_target_": "mine.Net", "width": 16}
+    assert backbone_identity(node) == node
+    assert backbone_identity(node | {"_target_": "ltexp.models.resnet.ResNet"}).keys() == {"_target_"}

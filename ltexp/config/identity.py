@@ -82,7 +82,9 @@ _LATER_OF_A_BACKBONE = {"branches": 1, "width": 16, "shared_blocks": 1, "small_i
 
 
 def backbone_identity(backbone: dict[str, Any]) -> dict[str, Any]:
-    """A backbone's config for a hash, likewise."""
+    """A backbone's config for a hash, likewise; of one's own every key counts."""
+    if not str(backbone.get("_target_")).startswith("ltexp."):
+        return dict(backbone)
     return {key: value for key, value in backbone.items() if _LATER_OF_A_BACKBONE.get(key, ...) != value}
 
 
