@@ -371,3 +371,19 @@ def test_an_unknown_key_is_answered_with_what_is_there(typed: str, answer: str) 
         compose(words)
     assert str(refused.value).startswith(f"unknown key '{typed.partition('=')[0]}': ")
     assert str(refused.value).endswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("stage1=3", "set a key below stage1"),
+        ("evaluation=3", "set a key below evaluation"),
+        ("stage1.terms=3", "+loss@stage1.terms.NAME.loss=FILE adds one"),
+        ("stage1.modules=3", "+module@stage1.modules.NAME=FILE adds one"),
+        ("stage1.optimizer=adam", "choose with optimizer@stage1.optimizer=NAME, or set a key below stage1.optimizer"),
+    ],
+)
+def test_one_value_for_what_has_keys_is_answered_with_how_to_set_it(typed: str, answer: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose(["method=ce", typed])
+    assert str(refused.value) == f"'{typed}': {typed.partition('=')[0]} is not one value: {answer}"

@@ -26,6 +26,7 @@ from ltexp.config.config_files import PRIMARY, Files, choices_of_stages, is_part
 from ltexp.config.layers import RECIPE, Fold, has_target, merged
 from ltexp.config.paper_choice import SETTINGS, with_paper
 from ltexp.config.path import conf_dir, user_config_dirs
+from ltexp.config.reading import is_node, not_one_value
 from ltexp.config.schema import STAGE
 from ltexp.errors import ConfigError
 from ltexp.names import nearest
@@ -127,8 +128,18 @@ class LayeredLoader(ConfigLoaderImpl):
         self._choices = fold.choices
         return OmegaConf.create({"hydra": hydra, **plain}, flags={"allow_objects": True})
 
+    def _check_values(self) -> None:
+        """Refuses one value for a key that has keys below it."""
+        for part in self._typed:
+            key, is_value = part.key_or_group, part.package is None and not part.is_sweep_override()
+            if not is_value or self.repository.group_exists(key) or isinstance(part.value(), dict | list | None):
+                continue
+            if is_node(key):
+                raise ConfigError(f"'{part.input_line}': {not_one_value(key)}")
+
     def _finish(self, config: DictConfig) -> None:
         """Resolves everything of the run and says which choices it is made of."""
+        self._check_values()
         stages = [str(key) for key in config if STAGE.fullmatch(str(key))]
         for part in self._typed:
             stage = _stage_of(part)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from ltexp.config.path import group_files
 from ltexp.config.schema import Config, StageConfig, Stream, Term, names_stage, with_stages
 from ltexp.errors import ConfigError
 from ltexp.names import alias_of, unknown_name
+
+ADDED = {  # by what a stage has by name, how one is brought
+    "terms": "+loss@{}.NAME.loss=FILE",
+    "modules": "+module@{}.NAME=FILE",
+    "streams": "+stream@{}.NAME=FILE",
+}
 
 
 def to_config(container: dict[str, Any]) -> Config:
@@ -79,14 +86,30 @@ def load_plain(path: Path) -> dict[str, Any]:
 def _wrong_value(error: OmegaConfBaseException) -> str:
     key, reason = str(error.full_key or error.key), str(error).splitlines()[0]
     if "annot assign" in reason:
-        stage, _, group = key.rpartition(".")
-        choice = f"{group}@{key}" if stage else key
-        return f"{key} is not one value: choose with {choice}=NAME, or set a key below {key}"
+        return not_one_value(key)
     if "is not Optional" in reason:
         return f"{key}=null: it cannot be left out; choose with {key.rpartition('.')[2]}@{key}=NAME, or set its keys"
     if missing := re.search(r"missing mandatory value: (\w+)", reason):
         return f"{missing[1]} has no value: set it again, it cannot be left out ({key})"
     return f"{key}: {reason[0].lower()}{reason[1:]}"
+
+
+@cache
+def is_node(key: str) -> bool:
+    """Whether a dotted key of a config has keys below it."""
+    node: Any = OmegaConf.structured(with_stages([stage] if names_stage(stage := key.partition(".")[0]) else []))
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, DictConfig) and part in node else None
+    return isinstance(node, DictConfig)
+
+
+def not_one_value(key: str) -> str:
+    """What to do instead of giving a value to a key that has keys below it."""
+    place, _, name = key.rpartition(".")
+    if place and name in ADDED:
+        return f"{key} is not one value: {ADDED[name].format(key)} adds one"
+    choice = f"choose with {f'{name}@{key}' if place else name}=NAME, or " if group_files(name) else ""
+    return f"{key} is not one value: {choice}set a key below {key}"
 
 
 def no_stage(name: str) -> str:
