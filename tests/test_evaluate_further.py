@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ltexp.analysis.adaptation import adapt, agreement, drawn, recalls_with, vie
 from ltexp.analysis.restored import LoadedStage, restore
 from ltexp.errors import ConfigError, DataError, LtexpError
 from ltexp.evaluation.detection import confidence_scores, detection
+from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.shifted import Shift
 from ltexp.report.__main__ import main as report
 
@@ -94,6 +96,16 @@ def test_shifted_evaluations_are_kept_and_reported(experts: Path, capsys: pytest
     output = capsys.readouterr().out
     for name in ("stage1_forward5_known", "stage1_forward5_estimated", "stage1_uniform_adapted"):
         assert f",{name}," in output
+
+
+def test_the_bins_of_the_config_are_those_of_the_class_wise_error(plain: Path) -> None:
+    stage = restored(plain)
+    evaluation = replace(stage.session.config.evaluation, calibration_bins=3)
+    stage.session.config = replace(stage.session.config, evaluation=evaluation)
+    found = stage.predictions()
+    expected = further_metrics(found.logits * stage.model.logit_scale, found.labels, bins=3)
+    assert stage.measure(found)["classwise_ece"] == expected["classwise_ece"]
+    assert expected["classwise_ece"] != further_metrics(found.logits, found.labels)["classwise_ece"]
 
 
 def test_equal_weights_are_the_networks_own_prediction(experts: Path) -> None:
