@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ltexp.config.require import is_whole, require
 from ltexp.data.loader import Loader
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, DataError
 from ltexp.training.predict import Collector, Predictions, autocast, evaluating, logits_and_norm
 
 if TYPE_CHECKING:
@@ -22,11 +22,17 @@ def check_crops(restored: "LoadedStage", crops: object) -> None:
 
     Raises:
         ConfigError: for data that is no images, or a number of pixels that is none.
+        DataError: if the run read small copies of image files, and the files are not there.
     """
     require(is_whole(crops, 1), "crops", crops, "a whole number of pixels of 1 or more, such as 24")
     data = restored.session.data
     if data.kind != "images" or restored.session.pretext is not None:
         raise ConfigError(f"crops= is for images with the dataset's labels, and {data.name} has others: leave it out")
+    if data.loading.get("cache") is not None and len(missing := data.test.missing()):
+        raise DataError(
+            f"crops= reads the test images' own files, larger than their small copies, and {len(missing):,} of "
+            f"{len(data.test):,} are not there: {data.test.where(missing[0])}"
+        )
 
 
 def predict_crops(restored: "LoadedStage", crops: int) -> Predictions:
@@ -34,7 +40,7 @@ def predict_crops(restored: "LoadedStage", crops: int) -> Predictions:
 
     As LIFT's test-time ensembling (Shi et al., ICML 2024, its code): images are resized to `crops` more pixels than the
     network reads; 24 beside 224 shifts the corners' crops by no multiple of 16-pixel patches. Image files are read at
-    that size, images in memory enlarged to it on the device, bilinearly.
+    that size, not from a cache of smaller ones, images in memory enlarged to it on the device, bilinearly.
 
     Args:
         restored: the stage whose model predicts.
@@ -67,5 +73,6 @@ def _loader(restored: "LoadedStage", size: int) -> Loader[Any]:
     if "image_size" not in settings:
         return session.evaluation_loader(session.data.test)
     settings |= {"image_size": size, "resize": size}
-    resized = replace(session, data=replace(session.data, preprocessing=settings))
+    loading = session.data.loading | {"cache": None}  # whose images are smaller
+    resized = replace(session, data=replace(session.data, preprocessing=settings, loading=loading))
     return resized.loader(session.data.test, batch_size=session.evaluation_batch)
