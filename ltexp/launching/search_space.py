@@ -56,7 +56,7 @@ def space(searched: Mapping[str, Override]) -> dict[str, Any]:
 
 
 def some_values(searched: Mapping[str, Override]) -> list[str]:
-    """An override with one value for each: the first that is listed; the middle of an interval, whose ends may be out."""
+    """An override with one value for each: the first listed, or the middle of an interval, whose ends may be out."""
     found = []
     for key, part in searched.items():
         value = part.value()
