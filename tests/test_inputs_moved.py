@@ -157,10 +157,10 @@ def test_a_run_from_small_copies_is_evaluated_without_them(tmp_path: Path) -> No
     make_cache(tmp_path / "cache", list(data.splits.values()), 36, 1)
     run_here(tmp_path / "run", *typed, f"dataset.cache={tmp_path / 'cache'}")
     run = str(tmp_path / "run")
-    assert evaluate.evaluate(*evaluate.parse([run, "crops=4"])) == 0  # of the files, which are larger
+    assert evaluate.evaluate(*evaluate.parse([run, "crops=8"])) == 0  # 40 pixels, of the files
     (tree / "test").rename(tmp_path / "away")
     with pytest.raises(DataError, match=rf"^crops= reads the test images' own files, .* 4 of 4 .*: {tree}/test/class"):
-        evaluate.evaluate(*evaluate.parse([run, "crops=4"]))
+        evaluate.evaluate(*evaluate.parse([run, "crops=8"]))
     (tmp_path / "away").rename(tree / "test")
     shutil.rmtree(tmp_path / "cache")
     for words in (["dataset.cache=null"], ["dataset.cache=null", "dataset.leave_out=null"]):
