@@ -59,6 +59,9 @@ def take_test(restored: LoadedStage, words: Sequence[str]) -> None:
         raise ConfigError(
             f"{typed}: its images have {found} pixels, and the run's {expected}: choose a set of that size"
         )
+    for split in (own.train, own.validation):
+        if split is not None:
+            session.evaluation_loader(split)  # kept: these are still read as the run read them
     session.data = replace(
         own,
         test=other.test,
