@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -9,19 +10,22 @@ from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config import in_order, names_stage
 from ltexp.errors import LtexpError
 from ltexp.files import write_text
+from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, say
-from ltexp.launching.sweep import show_config, subfolder
+from ltexp.launching.search_space import SearchError, check_ranges, differences, identity, some_values, space
+from ltexp.launching.sweep import check_data, show_config, subfolder
 from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, is_stopped, load_study
 from ltexp.names import unknown_name
 from ltexp.run_folder import METRICS as RUN_METRICS
@@ -35,10 +39,6 @@ METRICS: dict[str, Literal["minimize", "maximize"]] = {
     "few": "maximize",
     "ece": "minimize",
 }
-
-
-class SearchError(HydraException):
-    """A search that cannot run: of the sweep itself, where an `LtexpError` is of one of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -118,25 +118,27 @@ class Search(Sweeper):
         """Runs trials until the budget is spent, and writes the best values to `search.yaml`.
 
         Raises:
-            SearchError: without optuna, a key to search, or a validation part to judge by.
+            SearchError: without optuna, a key to search, values to choose among, or a validation part to judge by.
         """
         assert self.config is not None
         parsed = OverridesParser.create().parse_overrides(arguments)
         swept = {part.get_key_element(): part for part in parsed if part.is_sweep_override()}
         searched = {key: part for key, part in swept.items() if key != "seed"}
+        check_ranges(searched, swept.get("seed"))
         seeds = list(swept["seed"].sweep_string_iterator()) if "seed" in swept else []
         fixed = [part.input_line or "" for part in parsed if not part.is_sweep_override()]
         each = [[f"seed={seed}"] for seed in seeds] or [[]]
+        self._check(searched, [*fixed, *each[0]])
         if DRY_RUN_VARIABLE in os.environ:
             self._show(searched, [[*fixed, *seed] for seed in each])
             return None
-        study = self._study(searched, seeds)
+        study = self._study(searched, seeds, fixed)
         task = Trial(self.task, self.metric, self.storage, max(1, len(seeds)), self.prune_after)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=task, config=self.config
         )
         while (done := len(study.trials)) < self.trials:
-            batch = [study.ask(self._space(searched)) for _ in range(min(self.parallel, self.trials - done))]
+            batch = [study.ask(space(searched)) for _ in range(min(self.parallel, self.trials - done))]
             jobs = [[*fixed, *_typed(trial), *seed] for trial in batch for seed in each]
             for trial in batch:
                 print(f"trial {trial.number + 1} of {self.trials}: {' '.join(_typed(trial))}", flush=True)
@@ -150,10 +152,12 @@ class Search(Sweeper):
 
     def _show(self, searched: dict[str, Override], each: list[list[str]]) -> None:
         """The configs of the first trials, which no result is needed for; nothing is written."""
+        import optuna
+
         assert self.config is not None
-        optuna, at_once = self._checked(searched), min(self.parallel, self.trials)
+        at_once = min(self.parallel, self.trials)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self.seed))
-        trials = [_typed(study.ask(self._space(searched))) for _ in range(at_once)]
+        trials = [_typed(study.ask(space(searched))) for _ in range(at_once)]
         for number, (trial, seed) in enumerate((trial, seed) for trial in trials for seed in each):
             composed = self.context.config_loader.load_sweep_config(self.config, [*seed, *trial])
             show_config(self.folder / subfolder(composed, number), freeze(composed))
@@ -178,33 +182,51 @@ class Search(Sweeper):
         best = f"; best so far {study.best_value:.2f}, trial {study.best_trial.number + 1}" if complete else ""
         print(f"trial {trial.number + 1} of {self.trials}: {found}{best}", flush=True)
 
-    def _checked(self, searched: dict[str, Override]) -> Any:
-        """The module optuna, of a search that can be made."""
+    def _check(self, searched: dict[str, Override], words: list[str]) -> None:
+        """Refuses a search that cannot be made: its first job is composed and its data opened, as a run's.
+
+        Args:
+            searched: the overrides to choose values of, by key.
+            words: the first job's other overrides.
+        """
         if not searched:
             raise SearchError("nothing to search: give a key a range, such as 'stage2.optimizer.lr=interval(0.01,1)'")
         try:
             import optuna
         except ModuleNotFoundError:
             raise SearchError("hydra/sweeper=search needs optuna: pip install optuna") from None
-        assert self.config is not None
-        validation = OmegaConf.select(self.config, "dataset.validation.fraction", default=0)
-        if not validation:
-            raise SearchError("a search judges by held-out training images: add dataset.validation.fraction=0.1")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return optuna
+        assert self.config is not None
+        words = [*words, *some_values(searched)]
+        try:
+            job = freeze(self.context.config_loader.load_sweep_config(self.config, words))
+            _check_last_stage(job, searched)
+            has_validation = check_data(job)
+        except SearchError:
+            raise
+        except (LtexpError, HydraException, OmegaConfBaseException) as error:
+            raise SearchError(f"{' '.join(words)}: {explain(error, words)}") from None
+        if not has_validation:
+            raise SearchError(
+                f"a search judges by validation images, and {job['dataset']['name']} has none: hold training "
+                "images out, such as dataset.validation.fraction=0.1"
+            )
 
-    def _study(self, searched: dict[str, Override], seeds: list[str]) -> Any:
-        optuna = self._checked(searched)
+    def _study(self, searched: dict[str, Override], seeds: list[str], fixed: Sequence[str]) -> Any:
+        import optuna
+
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             study_name=STUDY, storage=self.storage, direction=METRICS[self.metric], load_if_exists=True
         )
-        asked = {"metric": self.metric, "seeds": seeds, "keys": sorted(searched)}
+        asked: dict[str, Any] = {"metric": self.metric, "seeds": seeds, "keys": sorted(searched)}
+        asked |= identity(searched, fixed)
         for name, value in asked.items():
-            if study.user_attrs.get(name, value) != value:
-                before = study.user_attrs[name]
+            before = study.user_attrs.get(name, value)  # a search of before has no overrides and ranges, and goes on
+            if before != value:
+                found = differences(before, value)
                 raise SearchError(
-                    f"the search in {self.folder} has other {name} ({before}): choose another hydra.sweep.dir"
+                    f"the search in {self.folder} has other {name} ({found}): choose another hydra.sweep.dir"
                 )
             study.set_user_attr(name, value)
         # a search that goes on draws on, instead of what its first trials drew
@@ -213,20 +235,6 @@ class Search(Sweeper):
             if trial.state.name == "RUNNING":  # of a search that was killed
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return study
-
-    def _space(self, searched: dict[str, Override]) -> dict[str, Any]:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        space: dict[str, Any] = {}
-        for key, part in searched.items():
-            value = part.value()
-            if isinstance(value, IntervalSweep):
-                whole = isinstance(value.start, int) and isinstance(value.end, int)
-                kind: Any = IntDistribution if whole else FloatDistribution
-                space[key] = kind(value.start, value.end, log="log" in value.tags)
-            else:
-                space[key] = CategoricalDistribution(list(part.sweep_string_iterator()))
-        return space
 
     def _finish(self, study: Any) -> Any:
         states = [trial.state.name for trial in study.trials]
@@ -253,6 +261,19 @@ class Search(Sweeper):
     def _unmeasured(self) -> bool:
         """Whether some run of the search finished, and yet has no result on the validation part."""
         return any(read_status(path.parent) == "finished" for path in self.folder.glob(f"*/{RECORD}"))
+
+
+def _check_last_stage(job: Mapping[str, Any], searched: Mapping[str, Override]) -> None:
+    """Refuses a job whose last stage trains nothing: results on validation images are those of a stage's epochs."""
+    last = in_order(name for name in job if names_stage(name) and job[name])[-1]
+    if job[last]["epochs"]:
+        return
+    part = f"{last}.classifier"
+    own = [f" '{key.removeprefix(f'{part}.')}=range(...)'" for key in searched if key.startswith(f"{part}.")]
+    raise SearchError(
+        f"a search judges by the epochs of the last stage, and {last}.epochs is 0: values of its classifier are chosen "
+        f"on a finished run, by ltexp evaluate RUN classifier={job['choices'].get(f'classifier@{part}')}{''.join(own)}"
+    )
 
 
 def _typed(trial: Any) -> list[str]:

@@ -97,7 +97,7 @@ def evaluate(folder: Path, options: dict[str, str], nodes: Sequence[dict[str, An
     if words:
         from ltexp.analysis.other_test import take_test
 
-        take_test(restored.session, words)
+        take_test(restored, words)
     measure_further = further(restored, shifts_of(options), options)
     crops = _crops(restored, options)
     other = note_changes(restored, recorded, config, words, _of_training(options))

@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> int:
 
     folder = Path(places[0])
     predictor = load_predictor(folder, options.get("stage"), "cpu")
-    path = Path(options.get("out", folder / "model.onnx"))
+    path = Path(options.get("out", folder / "model.onnx")).expanduser()
     difference, size = write_onnx(predictor, path, size)
     megabytes = path.stat().st_size / 1e6
     print(f"{path}: {predictor.stage}, images (N, 3, {size}, {size}), {megabytes:.1f} MB")

@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> int:
     if "out" not in options:
         print(text, end="")
         return 0
-    out = Path(options["out"])
+    out = Path(options["out"]).expanduser()
     write_text(out, text)
     if is_file_to_be(out):  # a pipe gets the text alone
         print(f"{len(found)} images: {out}")

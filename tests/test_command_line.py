@@ -211,12 +211,29 @@ def test_a_dry_run_of_a_search_shows_its_first_trials_and_spends_none(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_with_a_job_that_cannot_work_is_refused_before_its_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("stage1.loss.scale=1,-1",), "invalid stage1.loss.scale=-1: expected a number above 0"),
+        (
+            (
+                "stage1.epochs=20,5",
+                "callbacks=early_stopping",
+                "evaluation.every=10",
+                "dataset.validation.fraction=0.1",
+            ),
+            "which is never measured in stage1: set evaluation.every to 1 or more and at most stage1.epochs",
+        ),
+    ],
+)
+def test_a_sweep_with_a_job_that_cannot_work_is_refused_before_its_first(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     places = (f"paths.outputs={tmp_path}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    answer = ltexp("train", "-m", *SMALL, *places, "stage1.loss.scale=1,-1")
+    answer = ltexp("train", "-m", *SMALL, *places, *words)
     assert answer.returncode == 1
     assert answer.stderr.startswith("ltexp: job 2 of 2 (")
-    assert answer.stderr.endswith("invalid stage1.loss.scale=-1: expected a number above 0\n")
+    assert answer.stderr.endswith(f"{message}\n")
     assert answer.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -1,7 +1,10 @@
 """Whatever an image file holds becomes RGB, and whatever is wrong with it is said in one line that names it."""
 
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -78,6 +81,30 @@ def test_bad_files_are_named_in_one_line(tmp_path: Path, photo: Image.Image) -> 
                 read(str(tmp_path / name))
             assert str(caught.value).startswith(f"{tmp_path / name}: ")
             assert "\n" not in str(caught.value)
+
+
+def test_threads_that_read_leave_the_process_as_it_was(tmp_path: Path, photo: Image.Image) -> None:
+    """The first that begins ends first, while the other still reads."""
+    path, both_read, one_ended, limits = saved(tmp_path, photo, "photo.png"), Event(), Event(), []
+    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+
+    def first(width: int, height: int) -> Crop:
+        assert both_read.wait(60)
+        return whole(width, height)
+
+    def second(width: int, height: int) -> Crop:
+        both_read.set()
+        assert one_ended.wait(60)
+        limits.append(Image.MAX_IMAGE_PIXELS)
+        return whole(width, height)
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = (threads.submit(read_crop, path, None, 4, crop_of) for crop_of in (first, second))
+        one.result()
+        one_ended.set()
+        other.result()
+    assert limits == [None]
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
 
 
 def test_a_crop_is_what_pillow_cuts_and_resizes(tmp_path: Path, photo: Image.Image) -> None:

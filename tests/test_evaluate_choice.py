@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from runs import run_here
 from sklearn.metrics import balanced_accuracy_score
 
@@ -61,6 +62,25 @@ def test_the_best_on_the_held_out_images_is_taken(run: Path, capsys: pytest.Capt
     assert found["classifier"]["tau"] == TAUS[best]
     assert found["metrics"]["all"] == pytest.approx(tested[best])
     assert f"tau={TAUS[best]}: the best of 4 on {len(given.labels)} held-out images" in capsys.readouterr().out
+
+
+def test_of_another_test_set_the_choice_is_the_same(run: Path, tmp_path: Path) -> None:
+    """The run's held-out images lie in memory, the others are files; so with a temperature from the held-out images."""
+    config = load(run / "config.yaml")
+    test = restore(config, run, "stage1", None).session.data.test
+    for split in ("train", "test"):
+        for number, (pixels, label) in enumerate(zip(test.images, test.labels, strict=True)):
+            (tmp_path / split / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / split / str(label) / f"{number}.png")
+    other = ["dataset=image_folder", f"dataset.source.folder={tmp_path}", "dataset.workers=0"]
+    for words in (["classifier=tau_normalized", "tau=0,2"], ["temperature=true"]):
+        before = set((run / "evaluations").glob("*"))
+        for typed in (words, [*words, *other]):
+            assert evaluate.evaluate(*parse([str(run), *typed, "accelerator=cpu"])) == 0
+        one, two = (json.loads(path.read_text()) for path in set((run / "evaluations").glob("*")) - before)
+        assert one.get("choice") == two.get("choice")
+        assert one.get("temperature") == two.get("temperature")
+        assert one["metrics"]["per_class"] == two["metrics"]["per_class"]
 
 
 def test_without_held_out_images_nothing_is_chosen(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ltexp.analysis.adaptation import adapt, agreement, drawn, recalls_with, vie
 from ltexp.analysis.restored import LoadedStage, restore
 from ltexp.errors import ConfigError, DataError, LtexpError
 from ltexp.evaluation.detection import confidence_scores, detection
+from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.shifted import Shift
 from ltexp.report.__main__ import main as report
 
@@ -96,6 +98,16 @@ def test_shifted_evaluations_are_kept_and_reported(experts: Path, capsys: pytest
         assert f",{name}," in output
 
 
+def test_the_bins_of_the_config_are_those_of_the_class_wise_error(plain: Path) -> None:
+    stage = restored(plain)
+    evaluation = replace(stage.session.config.evaluation, calibration_bins=3)
+    stage.session.config = replace(stage.session.config, evaluation=evaluation)
+    found = stage.predictions()
+    expected = further_metrics(found.logits * stage.model.logit_scale, found.labels, bins=3)
+    assert stage.measure(found)["classwise_ece"] == expected["classwise_ece"]
+    assert expected["classwise_ece"] != further_metrics(found.logits, found.labels)["classwise_ece"]
+
+
 def test_equal_weights_are_the_networks_own_prediction(experts: Path) -> None:
     stage = restored(experts)
     assert recalls_with(stage, torch.full((3,), 1 / 3)) == stage.measure()["per_class"]
@@ -161,6 +173,7 @@ def test_images_of_other_classes(plain: Path, textures: Path, capsys: pytest.Cap
         (["ood.image_size=8"], "ood.image_size= is of the dataset that ood= names: add ood=NAME"),
         (["ood=ag_news_lt"], "ag_news"),
         (["dataset.imbalance_ratio=10"], "dataset.imbalance_ratio= is about training images alone: leave it out"),
+        (["dataset.test.fraction=0.5"], "dataset.test.fraction= would hold out images that the run was trained on"),
         (["dataset.subset.seed=1"], "dataset.subset.seed= is about training images alone: leave it out"),
     ],
 )
@@ -175,6 +188,22 @@ def test_images_of_another_size_are_refused(plain: Path, textures: Path) -> None
     words = ["ood=image_folder", f"ood.source.folder={textures}", "ood.image_size=16", "ood.workers=0"]
     with pytest.raises(ConfigError, match=r"its images have 16x16 pixels, and the run's 8x8"):
         evaluate.evaluate(*evaluate.parse([str(plain), *words]))
+
+
+def test_the_runs_own_images_as_files_give_the_runs_own_figures(plain: Path, tmp_path: Path) -> None:
+    """They are read at the size that they had in memory."""
+    test = restored(plain).session.data.test
+    for split in ("train", "test"):
+        for number, (pixels, label) in enumerate(zip(test.images, test.labels, strict=True)):
+            (tmp_path / split / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / split / str(label) / f"{number}.png")
+    words = [str(plain), "dataset=image_folder", f"dataset.source.folder={tmp_path}", "dataset.workers=0"]
+    assert evaluate.evaluate(*evaluate.parse(words)) == 0
+    (file,) = (plain / "evaluations").glob("stage1_dataset=image_folder_*.json")
+    recorded = json.loads((plain / "record.json").read_text())["metrics"]
+    assert json.loads(file.read_text())["metrics"]["per_class"] == recorded["per_class"]
+    with pytest.raises(ConfigError, match=r"its images have 16x16 pixels, and the run's 8x8: choose a set of that"):
+        evaluate.evaluate(*evaluate.parse([*words, "dataset.image_size=16"]))
 
 
 def test_figures_that_cannot_be_kept_are_shown(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

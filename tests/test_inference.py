@@ -12,7 +12,7 @@ from runs import run_here
 import ltexp
 from ltexp.data.files.decode import Reading
 from ltexp.errors import ConfigError, DataError
-from ltexp.inference.transform import ImageTransform, listed
+from ltexp.inference.transform import ImageTransform, find_images, listed
 
 ORIENTATION = 0x0112
 PLAIN = ImageTransform(16, 16, [0.0] * 3, [1.0] * 3)
@@ -54,6 +54,17 @@ def test_an_image_too_large_for_the_run_is_refused(turned: tuple[Path, Path], tm
     make_image(0, 0, (64, 48)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match=r"64x48 pixels are more than dataset\.source\.max_pixels=2000"):
         ltexp.load(turned[1], accelerator="cpu").predict(tmp_path / "x.png")
+
+
+def test_files_of_systems_are_no_images(tmp_path: Path) -> None:
+    for name in ("b/0.png", "a.JPG", "._a.png", ".hidden/1.png", "@eaDir/b/2.png", "__MACOSX/3.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images(tmp_path) == [tmp_path / "a.JPG", tmp_path / "b" / "0.png"]
+    (tmp_path / "a.JPG").unlink()
+    (tmp_path / "b" / "0.png").unlink()
+    with pytest.raises(DataError, match=f"^no images in {tmp_path}: expected files ending in "):
+        find_images(tmp_path)
 
 
 @pytest.mark.parametrize(("mode", "ending"), [("I;16", "png"), ("I", "tif")])

@@ -14,8 +14,11 @@ from runs import composed, run_here
 
 from ltexp import evaluate
 from ltexp.config import to_config
+from ltexp.config.build import build
 from ltexp.config.identity import other_keys
 from ltexp.config.places import is_moved
+from ltexp.data.files.cache import make_cache
+from ltexp.data.types import LongTailedData
 from ltexp.errors import CheckpointError, ConfigError, DataError
 from ltexp.report.__main__ import main as report
 from ltexp.training.description import check_same_things
@@ -121,6 +124,47 @@ def test_keys_that_change_no_test_image_are_refused_and_precisions_are_kept_apar
     files = sorted((tmp_path / "run" / "evaluations").iterdir())
     assert [path.name for path in files] == ["stage2.json", "stage2_bf16-mixed.json"]
     assert [json.loads(path.read_text())["precision"] for path in files] == ["32-true", "bf16-mixed"]
+
+
+def test_images_that_the_run_was_trained_on_are_no_test_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = write_tree(tmp_path / "tree", [8, 4], test=3, validation=2, size=(40, 36))
+    lists = ("dataset=image_list", "dataset.source.train=train.txt", "dataset.source.validation=val.txt")
+    run_here(tmp_path / "run", *SIZES[1:], *lists, f"dataset.source.folder={tree}", "dataset.test.fraction=0.25")
+    for words, noted in (("test", False), ("val", True)):
+        words = [str(tmp_path / "run"), f"dataset.source.test={words}.txt"]
+        assert evaluate.evaluate(*evaluate.parse(words)) == 0
+        note = "note: 4 of these 4 test images are the run's validation images"
+        assert (note in capsys.readouterr().out) is noted
+    others = ["dataset=image_folder", f"dataset.source.folder={tree / 'train'}", "dataset.test.fraction=0.5"]
+    trained_on = (
+        rf"the run was trained on \d of these 6 test images, such as {tree}/train/class00\d/.*: leave them out$"
+    )
+    for words, message in (
+        (others, trained_on),
+        (["dataset.test.fraction=0.5"], r"^dataset\.test\.fraction= would hold out images that the run was trained on"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate.evaluate(*evaluate.parse([str(tmp_path / "run"), *words]))
+
+
+def test_a_run_from_small_copies_is_evaluated_without_them(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", [8, 4], size=(40, 36))
+    lists = ("dataset.source.train=train.txt", "dataset.source.test=test.txt")
+    typed = (*SIZES[1:], "dataset=image_list", f"dataset.source.folder={tree}", *lists)
+    data: LongTailedData = build(to_config(composed(*typed)).dataset, root=tree)
+    make_cache(tmp_path / "cache", list(data.splits.values()), 36, 1)
+    run_here(tmp_path / "run", *typed, f"dataset.cache={tmp_path / 'cache'}")
+    run = str(tmp_path / "run")
+    assert evaluate.evaluate(*evaluate.parse([run, "crops=8"])) == 0  # 40 pixels, of the files
+    (tree / "test").rename(tmp_path / "away")
+    with pytest.raises(DataError, match=rf"^crops= reads the test images' own files, .* 4 of 4 .*: {tree}/test/class"):
+        evaluate.evaluate(*evaluate.parse([run, "crops=8"]))
+    (tmp_path / "away").rename(tree / "test")
+    shutil.rmtree(tmp_path / "cache")
+    for words in (["dataset.cache=null"], ["dataset.cache=null", "dataset.leave_out=null"]):
+        assert evaluate.evaluate(*evaluate.parse([run, *words])) == 0
 
 
 @pytest.mark.slow

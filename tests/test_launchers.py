@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
@@ -33,6 +34,7 @@ from ltexp.launching.devices import check_devices, device_count, free_gpus
 from ltexp.launching.outcome import SweepError
 from ltexp.launching.places import place_jobs, read_places, write_places
 from ltexp.launching.start import without_resume
+from ltexp.launching.sweep import ValidateAndFreeze
 
 TINY = (*SMALL, "stage1.epochs=1", "method=ce")
 
@@ -159,6 +161,17 @@ def test_a_launcher_gives_each_job_its_folder(tmp_path: Path) -> None:
     launcher.launch([["seed=0"], ["seed=1"]], 0)
     assert given == [["seed=0"], ["seed=1", "hydra.sweep.subdir=4"]]
     write_places(tmp_path, {})
+    assert read_places(tmp_path) == {}
+
+
+@pytest.mark.parametrize("sweeper", ["hydra_plugins.ltexp_listed.Listed", "hydra_plugins.ltexp_search.Search"])
+def test_folders_of_an_earlier_sweep_are_not_those_of_listed_jobs_and_trials(
+    sweeper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_places(tmp_path, {1: "4"})
+    monkeypatch.setattr(GlobalHydra, "instance", lambda: SimpleNamespace(config_loader=lambda: None))
+    sweep = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"_target_": sweeper, "jobs": []}, "overrides": {"task": []}}
+    ValidateAndFreeze()._freeze_jobs(OmegaConf.create({"hydra": sweep}))
     assert read_places(tmp_path) == {}
 
 

@@ -16,6 +16,7 @@ from choices import CONF, names
 from documents import ROOT
 from image_trees import long_tail, write_list, write_tree
 from omegaconf import OmegaConf
+from PIL import Image
 from runs import run_here, tiny
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -274,6 +275,24 @@ def test_predictions_of_a_folder_are_those_of_the_run(files: tuple[Path, Path], 
     assert header.split(",")[:4] == ["image", "label", "class", "probability"]
     assert len(header.split(",")) == 7
     assert [int(row.split(",")[1]) for row in rows] == recorded["logits"].argmax(1).tolist()
+
+
+def test_a_home_is_spelled_out_in_a_file_to_write(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltexp import export, predict
+
+    def written(_: object, path: Path, size: int | None) -> tuple[float, int]:
+        path.write_text("a model")
+        return 0.0, 8
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
+    assert predict.main([str(run), str(tmp_path / "x.png"), "out=~/answers.csv", "accelerator=cpu"]) == 0
+    assert (tmp_path / "answers.csv").exists()
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("ltexp.inference.onnx_file.write_onnx", written)
+    assert export.main([str(run), "out=~/model.onnx"]) == 0
+    assert (tmp_path / "model.onnx").exists()
 
 
 def test_wrong_command_lines_of_predict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """Views, streams and steps: a stage's parts beside loss and sampler, each a user's own class in a config node."""
 
+import gc
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -196,6 +198,17 @@ def session_of(folder: Path, *overrides: str) -> Session:
     config = to_config(composed(*overrides))
     data = build(config.dataset, root=config.paths.data)
     return Session(config, folder, data, torch.device("cpu")).for_stage(config.stage1)
+
+
+def test_a_split_lives_as_long_as_the_loader_that_is_kept_for_it(tmp_path: Path) -> None:
+    """Else another split could get its id, and its loader."""
+    session = session_of(tmp_path, "method=ce")
+    split = session.data.test.take(np.arange(4))
+    loader, still = session.evaluation_loader(split), weakref.ref(split)
+    del split
+    gc.collect()
+    assert loader.rows == 4
+    assert still() is not None
 
 
 def test_held_out_images_are_the_streams_alone(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from runs import assert_equal_weights, composed, run_here, tiny, weights
 from test_every_method import resume_in_each
 from texts import write_articles
 
+import ltexp
 from ltexp.config import to_config
 from ltexp.config.composer import LayeredLoader, install
 from ltexp.config.path import conf_dir
 from ltexp.data.loader import Batch
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import read_record
+from ltexp.inference.predictor import _class_names
 from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.papers import all_cells
 from ltexp.reproduce.measured import Outputs
@@ -140,6 +142,16 @@ def test_a_pretext_learns_four_labels_and_stage_1_starts_from_its_backbone(tmp_p
     assert first["metrics"]["all"] > 40  # of four rotations of digits; 25 by chance
     assert "num_classes" not in second
     assert record["metrics"] == second["metrics"]
+    loaded = ltexp.load(tmp_path / "run", stage="pretext", accelerator="cpu")
+    answer = loaded.predict(np.zeros((2, 8, 8, 3), np.uint8))
+    assert (loaded.class_names, len(answer.rows(every_class=True)[0])) == (["0", "1", "2", "3"], 4 + 4)
+    assert ltexp.load(tmp_path / "run", accelerator="cpu").class_names == record["class_names"]
+
+
+def test_labels_that_a_stage_makes_are_numbers_however_many_classes_there_are() -> None:
+    record = {"class_names": list("abcd"), "stages": [{"name": "pretext", "num_classes": 4}, {"name": "stage1"}]}
+    assert _class_names(record, "pretext", 4) == ["0", "1", "2", "3"]
+    assert _class_names(record, "stage1", 4) == ["a", "b", "c", "d"]
 
 
 def test_the_labels_of_a_pretext_come_from_the_images_alone(tmp_path: Path) -> None:

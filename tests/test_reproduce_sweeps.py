@@ -1,9 +1,10 @@
 """Ready sweeps and searches: every job of a sweep composes; a search spends its budget on held-out images."""
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 import yaml
 from choices import CONF, names
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from image_trees import write_tree
 from omegaconf import OmegaConf
 from runs import TINY, composed, run_here
 
 from hydra_plugins.ltexp_listed import listed_jobs
+from ltexp.config.composer import compose
 from ltexp.errors import TrainingError
+from ltexp.launching.search_space import SearchError, check_ranges, some_values, space
 from ltexp.launching.trials import STUDY, STUDY_FILE, is_pruned, is_stopped, report_value
 from ltexp.report.records import find_runs
 from ltexp.run_folder import TRIAL
@@ -63,14 +68,35 @@ def test_what_is_typed_stands_in_the_place_of_what_jobs_list_and_equal_jobs_are_
 
 def test_values_are_read_as_optuna_is_to_choose_them() -> None:
     pytest.importorskip("optuna")
-    from hydra_plugins.ltexp_search import Search
-
     words = ["a=interval(0.1,0.5)", "b=tag(log,interval(0.01,1.0))", "c=int(interval(1,4))", "d=x,y"]
-    parsed = OverridesParser.create().parse_overrides(words)
-    space = Search(1, 1, "all", 0)._space({part.get_key_element(): part for part in parsed})
-    assert [type(found).__name__[:5] for found in space.values()] == ["Float", "Float", "IntDi", "Categ"]
-    assert space["b"].log
-    assert space["d"].choices == ("x", "y")
+    found = space(read(*words))
+    assert [type(one).__name__[:5] for one in found.values()] == ["Float", "Float", "IntDi", "Categ"]
+    assert found["b"].log
+    assert found["d"].choices == ("x", "y")
+    assert some_values(read(*words)) == ["a=0.3", "b=0.505", "c=2", "d=x"]
+
+
+def read(*words: str) -> dict[str, Override]:
+    return {part.get_key_element(): part for part in OverridesParser.create().parse_overrides(list(words))}
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("a=tag(log,interval(0,1))", "an interval above 0, as its values are logarithmic"),
+        ("a=interval(1,0.1)", "interval(a,b) of two finite numbers, a at most b"),
+        ("a=interval(0.1,inf)", "interval(a,b) of two finite numbers, a at most b"),
+        ("a=glob(*)", "interval(a,b), or values with commas"),
+        ("seed=interval(0,3)", "values, such as seed=0,1,2"),
+    ],
+)
+def test_what_no_value_can_be_chosen_of_is_one_line(word: str, expected: str) -> None:
+    parts = read(word)
+    seeds = parts.pop("seed", None)
+    with pytest.raises(SearchError, match=rf"^{re.escape(f'invalid {word}: expected {expected}')}$"):
+        check_ranges(parts, seeds)
+    fine = read("a=interval(0,1)", "b=interval(1,1)", "c=1,2", "d=tag(log,interval(1e-3,1))", "seed=0,1")
+    check_ranges(fine, fine.pop("seed"))
 
 
 def train(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -176,15 +202,24 @@ class Launcher:
         return results
 
 
-def searched(folder: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch, trials: int = 3) -> Any:
+ASKED = ("stage1.optimizer.lr=interval(0.1,1.0)", "seed=0,1", "method=ce", "dataset.validation.fraction=0.1")
+
+
+def searched(
+    folder: Path,
+    launcher: Launcher,
+    monkeypatch: pytest.MonkeyPatch,
+    trials: int = 3,
+    asked: Sequence[str] = ASKED,
+) -> Any:
     from hydra_plugins.ltexp_search import Search
 
-    plugins = SimpleNamespace(instantiate_launcher=lambda **_: launcher)
-    monkeypatch.setattr("hydra.core.plugins.Plugins.instance", lambda: plugins)
+    monkeypatch.setattr("hydra.core.plugins.Plugins.instantiate_launcher", lambda *_, **__: launcher)
     search: Any = Search(trials, 1, "all", 0)
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "dataset": {"validation": {"fraction": 0.1}}})
-    search.setup(hydra_context=None, task_function=None, config=config)
-    return search.sweep(["stage1.optimizer.lr=interval(0.1,1.0)", "seed=0,1", "method=ce"])
+    loader: Any = SimpleNamespace(load_sweep_config=lambda config, words: compose(words))
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    search.setup(hydra_context=SimpleNamespace(config_loader=loader), task_function=None, config=config)
+    return search.sweep(list(asked))
 
 
 def test_several_seeds_are_one_trial_whose_mean_counts(
@@ -205,10 +240,84 @@ def test_several_seeds_are_one_trial_whose_mean_counts(
 
 def test_a_search_whose_trials_all_fail_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
-    from hydra_plugins.ltexp_search import SearchError
-
     with pytest.raises(SearchError, match=r"^all 3 trials of the search in .* failed; each has said why above$"):
         searched(tmp_path / "found", Launcher(lambda number, job: None), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("method=crt", *ASKED[:2], ASKED[3]), r"other overrides \(method=ce\)"),
+        ((*ASKED, "backbone=resnet32"), r"other overrides \(no backbone\)"),
+        (
+            ("stage1.optimizer.lr=interval(0.1,2.0)", *ASKED[1:]),
+            r"other ranges \(stage1.optimizer.lr from 0.1 to 1.0\)",
+        ),
+        (("stage1.optimizer.lr=0.1,1.0", *ASKED[1:]), r"other ranges \(stage1.optimizer.lr from 0.1 to 1.0\)"),
+        ((ASKED[0], *ASKED[2:]), r"other seeds \(\['0', '1'\]\)"),
+    ],
+)
+def test_another_search_does_not_go_on_in_the_folder_of_one(
+    words: Sequence[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    launcher = Launcher(lambda number, job: 1.0)
+    searched(tmp_path / "found", launcher, monkeypatch, trials=1)
+    with pytest.raises(SearchError, match=rf"^the search in {tmp_path}/found has {told}: choose another hydra\.sweep"):
+        searched(tmp_path / "found", launcher, monkeypatch, 2, words)
+    again = ("resume=true", *reversed(ASKED), "logger=none", f"paths.outputs={tmp_path}")
+    searched(tmp_path / "found", launcher, monkeypatch, 2, again)
+    assert len(launcher.launched) == 2 * 2
+
+
+def test_a_search_that_began_before_searches_were_told_apart_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(study_name=STUDY, storage=f"sqlite:///{tmp_path}/{STUDY_FILE}", direction="maximize")
+    for name, value in {"metric": "all", "seeds": ["0", "1"], "keys": ["stage1.optimizer.lr"]}.items():
+        study.set_user_attr(name, value)
+    assert searched(tmp_path, Launcher(lambda number, job: 1.0), monkeypatch)["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("method=ce", "stage1.optimizer.lr=0.1,1"),
+            "digits_lt has none: hold training images out, such as dataset.val",
+        ),
+        (
+            (ASKED[3], "method=tau_norm", "stage2.classifier.tau=interval(0,1)"),
+            "stage2.epochs is 0: values of its classifier are chosen on a finished run, by ltexp evaluate RUN "
+            "classifier=tau_normalized 'tau=range(...)'",
+        ),
+        ((ASKED[3], "method=ce", "stage1.optimizer.lrr=0.1,1"), "lrr=0.1: unknown key 'stage1.optimizer.lrr'"),
+        (("dataset=cifar10_lt", "paths.data=nowhere", ASKED[0]), "nowhere/cifar10: missing"),
+    ],
+)
+def test_a_search_that_cannot_judge_is_refused_before_its_first_trial(
+    words: Sequence[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    launcher = Launcher(lambda number, job: 1.0)
+    with pytest.raises(SearchError) as caught:
+        searched(tmp_path / "found", launcher, monkeypatch, asked=words)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not launcher.launched
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("own", ["dataset=image_list", "dataset=image_folder"])
+def test_a_search_takes_the_datasets_own_validation_images(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    tree = write_tree(tmp_path / "tree", [4, 2], validation=1)
+    lists = [f"dataset.source.{split}={name}.txt" for split, name in (("validation", "val"), ("test", "test"))]
+    words = ["method=ce", own, f"dataset.source.folder={tree}", ASKED[0], *(lists if "list" in own else [])]
+    assert searched(tmp_path / "found", Launcher(lambda *_: 1.0), monkeypatch, asked=words)["value"] == 1.0
 
 
 @pytest.mark.slow

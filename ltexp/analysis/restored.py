@@ -80,7 +80,8 @@ class LoadedStage:
         """Metrics of these predictions, by default of the test split: a record's and `ltexp.evaluation.further`'s."""
         predictions = self.predictions() if predictions is None else predictions
         metrics, _ = self.session.metrics(predictions.logits, predictions.labels, self.model.logit_scale)
-        return metrics | further_metrics(predictions.logits * self.model.logit_scale, predictions.labels)
+        bins = self.session.config.evaluation.calibration_bins
+        return metrics | further_metrics(predictions.logits * self.model.logit_scale, predictions.labels, bins)
 
     def scale_by_temperature(self) -> tuple[float, int]:
         """Divides the model's logits by the temperature that suits the held-out images best.

@@ -55,7 +55,7 @@ def _elsewhere(dataset: dict[str, Any], options: dict[str, str]) -> dict[str, An
             node = node.get(section) or {}
         if last not in node:
             raise ConfigError(f"{key}={options[key]}: the run's dataset has no such key")
-        node[last] = str(Path(options[key]).expanduser())
+        node[last] = None if options[key].lower() == "null" else str(Path(options[key]).expanduser())
     return moved
 
 

@@ -54,6 +54,7 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], list[dict[str, An
         raise ConfigError(f"{stray}= is of the dataset that ood= names: add ood=NAME")
     if "dataset" not in options and (idle := next((key for key in options if key.startswith(OF_TRAINING)), None)):
         raise ConfigError(f"{idle}= is about training images alone: leave it out, the test images stay as they are")
+    _refuse_trained_on(options)
     if read_flag(options, "gradients") and node is not None:
         raise ConfigError("gradients=true is of the stage's own classifier and loss: leave out classifier=")
     if of_dataset(options) and any(read_flag(options, key) for key in KEPT):
@@ -62,6 +63,17 @@ def parse(words: Sequence[str]) -> tuple[Path, dict[str, str], list[dict[str, An
     for each in nodes:
         check_keywords(each, "classifier")
     return Path(folders[0]), options, nodes
+
+
+def _refuse_trained_on(options: dict[str, str]) -> None:
+    """Refuses another part of the run's own training images as a test set: the run trained on most of it."""
+    if "dataset" in options or "dataset.source.test" in options:
+        return
+    if held_out := next((key for key in options if key.startswith("dataset.test.")), None):
+        raise ConfigError(
+            f"{held_out}= would hold out images that the run was trained on: leave it out, the test images stay those "
+            "that the run held out; or add dataset=NAME or dataset.source.test=LIST"
+        )
 
 
 def _with_values(node: dict[str, Any], typed: dict[str, str]) -> list[dict[str, Any]]:

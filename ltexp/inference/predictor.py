@@ -91,8 +91,8 @@ class Predictor:
         model: on its device, in eval mode; `model(transform.batch(images))` gives a `ModelOutput`, whose logits times
             `model.logit_scale` are those of the softmax.
         transform: of single images and of batches.
-        class_names: C names, in label order.
-        stage: stage1 or stage2, whose model it is.
+        class_names: C names, in label order; numbers of a stage that learned labels of its own, such as a rotation's.
+        stage: whose model it is.
         config: the run's.
         record: the run's record.
     """
@@ -150,8 +150,15 @@ def _load(folder: Path, stage: str | None, accelerator: str) -> Predictor:
             f"{folder}: its network reads {reads}, and only those of images can be loaded apart from data"
         )
     model = complete_model(source, path).to(pick_device(accelerator, 0)).eval()
-    names = [str(name) for name in record.get("class_names") or range(source.num_classes)]
+    names = _class_names(record, stage, source.num_classes)
     return Predictor(model, transform_of(config.dataset, record), names, stage, config, record)
+
+
+def _class_names(record: Mapping[str, Any], stage: str, classes: int) -> list[str]:
+    """C names in label order: the dataset's, or numbers where the stage learned labels of its own."""
+    names = record.get("class_names") or []
+    made = any(each["name"] == stage and "num_classes" in each for each in record.get("stages") or [])
+    return [str(name) for name in (range(classes) if made or len(names) != classes else names)]
 
 
 def complete_model(source: checkpoint.Checkpoint, path: Path) -> Model:

@@ -1,6 +1,7 @@
 """Images from anywhere to what a trained network reads, just as the evaluation of its run did it."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ltexp.data.files.augmentation import CentreCrop
 from ltexp.data.files.decode import AS_STORED, Reading, open_rgb, to_rgb, turned_upright
-from ltexp.data.files.folder_source import ENDINGS
+from ltexp.data.files.folder_source import ENDINGS, images_below
 from ltexp.data.normalize import Normalize
 from ltexp.errors import DataError
 from ltexp.evaluation.arrays import to_numpy
@@ -103,15 +104,15 @@ def _channels_last(image: npt.NDArray[Any]) -> Pixels:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The image files at or below a folder, sorted by path.
+    """The image files at or below a folder, sorted by path; what `ImageFolders` passes over is none.
 
     Raises:
         DataError: if there are none.
     """
-    endings = {ending.decode() for ending in ENDINGS}
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    found = sorted(folder / os.fsdecode(path) for path in images_below(folder, folder, Counter()))
     if not found:
-        raise DataError(f"no images in {folder}: expected files ending in {', '.join(sorted(endings))}")
+        endings = sorted(ending.decode() for ending in ENDINGS)
+        raise DataError(f"no images in {folder}: expected files ending in {', '.join(endings)}")
     return found
 
 

@@ -79,11 +79,15 @@ class ValidateAndFreeze(Callback):
             _freeze_listed(config)
             return
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            return  # a search chooses its next jobs by the results of the last; each is checked when it starts
+            # a search chooses its next jobs by the results of the last; each is checked when it starts
+            if DRY_RUN_VARIABLE not in os.environ:
+                write_places(Path(config.hydra.sweep.dir), {})  # those of an earlier sweep are not of these jobs
+            return
         loader = GlobalHydra.instance().config_loader()
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
         jobs = products([*swept, *config.hydra.overrides.task])
         frozen: list[dict[str, Any]] = []
+        opened: list[tuple[dict[str, Any], bool]] = []  # each dataset, and whether it has a validation split
         subfolders = []
         if len(jobs) > 1:
             say(f"{len(jobs)} jobs, all checked before the first starts")
@@ -93,8 +97,7 @@ class ValidateAndFreeze(Callback):
                 composed = loader.load_sweep_config(config, overrides)
                 frozen.append(freeze(composed))
                 subfolders.append(subfolder(composed, number) if DRY_RUN_VARIABLE in os.environ else "")
-                if all(frozen[-1]["dataset"] != earlier["dataset"] for earlier in frozen[:-1]):
-                    check_data(frozen[-1])
+                _check_data_once(frozen[-1], opened)
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
                 reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
                 raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}") from None
@@ -206,12 +209,25 @@ def _freeze_listed(config: DictConfig) -> None:
         raise ConfigError(f"{failed} of {len(jobs)} jobs cannot work")
     if only_shown:
         sys.exit()  # before anything is written
+    write_places(sweep, {})  # those of an earlier sweep are not of these jobs
 
 
-def check_data(frozen: dict[str, Any]) -> None:
+def _check_data_once(frozen: dict[str, Any], opened: list[tuple[dict[str, Any], bool]]) -> None:
+    """`check_data` of a job; of a dataset that an earlier job has `opened` only what the job waits for."""
+    for dataset, has_validation in opened:
+        if dataset == frozen["dataset"]:
+            _check_callbacks(frozen, has_validation)
+            return
+    opened.append((frozen["dataset"], check_data(frozen)))
+
+
+def check_data(frozen: dict[str, Any]) -> bool:
     """Opens the job's dataset, which needs no torch, so that missing or too little data is known at once.
 
     That every image file is there is looked at here, once for all processes and jobs of the command.
+
+    Returns:
+        Whether it has a validation split.
 
     Raises:
         LtexpError: if the data is missing, damaged, or too little for what the config asks of it.
@@ -221,9 +237,15 @@ def check_data(frozen: dict[str, Any]) -> None:
     for line in data.notes:
         print(f"{data.name}: {line}", flush=True)
     remember(frozen, data)
+    _check_callbacks(frozen, data.validation is not None)
+    return data.validation is not None
+
+
+def _check_callbacks(frozen: dict[str, Any], has_validation: bool) -> None:
+    """Refuses callbacks of the job that wait for what is never measured."""
     stages = {name: frozen[name]["epochs"] for name in frozen if names_stage(name) and frozen[name]}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
-    check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)
+    check_monitored(frozen.get("callbacks") or {}, has_validation, frozen["evaluation"]["every"], trained)
 
 
 @contextmanager

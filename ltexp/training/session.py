@@ -66,7 +66,7 @@ class Session:
     pretext: Mixing | None = None
     store: FeatureStore | None = None
     features: dict[str, KeptFeatures] = field(default_factory=dict)
-    _evaluation_loaders: dict[int, Loader[Any]] = field(default_factory=dict)
+    _evaluation_loaders: dict[int, tuple[Split, Loader[Any]]] = field(default_factory=dict)
 
     def for_stage(self, stage: StageConfig) -> "Session":
         """This session on the stage's own training set and labels, with the shots of the run's.
@@ -131,14 +131,14 @@ class Session:
         """Every sample of `split` once, not augmented; kept, since its images lie on the device."""
         if id(split) not in self._evaluation_loaders:
             loader = self.loader(split, batch_size=self.evaluation_batch)
-            self._evaluation_loaders[id(split)] = loader
-        return self._evaluation_loaders[id(split)]
+            self._evaluation_loaders[id(split)] = split, loader  # the split, so that no other gets its id
+        return self._evaluation_loaders[id(split)][1]
 
     def read_features(self, split: Split, make: Callable[..., Loader[Any]]) -> None:
         """Takes features for the evaluations of `split` from now on, from a loader that is made with the settings."""
         placed = {"device": self.device, "rank": rank(), "world_size": world_size()}
         made = make(batch_size=self.evaluation_batch, **placed)
-        self._evaluation_loaders = {**self._evaluation_loaders, id(split): made}
+        self._evaluation_loaders = {**self._evaluation_loaders, id(split): (split, made)}
 
     def evaluated(self) -> dict[str, Loader[Any]]:
         """The splits that are evaluated while a stage trains; made when first asked for."""

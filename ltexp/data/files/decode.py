@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -109,15 +110,13 @@ def read_crop(
 
 def _read(path: str, content: bytes | None, use: Callable[[Image.Image], T], max_pixels: int) -> T:
     try:
-        with warnings.catch_warnings(), _no_limit_of_pillow():
-            warnings.simplefilter("ignore")  # of damaged metadata and the like, which do not touch the pixels
-            with Image.open(path if content is None else BytesIO(content)) as image:
-                if image.width * image.height > max_pixels:
-                    raise DataError(
-                        f"{path}: {image.width}x{image.height} pixels are more than dataset.source.max_pixels="
-                        f"{max_pixels}: raise it, or leave the image out"
-                    )
-                return use(image)
+        with _leniency, Image.open(path if content is None else BytesIO(content)) as image:
+            if image.width * image.height > max_pixels:
+                raise DataError(
+                    f"{path}: {image.width}x{image.height} pixels are more than dataset.source.max_pixels="
+                    f"{max_pixels}: raise it, or leave the image out"
+                )
+            return use(image)
     except DataError:
         raise
     except FileNotFoundError:
@@ -134,6 +133,33 @@ def _no_limit_of_pillow() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+class _Leniency:
+    """No warnings, of damaged metadata and the like which do not touch the pixels, and no limit of Pillow's.
+
+    Both are settings of the process: the first of the threads that read at a time makes them, the last undoes them.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.readers, self.settings = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.readers == 0:
+                self.settings.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self.settings.enter_context(_no_limit_of_pillow())
+            self.readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.readers -= 1
+            if self.readers == 0:
+                self.settings.close()
+
+
+_leniency = _Leniency()
 
 
 def _orientation(image: Image.Image) -> int:

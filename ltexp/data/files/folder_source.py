@@ -93,7 +93,7 @@ class ImageFolders(FileSource):
         labels: list[int] = []
         empty = []
         for label, name in enumerate(names):
-            own = _images_below(folder, place / name, others)
+            own = images_below(folder, place / name, others)
             paths += own
             labels += [label] * len(own)
             if not own:
@@ -177,7 +177,7 @@ def _is_image(name: bytes) -> bool:
     return name.lower().endswith(ENDINGS) and not name.startswith(b".")
 
 
-def _images_below(folder: Path, place: Path, others: Counter[str]) -> list[bytes]:
+def images_below(folder: Path, place: Path, others: Counter[str]) -> list[bytes]:
     """Sorted paths relative to `folder`; other files are counted in `others` by their endings."""
     found = []
     start = len(os.fsencode(folder)) + 1
