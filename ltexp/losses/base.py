@@ -230,10 +230,16 @@ class Loss(nn.Module):
         return self.class_weights if context.class_weights is None else context.class_weights
 
     def reduce(self, losses: Tensor, target: Tensor, context: BatchContext) -> Tensor:
-        """The mean of (B,) losses times sample weights, weighted by class over the mean weight of the global batch."""
+        """The mean of (B,) losses times sample weights, weighted by class over the mean weight of the global batch.
+
+        Where the context does not divide by weights, it is the mean of the weighted losses.
+        """
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             raise self._other_shape("per_sample", losses, f"a loss for each of the {len(target)} samples")
-        losses, weights = context.weighted(losses), self.weights_by_class(context)
+        weights = self.weights_by_class(context)
+        if weights is not None and not context.divides_by_weights:
+            return (losses * context.weighted(weights[target])).mean()
+        losses = context.weighted(losses)
         if weights is None:
             return losses.mean()
         whole = None if context.labels is None else weights[context.labels]
