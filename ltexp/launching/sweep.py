@@ -21,7 +21,8 @@ from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
-from ltexp.config.lightning import check_monitored, group_loggers, trainer_config
+from ltexp.config.lightning import group_loggers, trainer_config
+from ltexp.config.monitored import check_monitored
 from ltexp.config.require import require_path
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
@@ -223,7 +224,9 @@ def check_data(frozen: dict[str, Any]) -> None:
     remember(frozen, data)
     stages = {name: frozen[name]["epochs"] for name in frozen if names_stage(name) and frozen[name]}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
-    check_monitored(frozen.get("callbacks") or {}, data.validation is not None, frozen["evaluation"]["every"], trained)
+    schedules = {name: frozen[name]["schedule"] for name in trained}
+    every, has_validation = frozen["evaluation"]["every"], data.validation is not None
+    check_monitored(frozen.get("callbacks") or {}, schedules, has_validation, every, trained)
 
 
 @contextmanager

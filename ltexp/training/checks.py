@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig, names_stage
 from ltexp.config.build import build
-from ltexp.config.lightning import check_monitored
+from ltexp.config.monitored import check_monitored
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError
@@ -39,7 +39,8 @@ def check_against_data(session: Session) -> None:
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
     trained = {name: stage.epochs for name, stage in config.stages.items() if stage.epochs and not stage.checkpoint}
-    check_monitored(config.callbacks, data.validation is not None, config.evaluation.every, trained)
+    schedules = {name: config.stages[name].schedule for name in trained}
+    check_monitored(config.callbacks, schedules, data.validation is not None, config.evaluation.every, trained)
     counts: dict[str, Tensor] = {}
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
