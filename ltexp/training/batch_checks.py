@@ -15,7 +15,7 @@ from ltexp.names import unknown_name
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
 from ltexp.training.replayable import check_replayable
-from ltexp.training.steps import build_step
+from ltexp.training.steps import Step, build_step
 
 
 def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: TrainerConfig) -> None:
@@ -35,8 +35,8 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     step = build_step(stage.step, counts, path=f"{name}.step")
     with within(f"{name}.step"):
         step.check(name, stage, trainer)
-    if trainer.precision == "16-mixed" and not step.scales:
-        raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
+    if trainer.precision == "16-mixed":
+        _check_scaling(name, stage, step, trainer)
     if trainer.step_graph and stage.epochs > 0:
         check_replayable(name, stage, step)
     built = _augmentations(name, stage)
@@ -65,6 +65,17 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
             sampler.indices(0, 0, max(stage.epochs, 1))
         if stage.features.get("_target_"):
             raise ConfigError(f"{name}: it trains on features, and its stream {stream} is of images: leave one out")
+
+
+def _check_scaling(name: str, stage: StageConfig, step: Step, trainer: TrainerConfig) -> None:
+    """Steps, and the clipping of gradients, know that fp16 scales them."""
+    if not step.scales:
+        raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
+    if trainer.gradient_clip_val is not None and stage.optimizer.get("fused"):
+        raise ConfigError(
+            f"{name}: a fused optimizer undoes fp16's scaling itself, when gradients are clipped already: use "
+            f"trainer.precision=bf16-mixed, trainer.gradient_clip_val=null, or {name}.optimizer.fused=false"
+        )
 
 
 def _augmentations(name: str, stage: StageConfig) -> dict[str, Augmentation]:
