@@ -244,6 +244,10 @@ def test_a_class_of_one_image_works(tmp_path: Path) -> None:
         ("stage2.features.covariance=ful", r"did you mean 'full'"),
         ("stage2.trainable.backbone=true", r"trains on features, so its backbone cannot change"),
         ("stage2.batch_norm=statistics", r"trains on features, so its backbone cannot change"),
+        (
+            "mixing@stage2.mixing=cutmix",
+            r"stage2: it trains on features, and its mixing is of images: set mixing@stage2",
+        ),
         ("stage2.init.backbone=fresh", r"features of an untrained backbone"),
         ("stage2.feature_power=0", r"invalid stage2.feature_power=0.*: expected a number above 0"),
         ("+stage2.training_set.imbalanc=balanced", r"did you mean 'stage2.training_set.imbalance'"),

@@ -211,6 +211,8 @@ def _check_features(
         raise ConfigError(
             f"{name}: features are extracted of a network of one expert: set features@{name}.features=none"
         )
+    if getattr(get_class(stage.mixing["_target_"]), "needs_images", False):
+        raise ConfigError(f"{name}: it trains on features, and its mixing is of images: set mixing@{name}.mixing=none")
     wirings = [Wiring.of(node) for node in present(stage.modules).values()]
     read = objective.needs.union(*(wired.reads for wired in wirings))
     if "teacher_features" in read:
