@@ -12,9 +12,10 @@ from runs import assert_equal_weights, composed, run_here, weights
 from test_distributed_run import run_on_rank
 from torch._dynamo.utils import counters
 
-from ltexp.config import TrainerConfig
+from ltexp.config import TrainerConfig, to_config
 from ltexp.errors import ConfigError
 from ltexp.run_folder import read_metrics
+from ltexp.training.composition import check_composition
 from ltexp.training.session import check_numerics
 from ltexp.training.stage import rows_of
 
@@ -122,6 +123,27 @@ def test_what_the_device_cannot_compute_with_is_said(monkeypatch: pytest.MonkeyP
     check_numerics(TrainerConfig(compile=True, compile_backend="aot_eager"), cpu)
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
         check_numerics(TrainerConfig(compile=True), cpu)
+
+
+@pytest.mark.parametrize("by", ["norm", "value"])
+def test_a_fused_optimizer_clips_in_bf16(by: str, tmp_path: Path) -> None:
+    overrides = (
+        "method=ce",
+        *FROZEN,
+        "trainer=bf16",
+        "trainer.gradient_clip_val=0.01",
+        f"trainer.gradient_clip_algorithm={by}",
+    )
+    for name, fused in {"plain": False, "fused": True}.items():
+        run_here(tmp_path / name, *overrides, f"+stage1.optimizer.fused={fused}")
+    one, other = (weights(tmp_path / name, "stage1") for name in ("plain", "fused"))
+    assert_equal_weights(one, other, tolerance=1e-3)
+
+
+def test_a_fused_optimizer_does_not_clip_in_fp16() -> None:
+    words = ("method=ce", "trainer.accelerator=auto", "trainer.precision=16-mixed", "trainer.gradient_clip_val=1.0")
+    with pytest.raises(ConfigError, match=r"stage1: a fused optimizer undoes fp16's scaling itself, .*fused=false"):
+        check_composition(to_config(composed(*words, "+stage1.optimizer.fused=true")))
 
 
 def test_fp16_undoes_its_scaling_before_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,3 +188,11 @@ def test_centroids_learn_at_their_own_rate(tmp_path: Path) -> None:
     still, moved = (weights(tmp_path / name, "stage2") for name in ("still", "moved"))
     assert not torch.equal(still["modules.memory.centroids"], moved["modules.memory.centroids"])
     assert still["modules.memory.centroids"].any()
+
+
+def test_a_memory_that_goes_on_from_another_runs_keeps_its_centroids(tmp_path: Path) -> None:
+    run_here(tmp_path / "before", *tiny("oltr", epochs=1))
+    start = f"stage2.modules.memory.start={tmp_path / 'before' / 'stage2'}"
+    run_here(tmp_path / "after", *tiny("oltr", epochs=1), start, "stage2.lr_factors.modules.memory.centroids=0")
+    before, after = (weights(tmp_path / name, "stage2")["modules.memory.centroids"] for name in ("before", "after"))
+    assert torch.equal(before, after)

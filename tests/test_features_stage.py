@@ -244,6 +244,10 @@ def test_a_class_of_one_image_works(tmp_path: Path) -> None:
         ("stage2.features.covariance=ful", r"did you mean 'full'"),
         ("stage2.trainable.backbone=true", r"trains on features, so its backbone cannot change"),
         ("stage2.batch_norm=statistics", r"trains on features, so its backbone cannot change"),
+        (
+            "mixing@stage2.mixing=cutmix",
+            r"stage2: it trains on features, and its mixing is of images: set mixing@stage2",
+        ),
         ("stage2.init.backbone=fresh", r"features of an untrained backbone"),
         ("stage2.feature_power=0", r"invalid stage2.feature_power=0.*: expected a number above 0"),
         ("+stage2.training_set.imbalanc=balanced", r"did you mean 'stage2.training_set.imbalance'"),
@@ -253,6 +257,44 @@ def test_what_cannot_work_is_refused_before_stage_1_trains(override: str, messag
     with pytest.raises(ConfigError, match=message):
         run_here(tmp_path / "run", *GLAG, override)
     assert not (tmp_path / "run" / "stage1").exists()
+
+
+TAUGHT = (
+    *("method=crt", "features@stage2.features=extracted", "augmentation@stage2.augmentation=none", "stage2.epochs=1"),
+    "+loss@stage2.terms.kd.loss=distillation",
+)
+
+
+def test_a_teacher_on_features_has_the_backbone_that_they_are_of(glag: Path, tmp_path: Path) -> None:
+    """Stage 1, another run's stage over the same frozen backbone, or the file itself."""
+    run_here(tmp_path / "same", *TAUGHT[:4], f"stage2.init.backbone={glag}", "stage1.epochs=1")
+    of_file = f"stage2.init.backbone={glag}"
+    for number, words in enumerate(
+        [[of_file, glag], [of_file, tmp_path / "same" / "stage2"], ["stage1.epochs=1", "stage1"]]
+    ):
+        *further, teacher = words
+        run_here(tmp_path / f"run{number}", *TAUGHT, *further, f"stage2.teacher={teacher}", "stage_cache.enabled=false")
+    for further, teacher in (((of_file,), tmp_path / "run2"), ((), glag), ((of_file,), "stage1")):
+        with pytest.raises(
+            ConfigError, match=r"stage2: it trains on features, and its teacher .* has another backbone"
+        ):
+            run_here(tmp_path / "other", *TAUGHT, *further, f"stage2.teacher={teacher}")
+    assert not (tmp_path / "other" / "stage1").exists()
+
+
+def test_a_teacher_on_features_reads_nothing_else(tmp_path: Path) -> None:
+    run_here(tmp_path / "teacher", "method=glmc", "stage1.epochs=1", "stage1.batch_size=64")
+    words = (f"stage2.init.backbone={tmp_path / 'teacher'}", f"stage2.teacher={tmp_path / 'teacher'}")
+    with pytest.raises(
+        ConfigError, match=r"a module of its teacher .* reads view_features beside them: choose another"
+    ):
+        run_here(tmp_path / "run", *TAUGHT, *words)
+
+
+def test_features_of_a_teacher_are_the_stages_own(tmp_path: Path) -> None:
+    words = ("+loss@stage2.terms.features.loss=feature_distillation", "stage2.teacher=stage1")
+    with pytest.raises(ConfigError, match=r"stage2: a loss reads teacher_features, and where a stage trains on"):
+        run_here(tmp_path / "run", *TAUGHT, *words)
 
 
 def test_a_network_of_experts_has_no_features_of_one_kind(glag: Path, tmp_path: Path) -> None:
@@ -351,7 +393,8 @@ def test_glag_and_graloss_share_their_stage_1_and_any_method_takes_the_loss() ->
 
 def test_a_backbone_of_other_classes_has_no_score_to_compare_with(glag: Path, tmp_path: Path) -> None:
     fewer = ("dataset.num_classes=8", "stage2.epochs=1", f"stage2.init.backbone={glag}", "stage2.init.classifier=fresh")
-    other = (*GLAG, *fewer, "classifier@stage2.classifier=linear", "stage2.features.support_classes=1")
+    generated = ("features@stage2.features=generated", "stage2.features.support_classes=1")
+    other = ("method=crt", "stage_cache.enabled=false", *fewer, *generated)
     with pytest.raises(
         CheckpointError, match=r"beta_reference=stage1: .* knows 10 classes and this dataset has 8: set"
     ):

@@ -41,6 +41,15 @@ def test_batches_of_one_image_are_refused_where_they_have_no_variance(tree: Path
         run_here(tmp_path / "parts", *FILES, f"dataset.source.folder={tree}", *sized("ce", 2), "trainer.accumulate=2")
 
 
+@pytest.mark.parametrize("norms", ["train", "frozen"])
+def test_batches_of_one_image_are_refused_where_a_module_has_no_variance_of_them(norms: str, tmp_path: Path) -> None:
+    """Maps of digits are larger than one place, so that the backbone's own norms have some."""
+    words = ("method=paco", "stage1.epochs=1", "stage1.batch_size=1", f"stage1.batch_norm={norms}")
+    with pytest.raises(LtexpError, match=r"stage1: .* of a module \(contrast\) or of the classifier sees it alone"):
+        run_here(tmp_path / "run", *words)
+    assert not (tmp_path / "run" / "stage1").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ce", "mislas", "bkd", "ride_bkd_2", "dasl", "kps", "glag", "gcl", "fbl", "dive"])
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 8])

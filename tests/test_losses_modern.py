@@ -286,6 +286,17 @@ def test_sharpness_aware_steps() -> None:
     close(stepped(ImbalancedSharpnessAware(0.05, 20), 0.01, 1e-3), [0.001744, -0.095358, -0.055844], 1e-3)
 
 
+def test_a_step_for_the_tail_alone_takes_no_terms_of_streams() -> None:
+    """Each of its passes would add them."""
+    stream = ("+stream@stage1.streams.other=class_balanced", "+loss@stage1.terms.more.loss=cross_entropy")
+    words = ("method=imbsam", *stream, "+stage1.terms.more.stream=other")
+    with pytest.raises(
+        ConfigError, match=r"stage1: its step takes .* and term more is of a stream: leave it out, or set"
+    ):
+        check_composition(to_config(composed(*words)))
+    check_composition(to_config(composed(*words, "step@stage1.step=sam")))
+
+
 def test_boxes_are_cut_off_at_the_border() -> None:
     """Those of the authors' code for λ = 0.449125 and 0.868409; the label's share is the area's."""
     box = box_around(19, 16, 32, 32, math.sqrt(1 - 0.449125))

@@ -25,7 +25,7 @@ from ltexp.losses.context import BatchContext
 from ltexp.losses.equalization import Equalization
 from ltexp.losses.focal import Focal
 from ltexp.losses.lade import LADE
-from ltexp.losses.reweighting import DeferredReweighting, effective_number_weights
+from ltexp.losses.reweighting import DeferredReweighting, Reweighted, effective_number_weights
 from ltexp.losses.vector_scaling import VectorScaling
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
@@ -261,6 +261,28 @@ def test_published_vector_scaling() -> None:
 def test_published_rare_classes(n_max: int, classes: int, ratio: int, rare: int) -> None:
     n = torch.tensor([int(n_max * (1 / ratio) ** (c / (classes - 1))) for c in range(classes)])
     assert Equalization(n).rare.sum() == rare
+
+
+@pytest.mark.parametrize("division", ["weights", "batch"])
+@pytest.mark.parametrize(("name", "factor"), [("lade", "alpha"), ("ride", "diversity")])
+def test_a_summand_that_is_not_weighted_by_class_is_the_same_under_every_division(
+    name: str, factor: str, division: str
+) -> None:
+    counts, labels = COUNTS["sorted"], torch.tensor([9, 9, 8, 0, 5])
+    output = full_output(torch.randn((5, 10), generator=torch.Generator().manual_seed(2)).tanh())
+
+    def summand(divide_by: str | None) -> Tensor:
+        values = []
+        for value in (0.3, 0.0):
+            loss = build("loss", name, class_counts=counts, **{factor: value})
+            context = BatchContext()
+            if divide_by is not None:
+                reweighted = Reweighted(loss, DeferredReweighting(0, divide_by=divide_by))
+                context = reweighted.weighted(context, reweighted.weights_in(0, 1))
+            values.append(loss(output, labels, context))
+        return values[0] - values[1]
+
+    torch.testing.assert_close(summand(division), summand(None), rtol=1e-4, atol=1e-4)
 
 
 BAD = [

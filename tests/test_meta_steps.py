@@ -157,6 +157,16 @@ def test_the_slope_of_covariances_is_that_of_finite_differences() -> None:
     assert slope.abs().max() > 1e-3
 
 
+def test_parameters_that_a_term_alone_reads_have_no_part_in_the_slope(tmp_path: Path) -> None:
+    """A head beside the classifier, which the stream's cross-entropy does not see."""
+    contrast = (
+        "+module@stage1.modules.projection=projection_head",
+        "+loss@stage1.terms.contrastive.loss=supervised_contrastive",
+    )
+    run_here(tmp_path / "run", *tiny("mw_net", epochs=1), *contrast)
+    assert read_record(tmp_path / "run")["status"] == "finished"
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_augmented_logits_are_those_of_the_authors_code(precision: torch.dtype) -> None:
     """z, r/2 times the spread, and the margin, of row 2 with S_c = (c + 1) I and r = 0.5; counts unsorted, too."""
@@ -374,6 +384,14 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "compiled": (
         (*MW, "trainer.compile=true", "trainer.compile_backend=eager"),
         "its step looks ahead through",
+    ),
+    "a loss of streams": (
+        ("method=bbn", "step@stage1.step=meta_weight_net", "+stream@stage1.streams.meta=meta"),
+        "stage1: its step looks ahead at the stage's own batch: choose another loss than CumulativeLearning",
+    ),
+    "several views": (
+        ("method=supcon", "step@stage1.step=meta_weight_net", "+stream@stage1.streams.meta=meta"),
+        "stage1: its step looks ahead at one view of each image: choose another augmentation@stage1.augmentation",
     ),
     "mixed": ((*MW, "mixing@stage1.mixing=mixup"), "stage1: its step looks ahead on images as they are"),
     "weighted twice": (

@@ -105,6 +105,18 @@ def test_logit_adjustment_takes_the_log_prior_off(tau: float, bias: bool) -> Non
     torch.testing.assert_close(torch.nn.functional.linear(draw(3, D), *head.linear_form()), expected)
 
 
+def test_logit_adjustment_is_of_the_scaled_logits(tmp_path: Path) -> None:
+    """In a run's last stage and where it takes over from a finished run's classifier: s z - tau log pi."""
+    config = run_here(tmp_path / "run", "method=la_posthoc", "stage1.loss.scale=4", "stage1.epochs=1")
+    plain = restore(config, tmp_path / "run", "stage1", None)
+    inputs, prior = plain.session.sample_inputs(), plain.session.class_counts / plain.session.class_counts.sum()
+    expected = 4 * plain.model(inputs).logits - prior.log()
+    node = {"_target_": "ltexp.models.posthoc.LogitAdjusted"}
+    for stage, taken_over in (("stage2", None), ("stage1", node)):
+        model = restore(config, tmp_path / "run", stage, taken_over).model
+        torch.testing.assert_close(model.logit_scale * model(inputs).logits, expected)
+
+
 def test_logit_adjustment_names_a_class_without_images() -> None:
     with pytest.raises(DataError, match="class 1 has no training images"):
         LogitAdjusted(D, C).set_class_counts(torch.tensor([5, 0, 10, 1]))

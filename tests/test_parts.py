@@ -331,6 +331,33 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "an unread view": (CONTRASTIVE[:2], r"stage1: nothing reads the further views of its images"),
     "mixed views": ((*CONTRASTIVE, "mixing@stage1.mixing=mixup"), r"stage1: its mixing mixes one view"),
     "views in parts": ((*CONTRASTIVE, "trainer.accumulate=2"), r"stage1: losses over several views need the whole"),
+    "too few views": (
+        ("method=bcl", "augmentation@stage1.augmentation=crop_flip"),
+        r"stage1: its terms.contrastive.loss needs 2 views of each image and has 1: choose another augm",
+    ),
+    "a view too few": (
+        ("method=proco", "augmentation@stage1.augmentation=crop_flip"),
+        r"stage1: its terms.contrastive.loss needs 2 views",
+    ),
+    "a view that is not there": (
+        ("method=supcon", "stage1.terms.contrastive.loss.first_view=2"),
+        r"stage1: its terms.contrastive.loss needs 3 views of each image and has 2",
+    ),
+    "views of a stream": (
+        (
+            *("method=supcon", "+stream@stage1.streams.more=class_balanced", "+stage1.terms.contrastive.stream=more"),
+            *("+augmentation@stage1.streams.more.augmentation=none", "stage1.terms.contrastive.loss.first_view=1"),
+        ),
+        r"needs 2 views of each image .* choose another augmentation@stage1.streams.more.augmentation, such as",
+    ),
+    "an agreement of one view": (
+        ("method=ce", "+module@stage1.modules.siamese=siamese", "+loss@stage1.terms.agreement.loss=view_agreement"),
+        r"stage1: its terms.agreement.loss needs 2 views of each image and has 1",
+    ),
+    "images compared in parts": (
+        ("method=supcon", "augmentation@stage1.augmentation=crop_flip", "trainer.accumulate=2"),
+        r"stage1: its terms.contrastive.loss needs the whole batch at once: set trainer.accumulate=1",
+    ),
     "too many held out": (
         (*META, "stage1.streams.meta.held_out.per_class=5000"),
         r"stream meta holds out 5000 images a class, and class 9 has 2: lower",

@@ -1,10 +1,12 @@
 """Learning-rate factors against the tables of the papers' code."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from runs import run_here
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
@@ -132,3 +134,45 @@ def test_any_scheduler_of_torchs_is_told_what_it_asks_for() -> None:
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MultiStep(optimizer(), 200, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interval", ["steps", "Epoch"])
+@pytest.mark.parametrize("target", ["torch.optim.lr_scheduler.ConstantLR", "ltexp.training.schedules.Constant"])
+def test_an_interval_at_which_nothing_steps(target: str, interval: str) -> None:
+    with pytest.raises(ConfigError, match=rf"invalid schedule.interval={interval}: expected epoch \| step"):
+        build_schedule({"_target_": target, "interval": interval}, optimizer(), epochs=4, steps_per_epoch=5)
+
+
+PLATEAU = (
+    *(
+        "method=ce",
+        "schedule@stage1.schedule=constant",
+        "~stage1.schedule.warmup_epochs",
+        "~stage1.schedule.warmup_start",
+    ),
+    "stage1.schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), r"invalid stage1.schedule.monitor=null: expected the metric that it waits for, such as"),
+        (("+stage1.schedule.monitor=validation_ballanced",), r"did you mean 'validation_balanced'"),
+        (("+stage1.schedule.monitor=validation_all",), r"stage1.schedule waits for .*hold one out, such as"),
+        (
+            ("+stage1.schedule.monitor=test_all",),
+            r"stage1.schedule waits for test_all, which is never measured in stage1",
+        ),
+    ],
+)
+def test_a_schedule_that_waits_for_what_is_never_measured(
+    overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_here(tmp_path / "run", *PLATEAU, *overrides)
+    assert not (tmp_path / "run" / "stage1").exists()
+
+
+def test_a_schedule_waits_for_the_training_loss(tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *PLATEAU, "+stage1.schedule.monitor=train_loss")

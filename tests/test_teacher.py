@@ -5,15 +5,17 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from runs import assert_equal_weights, run_here, weights
+from runs import assert_equal_weights, run_here, tiny, weights
 from torch import Tensor, nn
 
+from ltexp.analysis.restored import restore
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.evaluation.record import read_record as record
 from ltexp.losses.base import Loss
 from ltexp.models.module import StageModule
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
+from ltexp.training.start import load_teacher
 
 STUDENT = (
     "method=crt",
@@ -105,6 +107,19 @@ def test_a_teacher_of_a_cosine_classifier_gives_scaled_logits(tmp_path: Path) ->
     assert 1 < largest <= 16.01
 
 
+@pytest.mark.parametrize("method", ["glmc", "oltr"])
+def test_a_teacher_answers_with_the_modules_that_its_stage_keeps(method: str, tmp_path: Path) -> None:
+    """As the run was evaluated: GLMC's balanced head, and OLTR's memory, answer in the classifier's place."""
+    config = run_here(tmp_path / "teacher", *tiny(method, epochs=1))
+    last = list(config.stages)[-1]
+    restored = restore(config, tmp_path / "teacher", last, None)
+    inputs = restored.session.sample_inputs()
+    teacher = load_teacher(restored.session, str(tmp_path / "teacher" / last))
+    answer = teacher(inputs).logits
+    torch.testing.assert_close(answer, restored.model(inputs).logits.detach())
+    assert not torch.allclose(answer, teacher.model.classifier(teacher.model.features(inputs)))
+
+
 def test_another_run_can_be_the_teacher_whatever_its_backbone(tmp_path: Path) -> None:
     run_here(tmp_path / "large", "method=ce", "backbone=resnet20", "stage1.epochs=1")
     run_here(tmp_path / "student", *STUDENT, f"stage2.teacher={tmp_path / 'large'}")
@@ -147,6 +162,13 @@ def test_a_teacher_of_other_classes_or_counts_is_refused_before_training(
     with pytest.raises(CheckpointError, match=message):
         run_here(tmp_path / "student", *STUDENT, f"stage2.teacher={tmp_path / 'teacher'}")
     assert not (tmp_path / "student" / "stage1" / "checkpoint.pt").exists()
+
+
+def test_a_teacher_of_the_run_on_other_images_is_refused_before_training(tmp_path: Path) -> None:
+    held = ("+stream@stage2.streams.meta=held_out", "+stage2.terms.match.stream=meta")
+    with pytest.raises(ConfigError, match=r"stage2: its teacher stage1 is trained on other classes or class counts"):
+        run_here(tmp_path / "run", *STUDENT, *held)
+    assert not (tmp_path / "run" / "stage1").exists()
 
 
 @pytest.mark.parametrize(

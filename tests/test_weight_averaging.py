@@ -12,6 +12,9 @@ from test_distributed_methods import compare
 from test_every_method import resume_in_each
 
 from ltexp.evaluation.record import read_record
+from ltexp.models.checkpoint import load_part
+from ltexp.models.cifar_resnet import CifarResNet
+from ltexp.models.projection import MomentumContrast
 from ltexp.report.__main__ import main as report
 from ltexp.report.table import run_table
 from ltexp.training.stage import Stage
@@ -50,6 +53,20 @@ def test_the_average_is_the_formulas_and_the_last_weights_are_a_row(
     assert "last weights" in capture.get()
     assert report([str(tmp_path / "averaged"), "posthoc=true", "format=csv"]) == 0
     assert ",stage1_last_weights," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("callback", [EMA, ("callbacks=weight_averaging",)])
+def test_a_momentum_copy_is_averaged_too(callback: tuple[str, ...], tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *tiny("paco"), *callback)
+    assert weights(tmp_path / "run", "stage1")["modules.contrast.started"] > 0
+
+
+def test_a_momentum_copy_of_before_is_loaded(tmp_path: Path) -> None:
+    """Its mark was of bools."""
+    module = MomentumContrast(CifarResNet(depth=8), feature_dim=64)
+    state = module.state_dict() | {"started": torch.tensor(True)}
+    load_part(module, state, "the module")
+    assert module.started == 1
 
 
 @pytest.mark.parametrize("callback", [EMA, ("callbacks=weight_averaging",)])

@@ -283,32 +283,3 @@ def group_loggers(plain: Mapping[str, Any], group: str) -> None:
     for node in loggers(plain["logger"]).values():
         if isinstance(node, dict) and node.get("group", group) is None:
             node["group"] = group
-
-
-def check_monitored(callbacks: Mapping[str, Any], has_validation: bool, every: int, epochs: Mapping[str, int]) -> None:
-    """Refuses callbacks that wait for metrics which are never measured.
-
-    Args:
-        callbacks: the config's.
-        has_validation: whether the dataset holds out a validation split.
-        every: epochs between evaluations; 0: none.
-        epochs: the epochs of each stage that is trained, by name.
-
-    Raises:
-        ConfigError: naming the callback and what to set.
-    """
-    for name, node in callbacks.items():
-        monitored = (node or {}).get("monitor")
-        if not isinstance(monitored, str) or not monitored.startswith(("validation_", "test_")):
-            continue
-        if monitored.startswith("validation_") and not has_validation:
-            raise ConfigError(
-                f"callbacks.{name} waits for {monitored}, and the dataset holds out no validation split: "
-                "hold one out, such as dataset.validation.fraction=0.1"
-            )
-        never = [stage for stage, count in epochs.items() if every == 0 or every > count]
-        if never:
-            raise ConfigError(
-                f"callbacks.{name} waits for {monitored}, which is never measured in {never[0]}: "
-                f"set evaluation.every to 1 or more and at most {never[0]}.epochs"
-            )

@@ -10,6 +10,7 @@ from ltexp.evaluation.arrays import Floats, Ints, to_numpy
 from ltexp.evaluation.calibration import bin_edges, check_predictions
 
 CHUNK = 2048  # rows turned to float64 at a time: 8142 classes would fill the memory
+USUAL_BINS = 15  # as of the ECE
 OF_RECALLS = ("balanced", "geometric_mean", "harmonic_mean", "lowest")
 OF_CONFUSION = ("macro_f1",)
 OF_PROBABILITIES = ("nll", "brier", "classwise_ece")
@@ -48,7 +49,7 @@ def _macro_f1(hits: Floats, labelled: Floats, predicted: Floats) -> dict[str, fl
     return {"macro_f1": float(100 * (2 * hits[there] / (labelled + predicted)[there]).mean())}
 
 
-def further_metrics(logits: Any, labels: Any, bins: int = 15) -> dict[str, float]:
+def further_metrics(logits: Any, labels: Any, bins: int = USUAL_BINS) -> dict[str, float]:
     """All of them, of one set of predictions.
 
     Args:

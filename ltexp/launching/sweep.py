@@ -21,7 +21,8 @@ from hydra_plugins.ltexp_listed import listed_jobs
 from ltexp.config import TrainerConfig, names_stage
 from ltexp.config.build import build
 from ltexp.config.composer import LayeredLoader, products
-from ltexp.config.lightning import check_monitored, group_loggers, trainer_config
+from ltexp.config.lightning import group_loggers, trainer_config
+from ltexp.config.monitored import check_monitored
 from ltexp.config.require import require_path
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
@@ -216,7 +217,7 @@ def _check_data_once(frozen: dict[str, Any], opened: list[tuple[dict[str, Any], 
     """`check_data` of a job; of a dataset that an earlier job has `opened` only what the job waits for."""
     for dataset, has_validation in opened:
         if dataset == frozen["dataset"]:
-            _check_callbacks(frozen, has_validation)
+            _check_waiting(frozen, has_validation)
             return
     opened.append((frozen["dataset"], check_data(frozen)))
 
@@ -237,15 +238,17 @@ def check_data(frozen: dict[str, Any]) -> bool:
     for line in data.notes:
         print(f"{data.name}: {line}", flush=True)
     remember(frozen, data)
-    _check_callbacks(frozen, data.validation is not None)
+    _check_waiting(frozen, data.validation is not None)
     return data.validation is not None
 
 
-def _check_callbacks(frozen: dict[str, Any], has_validation: bool) -> None:
-    """Refuses callbacks of the job that wait for what is never measured."""
+def _check_waiting(frozen: dict[str, Any], has_validation: bool) -> None:
+    """Refuses callbacks and schedules of the job that wait for what is never measured."""
     stages = {name: frozen[name]["epochs"] for name in frozen if names_stage(name) and frozen[name]}
     trained = {name: epochs for name, epochs in stages.items() if epochs and frozen[name].get("checkpoint") is None}
-    check_monitored(frozen.get("callbacks") or {}, has_validation, frozen["evaluation"]["every"], trained)
+    schedules = {name: frozen[name]["schedule"] for name in trained}
+    every = frozen["evaluation"]["every"]
+    check_monitored(frozen.get("callbacks") or {}, schedules, has_validation, every, trained)
 
 
 @contextmanager

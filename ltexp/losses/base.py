@@ -48,6 +48,8 @@ class Loss(nn.Module):
         streams: the stage's further batches that the loss reads (`BatchContext.streams`).
         branches: the one of the network's branches that a batch takes in training: the stage's own (None), and each of
             `streams` by name. Empty: every batch takes all.
+        fewest_views: the views of each image that it needs.
+        compares_rows: whether it compares the images of a batch with each other, so that it needs all at once.
         reads_labels: whether the loss depends on the labels; False for a term that a mixed batch, whose loss is of two
             labels, need not compute twice.
         takes_class_weights: whether a stage may weight it by class (deferred re-weighting); False for a loss whose
@@ -64,6 +66,8 @@ class Loss(nn.Module):
     surveys: Collection[str] = ()
     streams: ClassVar[frozenset[str]] = frozenset()
     branches: ClassVar[Mapping[str | None, int]] = {}
+    fewest_views: int = 1
+    compares_rows: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = True
     takes_class_weights: ClassVar[bool] = True
 
@@ -230,10 +234,16 @@ class Loss(nn.Module):
         return self.class_weights if context.class_weights is None else context.class_weights
 
     def reduce(self, losses: Tensor, target: Tensor, context: BatchContext) -> Tensor:
-        """The mean of (B,) losses times sample weights, weighted by class over the mean weight of the global batch."""
+        """The mean of (B,) losses times sample weights, weighted by class over the mean weight of the global batch.
+
+        Where the context does not divide by weights, it is the mean of the weighted losses.
+        """
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             raise self._other_shape("per_sample", losses, f"a loss for each of the {len(target)} samples")
-        losses, weights = context.weighted(losses), self.weights_by_class(context)
+        weights = self.weights_by_class(context)
+        if weights is not None and not context.divides_by_weights:
+            return (losses * context.weighted(weights[target])).mean()
+        losses = context.weighted(losses)
         if weights is None:
             return losses.mean()
         whole = None if context.labels is None else weights[context.labels]

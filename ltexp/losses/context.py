@@ -44,6 +44,7 @@ class BatchContext:
         index: int64 (n,), the rows of the training split, or of what a stream shows, that all of this process's rows
             are; of a mixed batch its own images. None: not known.
         class_weights: (C,) weights that the stage gives its loss (deferred re-weighting), summing to C.
+        divides_by_weights: whether a sum weighted by class is divided by the weights of the batch, or by its size.
         sample_weights: weights of the call's rows (B,), which multiply their losses before the mean. They may carry a
             gradient.
         again: whether the same step has seen this batch before, as the second pass of a sharpness-aware step; what
@@ -62,6 +63,7 @@ class BatchContext:
     size: int | None = None
     index: Tensor | None = None
     class_weights: Tensor | None = None
+    divides_by_weights: bool = True
     sample_weights: Tensor | None = None
     again: bool = False
     streams: Mapping[str, StreamBatch] = field(default_factory=dict)

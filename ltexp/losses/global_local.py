@@ -58,6 +58,7 @@ class ViewAgreement(Loss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"projections", "predictions"})
+    fewest_views = 2
     reads_labels: ClassVar[bool] = False
 
     def __init__(self, class_counts: Tensor) -> None:

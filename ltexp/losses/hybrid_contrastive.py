@@ -29,6 +29,7 @@ class HybridContrastive(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"projections"})
     streams = frozenset({BALANCED})
     takes_class_weights = False
+    compares_rows = True
 
     def __init__(self, class_counts: Tensor, temperature: float = 0.1) -> None:
         super().__init__(class_counts)

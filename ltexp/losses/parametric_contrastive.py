@@ -46,6 +46,7 @@ class ParametricContrastive(Loss):
 
     needs: ClassVar[frozenset[str]] = frozenset({"projections", "keys"})
     takes_class_weights: ClassVar[bool] = False
+    compares_rows = True
 
     log_prior: Tensor
     queue: Tensor

@@ -81,6 +81,7 @@ class ProbabilisticContrastive(Loss):
 
     needs: ClassVar[frozenset[str]] = frozenset({"projections"})
     takes_class_weights: ClassVar[bool] = False
+    compares_rows = True
     log_prior: Tensor
     epoch: Tensor
 
@@ -90,6 +91,7 @@ class ProbabilisticContrastive(Loss):
         require(is_whole(width, 2), "width", width, "a whole number of 2 or more: that of the projections")
         require(is_whole(first_view, 0), "first_view", first_view, "a whole number of 0 or more")
         self.temperature, self.first_view, self.order = temperature, first_view, width / 2 - 1
+        self.fewest_views = first_view + 1
         self.register_buffer("log_prior", class_shares(class_counts).log(), persistent=False)
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.used, self.fresh = (ClassDirections(self.num_classes, width) for _ in range(2))

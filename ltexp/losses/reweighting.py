@@ -116,10 +116,9 @@ class Reweighted(nn.Module):
             return None
         return self.class_weights
 
-    def weighted(self, context: BatchContext, class_weights: Tensor | None, target: Tensor) -> BatchContext:
-        """The context of a call of the loss with the labels `target` (B,), where `class_weights` (C,) hold."""
+    def weighted(self, context: BatchContext, class_weights: Tensor | None) -> BatchContext:
+        """The context of a call of the loss, where `class_weights` (C,) hold."""
         if class_weights is None:
             return context
-        if self.reweighting.divide_by == "weights":
-            return replace(context, class_weights=class_weights)
-        return replace(context, sample_weights=context.weighted(class_weights[target]))
+        divides = self.reweighting.divide_by == "weights"
+        return replace(context, class_weights=class_weights, divides_by_weights=divides)

@@ -28,12 +28,13 @@ class SupervisedContrastive(Loss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"projections"})
+    compares_rows = True
 
     def __init__(self, class_counts: Tensor, temperature: float = 0.1, first_view: int = 0) -> None:
         super().__init__(class_counts)
         require(temperature > 0, "temperature", temperature, "a number above 0")
         require(is_whole(first_view, 0), "first_view", first_view, "a whole number of 0 or more")
-        self.temperature, self.first_view = temperature, first_view
+        self.temperature, self.first_view, self.fewest_views = temperature, first_view, first_view + 1
 
     def contrast(self, output: ModelOutput, target: Tensor, context: BatchContext) -> Contrast:
         """The views that are contrasted."""

@@ -34,6 +34,8 @@ class Classifier(nn.Module):
         reads_text: the names and prompts that it asks of its backbone's text tower: to be fitted (`fit_text`) where
             it needs nothing else, to start from where it is trained. None: it reads no text.
         experts: E where the classifier reads the features (B, E, D) of E experts, else None.
+        trained_scale: what turned its logits into those of the softmax that it was trained by, if it is a checkpoint's.
+        takes_scale: whether `start_from` takes its source's `trained_scale` into the logits.
 
     Args:
         feature_dim: D.
@@ -45,6 +47,8 @@ class Classifier(nn.Module):
     starts_from_features: ClassVar[bool] = False
     reads_text: Prompts | None = None
     experts: int | None = None
+    trained_scale: float = 1.0
+    takes_scale: ClassVar[bool] = False
 
     def __init__(self, feature_dim: int, num_classes: int) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ class StageModule(nn.Module):
         reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone),
             `class_vectors` (C, D) and `class_biases` (C,) of a linear classifier, of several views `view_features`
             (V, B, D), `view_logits` (V, B, C) and `view_inputs` (V, B, ...), or what an earlier module gives.
-        sees: whether it is shown the training set before training, for a start from class means and the like.
+        sees: whether a fresh one is shown the training set before training, for a start from class means and the like.
         gives: names; a field of `ModelOutput` where there is one, else an entry of its `extra`.
     """
 

@@ -119,8 +119,9 @@ class NearestClassMean(Classifier):
 class LogitAdjusted(Affine):
     """Logits W f + b - tau log pi, with W and b of the previous stage and pi the share of each class in training.
 
-    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, post-hoc form. Until `set_class_counts` has
-    run the logits are NaN.
+    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, post-hoc form. W and b are those of the softmax
+    that the previous stage was trained by: times the scale of its loss. Until `set_class_counts` has run the logits are
+    NaN.
 
     Args:
         tau: how strongly the prior is taken off. Default 1.0, the Bayes-optimal choice for the balanced error; 0 gives
@@ -131,6 +132,7 @@ class LogitAdjusted(Affine):
         ConfigError: for a tau below 0.
     """
 
+    takes_scale = True
     weight: Tensor
     bias: Tensor | None
     adjustment: Tensor
@@ -147,6 +149,15 @@ class LogitAdjusted(Affine):
     def needs_source(self) -> bool:
         """True: the weights are the previous stage's."""
         return True
+
+    @torch.no_grad()
+    def start_from(self, source: Classifier) -> None:
+        """Takes the map of a linear `source`, times its scale; see `Classifier.start_from`."""
+        super().start_from(source)
+        if source.trained_scale != 1.0:
+            self.weight.mul_(source.trained_scale)
+            if self.bias is not None:
+                self.bias.mul_(source.trained_scale)
 
     def learned_prior(self, shares: Tensor) -> Tensor:
         """Without tau times the prior; see `Classifier`."""

@@ -180,7 +180,7 @@ class MomentumContrast(StageModule):
         self.head = projection(feature_dim, [feature_dim] if hidden is None else hidden, width, batch_norm)
         self.key_backbone = copy.deepcopy(backbone).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("started", torch.zeros(()))  # 0 or 1, a number: averages of weights subtract buffers
         self._started = False
 
     def forward(self, features: Tensor, view_inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,5 +198,5 @@ class MomentumContrast(StageModule):
         copies: list[Tensor] = [*self.key_backbone.parameters(), *self.key_head.parameters()]
         trained: list[Tensor] = [*cast(Model, model).backbone.parameters(), *self.head.parameters()]
         torch._foreach_lerp_(copies, trained, 1 - self.momentum if self._started else 1.0)
-        self.started.fill_(True)
+        self.started.fill_(1.0)
         self._started = True

@@ -95,11 +95,11 @@ def report(runs: Sequence[Run], options: dict[str, str]) -> None:
     """Prints, writes or draws what the options ask for."""
     if "figure" in options:
         kind = options["figure"]
-        path = Path(options.get("out", f"outputs/figures/{kind}.png"))
+        path = Path(options.get("out", f"outputs/figures/{kind}.png")).expanduser()
         figures.draw(kind, runs, path, **{key: options[key] for key in figures.options(kind) if key in options})
         print(path)
         return
-    out = Path(options["out"]) if "out" in options else None
+    out = Path(options["out"]).expanduser() if "out" in options else None
     name = format_of(options)
     groups = group_runs(runs)
     _check_classes(runs, options)

@@ -9,7 +9,14 @@ import numpy as np
 
 from ltexp.errors import DataError
 from ltexp.evaluation.arrays import Ints
-from ltexp.evaluation.further import OF_CONFUSION, OF_RECALLS, further_metrics, of_confusion, of_recalls
+from ltexp.evaluation.further import (
+    OF_CONFUSION,
+    OF_RECALLS,
+    USUAL_BINS,
+    further_metrics,
+    of_confusion,
+    of_recalls,
+)
 from ltexp.report.records import Run
 from ltexp.run_folder import EVALUATIONS, PREDICTIONS
 
@@ -33,16 +40,22 @@ def further(run: Run, name: str, metrics: dict[str, Any], final: bool) -> float 
         return of_confusion(run.record["confusion"]).get(name)
     path = run.folder / PREDICTIONS
     try:
-        return _of_file(path, path.stat().st_mtime_ns).get(name)
+        return _of_file(path, path.stat().st_mtime_ns, _bins(run)).get(name)
     except OSError:
         return None
 
 
+def _bins(run: Run) -> int:
+    """Those of the run's calibration errors."""
+    reliability = run.record.get("reliability") or {}
+    return len(reliability.get("count") or ()) or USUAL_BINS
+
+
 @cache
-def _of_file(path: Path, changed: int) -> dict[str, float]:
+def _of_file(path: Path, changed: int, bins: int) -> dict[str, float]:
     try:
         logits, labels = _read(path)
-        return further_metrics(logits, labels)
+        return further_metrics(logits, labels, bins)
     except DataError:
         return {}
 

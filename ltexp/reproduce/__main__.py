@@ -152,7 +152,7 @@ def _check_compare(options: dict[str, str]) -> None:
 
 
 def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
-    out = Path(options["out"]) if "out" in options else None
+    out = Path(options["out"]).expanduser() if "out" in options else None
     name = format_of(options)
     every = name in ("html", "csv") or bool({"table", "cells"} & set(options))
     lines = compare(select(options), Outputs(runs), options.get("missing", str(every).lower()) == "true")
@@ -162,7 +162,9 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
         raise LtexpError("none of these cells is measured yet: see ltexp reproduce plan, or add missing=true")
     if "keep" in options:
         kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
-        print(f"{counts_of(len(keep_records(kept.values(), Path(options['keep']))), 'record')} in {options['keep']}")
+        print(
+            f"{counts_of(len(keep_records(kept.values(), Path(options['keep']).expanduser())), 'record')} in {options['keep']}"
+        )
     if name == "terminal" and out is None:
         print_all(Grid(to_table(lines)))
         return

@@ -63,7 +63,7 @@ class Asked:
     def path_of(self, figure: Figure, drawing: Drawing) -> Path:
         """The drawing's file."""
         usual = outputs_root(self.extra) / "figures" / f"{figure.paper}_{figure.id}.png"
-        path = Path(self.options["out"]) if "out" in self.options else usual
+        path = Path(self.options["out"]).expanduser() if "out" in self.options else usual
         return path.with_name(f"{path.stem}_{drawing.part}{path.suffix}") if drawing.part else path
 
 

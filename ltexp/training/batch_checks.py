@@ -15,7 +15,7 @@ from ltexp.names import unknown_name
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
 from ltexp.training.replayable import check_replayable
-from ltexp.training.steps import build_step
+from ltexp.training.steps import Step, build_step
 
 
 def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: TrainerConfig) -> None:
@@ -35,11 +35,13 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     step = build_step(stage.step, counts, path=f"{name}.step")
     with within(f"{name}.step"):
         step.check(name, stage, trainer)
-    if trainer.precision == "16-mixed" and not step.scales:
-        raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
+    if trainer.precision == "16-mixed":
+        _check_scaling(name, stage, step, trainer)
     if trainer.step_graph and stage.epochs > 0:
         check_replayable(name, stage, step)
-    _check_views(name, stage, objective, mixing, trainer.accumulate)
+    built = _augmentations(name, stage)
+    _check_curriculum(name, stage, mixing, built)
+    _check_views(name, stage, objective, mixing, built, trainer.accumulate)
     for stream in sorted({*mixing.streams} & {*stage.streams}):
         size = stage.streams[stream].batch_size
         equal = size in (None, stage.batch_size)
@@ -65,6 +67,41 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
             raise ConfigError(f"{name}: it trains on features, and its stream {stream} is of images: leave one out")
 
 
+def _check_scaling(name: str, stage: StageConfig, step: Step, trainer: TrainerConfig) -> None:
+    """Steps, and the clipping of gradients, know that fp16 scales them."""
+    if not step.scales:
+        raise ConfigError(f"{name}: its step does not work with trainer.precision=16-mixed: use bf16-mixed or 32-true")
+    if trainer.gradient_clip_val is not None and stage.optimizer.get("fused"):
+        raise ConfigError(
+            f"{name}: a fused optimizer undoes fp16's scaling itself, when gradients are clipped already: use "
+            f"trainer.precision=bf16-mixed, trainer.gradient_clip_val=null, or {name}.optimizer.fused=false"
+        )
+
+
+def _augmentations(name: str, stage: StageConfig) -> dict[str, Augmentation]:
+    """Those of the stage and of its streams, by key; a stream without one has the stage's."""
+    nodes = {f"{name}.augmentation": stage.augmentation}
+    nodes |= {f"{name}.streams.{own}.augmentation": stream.augmentation for own, stream in stage.streams.items()}
+    return {path: build(node, path=path) for path, node in nodes.items() if node.get("_target_")}
+
+
+def _check_losses(
+    name: str, stage: StageConfig, objective: Objective, built: Mapping[str, Augmentation], accumulate: int
+) -> None:
+    """Losses have the views that they need, and those that compare images with each other a whole batch of them."""
+    streams = {f"terms.{term}.loss": node.stream for term, node in stage.terms.items()}
+    for path, part in objective.by_key.items():
+        key = f"{name}.streams.{streams.get(path)}.augmentation"
+        key = key if key in built else f"{name}.augmentation"
+        if (there := len(built[key].views)) < part.fewest_views:
+            raise ConfigError(
+                f"{name}: its {path} needs {part.fewest_views} views of each image and has {there}: choose "
+                f"another augmentation@{key}, such as two_views"
+            )
+        if part.compares_rows and accumulate > 1:
+            raise ConfigError(f"{name}: its {path} needs the whole batch at once: set trainer.accumulate=1")
+
+
 def _check_curriculum(name: str, stage: StageConfig, mixing: Mixing, built: Mapping[str, Augmentation]) -> None:
     """Levels by class are of the stage's first view, and of labels and images that the model is trained on."""
     own = built[f"{name}.augmentation"]
@@ -82,14 +119,15 @@ def _check_curriculum(name: str, stage: StageConfig, mixing: Mixing, built: Mapp
         raise ConfigError(f"{name}: its labels are no classes, of which a curriculum has levels: choose another {key}")
 
 
-def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mixing, accumulate: int) -> None:
+def _check_views(
+    name: str,
+    stage: StageConfig,
+    objective: Objective,
+    mixing: Mixing,
+    built: Mapping[str, Augmentation],
+    accumulate: int,
+) -> None:
     """Several views are read, mixed by a mixing that is made for them alone, and not cut into parts."""
-    nodes = {f"{name}.augmentation": stage.augmentation}
-    nodes |= {f"{name}.streams.{own}.augmentation": stream.augmentation for own, stream in stage.streams.items()}
-    built: dict[str, Augmentation] = {
-        path: build(node, path=path) for path, node in nodes.items() if node.get("_target_")
-    }
-    _check_curriculum(name, stage, mixing, built)
     own_views = len(built[f"{name}.augmentation"].views)
     key = f"augmentation@{name}.augmentation"
     if mixing.views is not None:
@@ -99,6 +137,7 @@ def _check_views(name: str, stage: StageConfig, objective: Objective, mixing: Mi
                 own_views, key = len(other.views), f"augmentation@{name}.streams.{stream}.augmentation"
         if own_views != mixing.views:
             raise ConfigError(f"{name}: its mixing takes {mixing.views} versions of each image: set {key}=two_views")
+    _check_losses(name, stage, objective, built, accumulate)
     if all(len(augmentation.views) == 1 for augmentation in built.values()):
         return
     read = objective.needs.union(*(Wiring.of(node).reads for node in present(stage.modules).values()))

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltexp.config import StageConfig, TrainerConfig
+from ltexp.config.build import build
 from ltexp.config.require import require
 from ltexp.data.loader import Batch, stream_seed
 from ltexp.distributed import sum_over_ranks, world_size
@@ -60,6 +61,9 @@ class MetaStep(Step):
     def check(self, name: str, stage: StageConfig, trainer: TrainerConfig) -> None:
         """Refuses what a look ahead does not see."""
         has_started("start", self.start, 0, max(stage.epochs, 1))
+        losses = [get_class(node["_target_"]) for node in (stage.loss, *(term.loss for term in stage.terms.values()))]
+        of_streams = [loss.__name__ for loss in losses if getattr(loss, "streams", ())]
+        views = len(build(stage.augmentation, path=f"{name}.augmentation").views)
         refused = {
             "on whole batches: set trainer.accumulate=1": trainer.accumulate > 1,
             "through gradients of gradients, which torch.compile has not: set trainer.compile=false": trainer.compile,
@@ -67,6 +71,8 @@ class MetaStep(Step):
             f"without teachers: leave out {name}.teachers": bool(stage.teachers),
             f"on images as they are: set mixing@{name}.mixing=none": blends(stage),
             "at the stage's own batch: leave out terms of streams": any(term.stream for term in stage.terms.values()),
+            f"at the stage's own batch: choose another loss than {', '.join(of_streams)}": bool(of_streams),
+            f"at one view of each image: choose another augmentation@{name}.augmentation": views > 1,
             f"by a step of SGD: set optimizer@{name}.optimizer=sgd": self.as_optimizer
             and not issubclass(get_class(stage.optimizer["_target_"]), torch.optim.SGD),
         }
@@ -142,9 +148,10 @@ class LookAhead:
             (p - rates[p] * sum_over_ranks(g) / world - drifts.get(p, 0.0)).detach().requires_grad_() for p, g in moved
         ]
         state = {names[p]: there for (p, _), there in zip(moved, ahead, strict=True)}
-        felt = torch.autograd.grad(self._seen_at(state), ahead)
-        pulls = [-rates[p] * sum_over_ranks(f) / world for (p, _), f in zip(moved, felt, strict=True)]
-        (slope,) = torch.autograd.grad([g for _, g in moved], outer, pulls)
+        felt = torch.autograd.grad(self._seen_at(state), ahead, allow_unused=True)
+        read = [(p, g, f) for (p, g), f in zip(moved, felt, strict=True) if f is not None]  # not by a term alone
+        pulls = [-rates[p] * sum_over_ranks(f) / world for p, _, f in read]
+        (slope,) = torch.autograd.grad([g for _, g, _ in read], outer, pulls)
         return slope / world
 
     def _groups(self) -> list[tuple[nn.Parameter, dict[str, Any], float]]:

@@ -54,10 +54,10 @@ class Checkpoint:
         """The scale of the logits of a `classifier` that took over from this one and that no loss has trained.
 
         It is this one's. A classifier of another kind, such as distances to the means of cosines' features, has logits
-        of its own, which no loss has scaled: 1.
+        of its own, which no loss has scaled: 1. So has one that has taken the scale into its logits.
         """
-        scale = 1.0 if self.logit_scale is None else self.logit_scale
-        return scale if classifier.kind == self.build_classifier().kind else 1.0
+        source = self.build_classifier()
+        return source.trained_scale if classifier.kind == source.kind and not classifier.takes_scale else 1.0
 
     def build_classifier(self) -> Classifier:
         """The checkpoint's classifier, built and loaded."""
@@ -65,6 +65,7 @@ class Checkpoint:
             self.classifier_config, feature_dim=self.feature_dim, num_classes=self.num_classes
         )
         load_part(classifier, self.classifier, "the classifier of the stage before")
+        classifier.trained_scale = 1.0 if self.logit_scale is None else self.logit_scale
         return classifier
 
 

@@ -2,10 +2,11 @@
 
 import torch
 from hydra.utils import get_class
+from torch import Tensor
 
 from ltexp.config import FILES_OF_A_BACKBONE, Config, StageConfig, names_stage
 from ltexp.config.build import build
-from ltexp.config.lightning import check_monitored
+from ltexp.config.monitored import check_monitored
 from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError
@@ -21,7 +22,7 @@ from ltexp.training.mixing import Mixing, blends
 from ltexp.training.own_parts import check_own_parts
 from ltexp.training.session import Session
 from ltexp.training.small_batches import check_batch_norm
-from ltexp.training.start import load_teacher
+from ltexp.training.teacher_checks import check_taught
 
 
 def check_against_data(session: Session) -> None:
@@ -38,7 +39,9 @@ def check_against_data(session: Session) -> None:
         if split is not None:
             session.evaluation_loader(split)  # refuses a cache of other images
     trained = {name: stage.epochs for name, stage in config.stages.items() if stage.epochs and not stage.checkpoint}
-    check_monitored(config.callbacks, data.validation is not None, config.evaluation.every, trained)
+    schedules = {name: config.stages[name].schedule for name in trained}
+    check_monitored(config.callbacks, schedules, data.validation is not None, config.evaluation.every, trained)
+    counts: dict[str, Tensor] = {}
     for name, stage in config.stages.items():
         own = session.for_stage(stage)
         _check_modules(own, name, stage)
@@ -50,9 +53,8 @@ def check_against_data(session: Session) -> None:
         check_class_names(own, name, stage)
         check_data(own, name, stage)
         check_own_parts(own, name, stage)
-        for teacher in stage.taught_by.values():
-            if not names_stage(teacher):
-                load_teacher(own, teacher)
+        counts[name] = own.class_counts
+        check_taught(own, name, stage, counts)
 
 
 def _check_backbone(session: Session) -> None:

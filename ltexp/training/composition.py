@@ -211,9 +211,16 @@ def _check_features(
         raise ConfigError(
             f"{name}: features are extracted of a network of one expert: set features@{name}.features=none"
         )
+    if getattr(get_class(stage.mixing["_target_"]), "needs_images", False):
+        raise ConfigError(f"{name}: it trains on features, and its mixing is of images: set mixing@{name}.mixing=none")
     wirings = [Wiring.of(node) for node in present(stage.modules).values()]
     read = objective.needs.union(*(wired.reads for wired in wirings))
-    made = {"labels", "logits", "features", *OF_A_TEACHER, *OF_TEACHERS}.union(*(wired.gives for wired in wirings))
+    if "teacher_features" in read:
+        raise ConfigError(
+            f"{name}: a loss reads teacher_features, and where a stage trains on features its teacher has the same "
+            f"ones: choose another loss, or set features@{name}.features=none"
+        )
+    made = {"labels", "logits", "features", "teacher_logits", *OF_TEACHERS}.union(*(wired.gives for wired in wirings))
     if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 

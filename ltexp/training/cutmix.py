@@ -52,6 +52,8 @@ class CutMix(Mixing):
         ConfigError: a setting out of range.
     """
 
+    needs_images: ClassVar[bool] = True
+
     def __init__(self, class_counts: Tensor, alpha: float = 1.0, probability: float = 0.5) -> None:
         super().__init__(class_counts)
         require(alpha > 0, "alpha", alpha, "a number above 0; mixing none switches it off")
@@ -139,6 +141,7 @@ class MixupAndCutMix(Mixing):
         ConfigError: α not above 0.
     """
 
+    needs_images: ClassVar[bool] = True
     streams: Collection[str] = ("partner",)
     views: ClassVar[int | None] = 2
 

@@ -95,6 +95,7 @@ class Mixing(ABC):
     Attributes:
         blends: whether it makes new inputs out of several, which images allow and word numbers do not. The loader
             then puts each batch into a random order, for `partners_of`.
+        needs_images: whether it cuts or turns images, which features are not.
         streams: the stage's further batches that it reads (`Batch.streams`).
         views: of a mixing that makes something else of each version of an image, how many it takes, of the batch and of
             its streams: its `Mixed.inputs` are (views, n, ...). None: it mixes the one version that there is.
@@ -105,6 +106,7 @@ class Mixing(ABC):
     """
 
     blends: ClassVar[bool] = True
+    needs_images: ClassVar[bool] = False
     replayable: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
     views: ClassVar[int | None] = None

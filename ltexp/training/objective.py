@@ -105,7 +105,7 @@ class Objective(nn.Module):
         class_weights = self.reweighting.weights_in(context.epoch, context.max_epochs)
 
         def of_labels(output: ModelOutput, target: Tensor, context: BatchContext) -> Tensor:
-            total: Tensor = self.loss(output, target, self.reweighting.weighted(context, class_weights, target))
+            total: Tensor = self.loss(output, target, self.reweighting.weighted(context, class_weights))
             if self.loss_weight != 1.0:
                 total = self.loss_weight * total
             for name, term in self.terms.items():

@@ -29,6 +29,7 @@ class Rotation(Mixing):
     """
 
     blends = False
+    needs_images: ClassVar[bool] = True
     num_classes: ClassVar[int | None] = TURNS
 
     def __call__(self, batch: Batch, seed: int) -> Mixed:

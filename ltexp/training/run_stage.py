@@ -129,7 +129,8 @@ def _last_weights(session: Session, model: Model, folder: Path, limit: int | Non
     metrics, _ = session.metrics.of_top1(predicted.top1(model.logit_scale))
     predictions = predicted.predictions()
     if rank() == 0:
-        further = further_metrics(predictions.logits * model.logit_scale, predictions.labels)
+        bins = session.config.evaluation.calibration_bins
+        further = further_metrics(predictions.logits * model.logit_scale, predictions.labels, bins)
         content = {"stage": folder.name, "weights": "last", "metrics": metrics | further}
         write_text(session.folder / EVALUATIONS / f"{folder.name}_last_weights.json", json.dumps(content, indent=1))
     return {"last_weights": metrics}

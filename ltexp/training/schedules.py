@@ -13,10 +13,10 @@ from typing import Any
 
 from hydra.utils import get_class
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from ltexp.config.build import build
-from ltexp.config.require import require, require_choice
+from ltexp.config.require import require, require_choice, within
 from ltexp.epochs import first_epoch, is_point
 
 INTERVALS = ("epoch", "step")
@@ -149,11 +149,18 @@ def build_schedule(
         steps_per_epoch: optimizer steps of an epoch; handed over likewise.
 
     Raises:
-        ConfigError: for settings that the class does not take or that are out of range.
+        ConfigError: for settings that the class does not take or that are out of range, an interval that is none, or a
+            schedule that waits for a metric without its name.
     """
+    interval, monitored = str(node.get("interval", "epoch")), node.get("monitor")
+    with within("schedule"):
+        require_choice("interval", interval, INTERVALS)
     accepted = inspect.signature(get_class(node["_target_"])).parameters
     settings = {key: value for key, value in node.items() if key not in ("interval", "monitor") or key in accepted}
     facts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     taken = {key: value for key, value in facts.items() if key in accepted and key not in node}
     scheduler: LRScheduler = build(settings, optimizer, path="schedule", **taken)
-    return scheduler, str(node.get("interval", "epoch")), node.get("monitor")
+    with within("schedule"):
+        named = monitored is not None or not isinstance(scheduler, ReduceLROnPlateau)
+        require(named, "monitor", monitored, "the metric that it waits for, such as validation_balanced or train_loss")
+    return scheduler, interval, monitored

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.utilities import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -246,7 +248,10 @@ class Stage(EvaluatedModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.gradient_clip is not None:  # by now fp16's scaling is undone
-            self.clip_gradients(optimizer, self.gradient_clip, self.gradient_clip_by)
+            plugin, by = self.trainer.precision_plugin, GradClipAlgorithmType(self.gradient_clip_by)
+            # without a scaler the base's: that of mixed precision refuses fused optimizers even then
+            kind = type(plugin) if getattr(plugin, "scaler", None) else Precision
+            kind.clip_gradients(plugin, optimizer, self.gradient_clip, by)
 
     def output_of(self, inputs: Tensor, labels: Tensor, views: int = 1, stream: str | None = None) -> ModelOutput:
         """What the objective reads of a batch; of several views the inputs are given view by view."""

@@ -124,13 +124,14 @@ def make_trainable(model: Model, stage: StageConfig) -> None:
 
 @torch.no_grad()
 def show_training_set(session: Session, model: Model) -> None:
-    """Shows modules that start from it the training set, each sample once; see `StageModule.see`.
+    """Shows modules that start fresh, and from the training set, each sample of it once; see `StageModule.see`.
 
     Args:
         session: of the run, on the stage's training set.
         model: as it starts.
     """
-    watching = {name: part for name, part in model.attached.items() if getattr(part, "sees", False)}
+    fresh = {name: part for name, part in model.attached.items() if model.wiring[name].start == "fresh"}
+    watching = {name: part for name, part in fresh.items() if getattr(part, "sees", False)}
     if not watching:
         return
     training = model.training

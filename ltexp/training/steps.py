@@ -21,6 +21,7 @@ from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.build import build
 from ltexp.config.require import require
 from ltexp.data.loader import Batch
+from ltexp.errors import ConfigError
 from ltexp.losses.context import BatchContext
 from ltexp.models.dropout import KeyedDropout
 from ltexp.models.model import Model
@@ -198,6 +199,14 @@ class ImbalancedSharpnessAware(SharpnessAware):
         require(tail_below > 0, "tail_below", tail_below, "a number of images above 0")
         require(tail_weight > 0, "tail_weight", tail_weight, "a number above 0")
         self.tail_below, self.tail_weight = tail_below, tail_weight
+
+    def check(self, name: str, stage: StageConfig, trainer: TrainerConfig) -> None:
+        """Refuses terms of streams, whose rows are neither the batch's head nor its tail."""
+        if of_streams := [key for key, term in stage.terms.items() if term.stream]:
+            raise ConfigError(
+                f"{name}: its step takes the batch's head and tail apart, and term {of_streams[0]} is of a stream: "
+                f"leave it out, or set step@{name}.step=sam"
+            )
 
     def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:
         tail = (stage.objective.loss.class_counts < self.tail_below)[batch.labels].float()

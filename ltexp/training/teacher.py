@@ -1,19 +1,21 @@
 """A stage's teachers: trained stages that answer on the student's batches and never learn."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
+from ltexp.config.require import within
 from ltexp.errors import CheckpointError, ConfigError
 from ltexp.models.backbone import Backbone, without_files
-from ltexp.models.checkpoint import load_backbone
+from ltexp.models.checkpoint import load_backbone, load_part
 from ltexp.models.model import Model
+from ltexp.models.module import Wiring, build_module
 from ltexp.outputs import ModelOutput
 from ltexp.training import checkpoint
 from ltexp.training.objective import Objective
@@ -108,20 +110,57 @@ def read_teacher(path: Path, class_counts: Tensor, backbone_settings: dict[str, 
         )
     if source.class_counts is not None and source.class_counts != class_counts.tolist():
         raise CheckpointError(
-            f"the teacher in {path} was trained on other class counts ({_counts(source.class_counts)}) than this run's "
-            f"({_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset for both"
+            f"the teacher in {path} was trained on other class counts ({described_counts(source.class_counts)}) than "
+            f"this run's ({described_counts(class_counts.tolist())}): use the same dataset, imbalance ratio and subset "
+            "for both"
         )
     return Teacher(model_of(source, path, backbone_settings))
 
 
 def model_of(source: checkpoint.Checkpoint, path: Path, backbone_settings: dict[str, Any]) -> Model:
-    """The model of a stage checkpoint, read from `path`, without its modules; see `read_teacher`."""
+    """The model of a stage checkpoint, read from `path`, with the modules that evaluation runs; see `read_teacher`."""
     backbone: Backbone = build(without_files(source.backbone_config), path="backbone", **backbone_settings)
     load_backbone(backbone, source.backbone, f"the backbone in {path}")
-    model = Model(backbone, source.build_classifier(), feature_power=source.feature_power)
+    wiring = wiring_of_evaluation({name: module["config"] for name, module in source.modules.items()})
+    modules = _modules_of(source, path, wiring, backbone)
+    model = Model(backbone, source.build_classifier(), modules, wiring, source.feature_power)
     model.logit_scale = 1.0 if source.logit_scale is None else source.logit_scale
     return model
 
 
-def _counts(counts: list[int]) -> str:
+def wiring_of_evaluation(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Wiring]:
+    """The wiring of the kept modules among config nodes, and of those that give what these read, in their order."""
+    wiring: dict[str, Wiring] = {}
+    for name, node in nodes.items():
+        with within(f"modules.{name}"):
+            wiring[name] = Wiring.of(node)
+    read: set[str] = set()
+    for name, wired in reversed(list(wiring.items())):
+        if wired.keep or not read.isdisjoint(wired.gives):
+            read |= set(wired.reads)
+        else:
+            del wiring[name]
+    return wiring
+
+
+def _modules_of(
+    source: checkpoint.Checkpoint, path: Path, names: Iterable[str], backbone: Backbone
+) -> dict[str, nn.Module]:
+    """The modules `names` of a checkpoint, built and loaded."""
+    facts = {
+        "backbone": backbone,
+        "feature_dim": source.feature_dim,
+        "map_channels": getattr(backbone, "map_channels", []),
+        "num_classes": source.num_classes,
+        "class_counts": None if source.class_counts is None else torch.tensor(source.class_counts),
+    }
+    modules = {}
+    for name in names:
+        modules[name] = build_module(source.modules[name]["config"], path=f"modules.{name}", **facts)
+        load_part(modules[name], source.modules[name]["state"], f"the module {name} in {path}")
+    return modules
+
+
+def described_counts(counts: list[int]) -> str:
+    """Class counts (C,) in a few words."""
     return f"{sum(counts):,} samples, largest class {max(counts):,}, smallest {min(counts):,}"

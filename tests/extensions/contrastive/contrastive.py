@@ -46,6 +46,7 @@ class SupervisedContrastive(Loss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"projections"})
+    compares_rows = True
 
     def __init__(self, class_counts: Tensor, temperature: float = 0.1) -> None:
         super().__init__(class_counts)
