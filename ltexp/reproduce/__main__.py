@@ -162,9 +162,8 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
         raise LtexpError("none of these cells is measured yet: see ltexp reproduce plan, or add missing=true")
     if "keep" in options:
         kept = {id(run): run for line in lines if line.kind != "other" and line.measured for run in line.measured.runs}
-        print(
-            f"{counts_of(len(keep_records(kept.values(), Path(options['keep']).expanduser())), 'record')} in {options['keep']}"
-        )
+        folder = Path(options["keep"]).expanduser()
+        print(f"{counts_of(len(keep_records(kept.values(), folder)), 'record')} in {folder}")
     if name == "terminal" and out is None:
         print_all(Grid(to_table(lines)))
         return
