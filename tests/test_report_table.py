@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ltexp.report.columns import plain
 from ltexp.report.formats import escape_markdown, to_csv, to_markdown, to_text
 from ltexp.report.groups import Statistic, group_runs, statistic
 from ltexp.report.latex import escape_latex, to_latex
+from ltexp.report.predicted import kept_evaluations
 from ltexp.report.records import find_runs
 from ltexp.report.results import Table, results_table
 from ltexp.report.table import run_table
@@ -206,3 +209,15 @@ def test_runs_of_a_sweep_come_in_the_order_of_its_jobs(tmp_path: Path) -> None:
     for number in (10, 9, 2):
         write(tmp_path / "sweep" / str(number), seed=number)
     assert [run.record["seed"] for run in find_runs([tmp_path])[0]] == [2, 9, 10]
+
+
+def test_an_evaluation_is_seen_by_a_process_that_has_reported_before(tmp_path: Path) -> None:
+    """As in a notebook."""
+    (run,), _ = find_runs([write(tmp_path / "run").parent])
+    assert kept_evaluations(run) == {}
+    folder = tmp_path / "run" / "evaluations"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"{number}.json").write_text(json.dumps({"metrics": {"per_class": [1.0, 2.0, 3.0]}}))
+        os.utime(folder, ns=(number, number))
+        assert len(kept_evaluations(run)) == number

@@ -39,10 +39,15 @@ def further(run: Run, name: str, metrics: dict[str, Any], final: bool) -> float 
     if name in OF_CONFUSION and run.record.get("confusion"):
         return of_confusion(run.record["confusion"]).get(name)
     path = run.folder / PREDICTIONS
+    return _of_file(path, changed(path), _bins(run)).get(name)
+
+
+def changed(path: Path) -> int:
+    """When a file, or a folder's list of files, last changed; 0 where there is none. What was read holds until then."""
     try:
-        return _of_file(path, path.stat().st_mtime_ns, _bins(run)).get(name)
+        return path.stat().st_mtime_ns
     except OSError:
-        return None
+        return 0
 
 
 def _bins(run: Run) -> int:
@@ -69,11 +74,12 @@ def _read(path: Path) -> tuple[Any, Ints]:
 
 def kept_evaluations(run: Run) -> dict[str, dict[str, Any]]:
     """What `ltexp evaluate` kept of the run, by name; a damaged file is as none."""
-    return _evaluations(run.folder / EVALUATIONS, len(run.record["class_counts"]))
+    folder = run.folder / EVALUATIONS
+    return _evaluations(folder, changed(folder), len(run.record["class_counts"]))
 
 
 @cache
-def _evaluations(folder: Path, classes: int) -> dict[str, dict[str, Any]]:
+def _evaluations(folder: Path, changed: int, classes: int) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:

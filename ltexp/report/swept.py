@@ -10,6 +10,7 @@ import yaml
 
 from ltexp.report.groups import Group
 from ltexp.report.keys import config_keys, short_keys
+from ltexp.report.predicted import changed
 from ltexp.report.records import Run
 from ltexp.run_folder import CONFIG
 
@@ -123,8 +124,12 @@ def _read(text: str) -> object:
     return text if value is None or text.lstrip("+-").isdecimal() else value
 
 
-@cache
 def _config(path: Path) -> Any:
+    return _content(path, changed(path))
+
+
+@cache
+def _content(path: Path, changed: int) -> Any:
     try:
         return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError):
