@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from ltexp.config import Config
 from ltexp.config.locate import locate
@@ -21,9 +20,7 @@ from ltexp.errors import ConfigError
 from ltexp.evaluation.chosen import chosen
 from ltexp.evaluation.record import read_record
 from ltexp.inference.transform import ImageTransform, listed
-from ltexp.models.checkpoint import load_part
 from ltexp.models.model import Model
-from ltexp.models.module import Wiring, build_module
 from ltexp.run_folder import CHECKPOINT
 from ltexp.training import checkpoint
 from ltexp.training.predict import evaluating
@@ -149,7 +146,7 @@ def _load(folder: Path, stage: str | None, accelerator: str) -> Predictor:
         raise ConfigError(
             f"{folder}: its network reads {reads}, and only those of images can be loaded apart from data"
         )
-    model = complete_model(source, path).to(pick_device(accelerator, 0)).eval()
+    model = model_of(source, path, {}).to(pick_device(accelerator, 0)).eval()
     names = _class_names(record, stage, source.num_classes)
     return Predictor(model, transform_of(config.dataset, record), names, stage, config, record)
 
@@ -159,35 +156,6 @@ def _class_names(record: Mapping[str, Any], stage: str, classes: int) -> list[st
     names = record.get("class_names") or []
     made = any(each["name"] == stage and "num_classes" in each for each in record.get("stages") or [])
     return [str(name) for name in (range(classes) if made or len(names) != classes else names)]
-
-
-def complete_model(source: checkpoint.Checkpoint, path: Path) -> Model:
-    """The model of the stage checkpoint `source`, read from `path`, with those modules that evaluation runs.
-
-    Raises:
-        CheckpointError: if the checkpoint is damaged or from a different model.
-    """
-    model = model_of(source, path, {})
-    wiring: dict[str, Wiring] = {}
-    for name, module in source.modules.items():
-        with within(f"modules.{name}"):
-            wiring[name] = Wiring.of(module["config"])
-    kept = {name: wired for name, wired in wiring.items() if wired.keep}
-    if not kept:
-        return model
-    facts: dict[str, Any] = {
-        "feature_dim": source.feature_dim,
-        "map_channels": getattr(model.backbone, "map_channels", []),
-        "num_classes": source.num_classes,
-        "class_counts": torch.tensor(source.class_counts),
-    }
-    modules: dict[str, nn.Module] = {}
-    for name in kept:
-        modules[name] = build_module(source.modules[name]["config"], path=f"modules.{name}", **facts)
-        load_part(modules[name], source.modules[name]["state"], f"the module {name} in {path}")
-    complete = Model(model.backbone, model.classifier, modules, kept, source.feature_power)
-    complete.logit_scale = model.logit_scale
-    return complete
 
 
 def transform_of(dataset: Mapping[str, Any], record: Mapping[str, Any]) -> ImageTransform:
