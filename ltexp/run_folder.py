@@ -22,6 +22,8 @@ LAST_WEIGHTS = "last_weights.pt"  # in the folder of a stage whose checkpoint ho
 RESUME = "resume.ckpt"  # in the folder of a stage that is being trained
 TRIAL = "trial.json"  # of a search's run: its trial
 METRICS = "metrics.csv"  # in the folder of each stage, a row for each epoch
+# what the best epoch on a split is the best in: held-out images are as long-tailed as the training images
+BEST_BY = {"test": "all", "validation": "balanced"}
 STEPS_LEFT = "steps_left"  # in metrics.csv: of an epoch that was stopped in its middle, the steps it did not take
 FEATURE_NORMS = "feature_norms.csv"  # likewise, a row for each evaluation, a column for each class
 GRADIENTS = "gradients.csv"  # in the folder of a stage, a row for each class, where they were asked for

@@ -243,7 +243,7 @@ def test_a_validation_split_is_measured_beside_the_test_split(tmp_path: Path) ->
     run_here(tmp_path / "run", "method=ce", "dataset.validation.fraction=0.2", "evaluation.every=1")
     content = record(tmp_path / "run")
     assert content["class_counts"][0] == 120 - 24
-    assert set(content["stages"][0]["best_on_validation"]) == {"all", "epoch"}
+    assert set(content["stages"][0]["best_on_validation"]) == {"balanced", "epoch"}
 
 
 def test_a_deleted_stage_2_is_redone_from_the_stage_1_in_the_folder(mislas: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ltexp.report.groups import Group, Statistic, statistic
 from ltexp.report.predicted import further, kept_evaluations
 from ltexp.report.swept import FACTS, UNKNOWN, short_names, swept_values
 from ltexp.report.table import ABSENT, epochs_text
+from ltexp.run_folder import BEST_BY
 
 Cell = str | int | Statistic | None
 
@@ -70,8 +71,9 @@ class Row:
         return statistic([accuracies[label] if label < len(accuracies) else None for accuracies in found])
 
     def best(self, split: str) -> Statistic | None:
-        """Overall accuracy at each run's best epoch on `split`, of this stage or the last."""
-        return statistic([(stages[-1].get(f"best_on_{split}") or {}).get("all") for stages in self.stages])
+        """Accuracy at each run's best epoch on `split`, of this stage or the last; of held-out images the balanced one."""
+        bests = [stages[-1].get(f"best_on_{split}") or {} for stages in self.stages]
+        return statistic([best.get(BEST_BY[split]) for best in bests])
 
     def total(self, key: str) -> Statistic | None:
         """The sum of a stage's number over this row's stages."""

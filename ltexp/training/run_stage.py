@@ -22,6 +22,7 @@ from ltexp.models.cost import cost_of
 from ltexp.models.model import Model
 from ltexp.report.table import stopped_text
 from ltexp.run_folder import (
+    BEST_BY,
     CHECKPOINT,
     EVALUATIONS,
     LAST_WEIGHTS,
@@ -299,8 +300,8 @@ def _training_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "images_per_second": images / seconds if seconds else None,
         "train_loss": float(rows[-1]["train_loss"]) if rows else None,
     }
-    for split in ("test", "validation"):
-        found = [(float(row[f"{split}_all"]), int(row["epoch"])) for row in rows if row.get(f"{split}_all")]
-        best = max(found, default=None)
-        summary[f"best_on_{split}"] = {"all": best[0], "epoch": best[1]} if best else None
+    for split, metric in BEST_BY.items():
+        key = f"{split}_{metric}"
+        best = max(((float(row[key]), int(row["epoch"])) for row in rows if row.get(key)), default=None)
+        summary[f"best_on_{split}"] = {metric: best[0], "epoch": best[1]} if best else None
     return summary
