@@ -71,7 +71,7 @@ class Row:
         return statistic([accuracies[label] if label < len(accuracies) else None for accuracies in found])
 
     def best(self, split: str) -> Statistic | None:
-        """Accuracy at each run's best epoch on `split`, of this stage or the last; of held-out images the balanced one."""
+        """Accuracy at each run's best epoch on `split`, of this stage or the last; balanced of held-out images."""
         bests = [stages[-1].get(f"best_on_{split}") or {} for stages in self.stages]
         return statistic([best.get(BEST_BY[split]) for best in bests])
 
