@@ -26,7 +26,7 @@ def changed_since(run: Run) -> tuple[str, ...]:
 
 @cache
 def _changed_since(folder: Path, words: tuple[str, ...], hash_then: str) -> tuple[str, ...]:
-    if hash_today(words) in (None, hash_then) or not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() or hash_today(words) in (None, hash_then):
         return ()
     try:
         then, now = load(folder / CONFIG), to_config(frozen(words))
