@@ -143,9 +143,14 @@ def other_keys(one: Config, other: Config) -> list[str]:
     return [key for key in differing_keys(one, other) if not is_moved(key, *(_value(plain, key) for plain in values))]
 
 
+def value_of(config: Config, key: str) -> Any:
+    """The value of one of `differing_keys`; None where the config has no such key."""
+    return _value(material(config), key)
+
+
 def values_of(keys: list[str], there: Config, here: Config) -> str:
     """`keys` for a message: with both values where it is one key that has plain ones."""
-    values = [_value(material(config), keys[0]) for config in (there, here)]
+    values = [value_of(config, keys[0]) for config in (there, here)]
     if len(keys) > 1 or any(isinstance(value, dict) for value in values):
         return ", ".join(keys)
     was, now = ("null" if value is None else str(value) for value in values)

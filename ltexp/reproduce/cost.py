@@ -11,6 +11,7 @@ from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import machine
 from ltexp.report.records import Run, is_own_setting
 from ltexp.reproduce.jobs import Job
+from ltexp.reproduce.measured import trained_in
 from ltexp.reproduce.stages import read_stages
 
 PRECISIONS = {"single": "32-true", "ddp": "32-true", "bf16": "bf16-mixed"}  # of conf/trainer/
@@ -107,7 +108,7 @@ def _rates(run: Run) -> Iterable[tuple[Rate, float]]:
         stages = read_stages([f"method={record['method']}", f"dataset={record['dataset']}", *own])
     except LtexpError:  # a run of long ago, or of a method that is not here: it tells nothing
         return
-    precision = str(record["environment"].get("precision", "32-true"))
+    precision = trained_in(run)
     for stage in record["stages"]:
         rate, read = stage.get("images_per_second"), stages.get(str(stage["name"]))
         if rate and read is not None:

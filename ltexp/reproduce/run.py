@@ -14,7 +14,7 @@ from ltexp.config.words import key_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.reproduce.jobs import Job
 from ltexp.reproduce.plan import Plan
-from ltexp.reproduce.stages import frozen
+from ltexp.reproduce.stages import frozen, is_hydras
 
 _FIXED = ("seed", "method", "dataset", "backbone", "dataset.imbalance", "dataset.imbalance_ratio", "resume")
 
@@ -68,7 +68,7 @@ def compose_job(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: in one line, for whatever is wrong with an override.
     """
-    return frozen([text for text in job.overrides if not _is_hydras(text)])
+    return frozen([text for text in job.overrides if not is_hydras(text)])
 
 
 def run_plan(plan: Plan) -> None:
@@ -79,19 +79,14 @@ def run_plan(plan: Plan) -> None:
     """
     root = outputs_root(plan.extra) / "reproduce"
     jobs = [
-        [*filterfalse(_is_hydras, job.overrides), f"seed={seed}", f"hydra.sweep.subdir={folder_of(job)}/seed{seed}"]
+        [*filterfalse(is_hydras, job.overrides), f"seed={seed}", f"hydra.sweep.subdir={folder_of(job)}/seed{seed}"]
         for job, seed in plan.to_run
     ]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(jobs, file)
         file.flush()
         words = ["-m", "hydra/sweeper=listed", f"hydra.sweeper.jobs={file.name}", f"hydra.sweep.dir={root}"]
-        _train([*words, "resume=true", *filter(_is_hydras, plan.extra)])
-
-
-def _is_hydras(override: str) -> bool:
-    """Whether it speaks to Hydra, about the launcher say, and is no part of a run's config."""
-    return override.lstrip("+~").startswith(("hydra.", "hydra/", "launcher"))
+        _train([*words, "resume=true", *filter(is_hydras, plan.extra)])
 
 
 def folder_of(job: Job) -> str:

@@ -62,6 +62,11 @@ def hash_today(overrides: Sequence[str]) -> str | None:
     return found
 
 
+def is_hydras(override: str) -> bool:
+    """Whether it speaks to Hydra, about the launcher say, and is no part of a run's config."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/", "launcher"))
+
+
 def frozen(overrides: Sequence[str]) -> dict[str, Any]:
     """The frozen config of overrides.
 
