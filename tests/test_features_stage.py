@@ -14,7 +14,9 @@ from test_distributed_run import run_on_rank
 
 from ltexp.analysis.restored import restore, write_features
 from ltexp.config import to_config
+from ltexp.config.build import build
 from ltexp.config.identity import differing_keys
+from ltexp.data.held_out import spare_validation
 from ltexp.data.images import digits
 from ltexp.errors import CheckpointError, ConfigError, TrainingError
 from ltexp.features import loader
@@ -359,6 +361,20 @@ def test_the_classifier_can_be_retrained_on_the_full_balanced_set(stage1: str, t
     assert content["metrics"]["few"] is not None
     backbone = {name: value for name, value in weights(tmp_path / "run", "stage1").items() if "backbone" in name}
     assert all(torch.equal(weights(tmp_path / "run", "stage2")[name], value) for name, value in backbone.items())
+
+
+def test_a_training_set_of_a_stages_own_spares_what_the_run_holds_out(tmp_path: Path) -> None:
+    """Of the long tail's 300 digits as of the balanced set's 1,200; both are judged by the same images."""
+    plain = composed("method=crt", "training_set@stage2.training_set=full_balanced", "dataset.validation.fraction=0.3")
+    config = to_config(plain)
+    data = build(config.dataset, root=tmp_path, path="dataset")
+    session = Session(config, tmp_path, data, torch.device("cpu"))
+    one, two = (session.for_stage(stage).data for stage in config.stages.values())
+    assert two.class_counts.min() > one.class_counts.max() / 2
+    assert two.validation is one.validation
+    assert not np.isin(two.train.index, data.validation.index).any()
+    with pytest.raises(ConfigError, match="are among the run's held-out images"):
+        spare_validation(data, replace(data, validation=data.train))
 
 
 @pytest.mark.slow

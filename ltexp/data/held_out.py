@@ -45,6 +45,25 @@ def held_out_of(data: LongTailedData, stream: str, wanted: HeldOut) -> tuple[Lon
     return replace(data, train=data.train.take(kept)), held
 
 
+def spare_validation(own: LongTailedData, run: LongTailedData) -> LongTailedData:
+    """A training set of a stage's own from the run's source, without the images by which the run is judged.
+
+    Raises:
+        ConfigError: if a class would be left without training images.
+    """
+    if run.validation is None:
+        return own
+    kept = ~np.isin(own.train.index, run.validation.index)
+    left = np.bincount(own.train.labels[kept], minlength=own.num_classes)
+    smallest = int(left.argmin())
+    if left[smallest] < 1:
+        raise ConfigError(
+            f"all training images of class {name_class(smallest, own.class_names)} are among the run's held-out images "
+            "(dataset.validation): give it more, or hold out fewer"
+        )
+    return replace(own, train=own.train.take(kept), validation=run.validation)
+
+
 def _check_found(data: LongTailedData, stream: str, wanted: HeldOut, held: Split) -> None:
     counts = np.bincount(held.labels, minlength=data.num_classes)
     fewest = int(counts.argmin())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ltexp.config import Config, StageConfig, TrainerConfig
 from ltexp.config.build import build
-from ltexp.data.held_out import held_out_of
+from ltexp.data.held_out import held_out_of, spare_validation
 from ltexp.data.loader import Batch, Loader
 from ltexp.data.types import LongTailedData, Split
 from ltexp.distributed import broadcast_state, rank, world_size
@@ -83,6 +83,8 @@ class Session:
         data = build({**self.config.dataset, **stage.training_set}, root=self.config.paths.data, path="training_set")
         if data.num_classes != self.data.num_classes:
             raise ConfigError(f"training_set has {data.num_classes} classes, the dataset {self.data.num_classes}")
+        if stage.training_set.keys().isdisjoint(("_target_", "source")):
+            data = spare_validation(data, self.data)
         return replace(self, data=data, shot_counts=self.data.class_counts)
 
     def _without_held_out(self, stage: StageConfig) -> "Session":
