@@ -38,7 +38,7 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lst"], "unknown verb 'lst': did you mean 'list'?"),
+        (["lst"], "unknown command 'lst': did you mean 'list'?"),
         (["show", "table=mislas/33"], "unknown table 'mislas/33': did you mean 'mislas/3'?"),
         (["show", "paper=mislass"], "unknown paper 'mislass': did you mean 'mislas'?"),
         (["plan", "cells=mislas/3/mislass"], "unknown cell 'mislas/3/mislass'"),
@@ -68,7 +68,10 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
         (["figure=gcl/2.1"], "unknown figure 'gcl/2.1': did you mean 'kps/2.1'?"),
         (["figure=mislass/1"], "unknown paper 'mislass': did you mean 'mislas'?"),
         (["figure=gcl/5.2"], "figure gcl/5.2 is left out: a sketch of the method"),
-        (["compare", "figure=gcl/5.3"], "figure= goes with show, plan, run, or without a verb, and not with 'compare'"),
+        (
+            ["compare", "figure=gcl/5.3"],
+            "figure= goes with show, plan, run, or alone, and not with 'compare'",
+        ),
         (["figure=gcl/5.3", "stage1.epochs=2"], "stage1.epochs=2 has no effect: no run is needed for gcl/5.3"),
         (["figure=gcl/5.3", "seeds=1"], "seeds=1 has no effect"),
         (["figure=gcl/5.3", "out=x.gif"], "a figure's file ends in .png, .pdf, .svg"),
