@@ -100,8 +100,8 @@ def test_list_counts_every_cell_and_the_runnable_ones(capsys: pytest.CaptureFixt
     runnable = sum(isinstance(job_of(cell), Job) for cell in all_cells())
     text = capsys.readouterr().out
     assert f"{runnable} of 1269 published cells can be run" in text
-    assert f"published figure only, {1269 - runnable} cells:" in text
-    assert "range_loss (5), fslwf (5), lifted_loss (4): a figure quoted since the OLTR paper" in text
+    assert f"published number only, {1269 - runnable} cells:" in text
+    assert "range_loss (5), fslwf (5), lifted_loss (4): a number quoted since the OLTR paper" in text
     assert runnable >= 1200
     assert "mislas/8" in text
 
@@ -166,7 +166,7 @@ def test_compare_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["compare", "table=mislas/8", f"runs={tmp_path}/runs", "format=csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     (reason,) = {row["protocol"] for row in rows if row["method"] == "fslwf"}
-    assert reason.startswith("published figure only: a figure quoted since the OLTR paper")
+    assert reason.startswith("published number only: a number quoted since the OLTR paper")
 
 
 def test_damaged_foreign_and_older_records_are_named_and_left_out(
@@ -219,7 +219,7 @@ def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["compare", "paper=bkd", f"runs={finished(tmp_path)}"]) == 1
     assert "none of these cells is measured yet" in capsys.readouterr().err
     assert main(["run", "cells=mislas/4/fslwf"]) == 1
-    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted" in capsys.readouterr().out
+    assert "published number only, 1 cell (mislas/4/fslwf): a number quoted" in capsys.readouterr().out
 
 
 @pytest.mark.slow
