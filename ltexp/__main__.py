@@ -1,4 +1,4 @@
-"""`ltexp <verb> ...` is `python -m ltexp.<verb> ...`."""
+"""`ltexp COMMAND ...` is `python -m ltexp.COMMAND ...`."""
 
 import os
 import runpy
@@ -10,8 +10,9 @@ from ltexp.config.path import conf_dir, docs_dir
 from ltexp.names import unknown_name
 from ltexp.processes.memory import keep_memory
 from ltexp.terminal import print_anywhere, printed_whole
+from ltexp.usage import folded
 
-VERBS = {
+COMMANDS = {
     "methods": "what there is to choose from: methods, losses, samplers ...",
     "train": "train a run or a sweep: one or more stages on one dataset",
     "reproduce": "published tables: show them, run what is missing, compare",
@@ -22,40 +23,41 @@ VERBS = {
     "data": "prepare, unpack, check and show datasets",
     "completion": "tab completion for bash, zsh and fish",
 }
-TRAINING = {  # the verbs that train, and what makes them show something instead
+TRAINING = {  # the commands that train, and what makes them show something instead
     "train": {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"},
     "reproduce": {"-h", "--help", "list", "show", "plan", "compare"},
 }
 
 
 def main() -> None:
-    """Runs the verb named first on the command line."""
+    """Runs the command named first on the command line."""
     print_anywhere()
     with printed_whole():
-        run_verb()
+        run_command()
 
 
-def run_verb() -> None:
+def run_command() -> None:
     """The same; what is printed may be lost."""
     if not trains(sys.argv[1:]):
         end_with_the_reader()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        lines = [f"  {verb:<12}{text}" for verb, text in VERBS.items()]
-        print("\n".join([f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp VERB ...", "", *lines]))
-        print(f"\nEach verb has its own --help.\nchoices: {conf_dir()}\ndocs: {docs_dir()}")
+        lines = [f"  {command:<12}{text}" for command, text in COMMANDS.items()]
+        head = [f"ltexp {__version__}: long-tailed recognition", "", "usage: ltexp COMMAND ...", ""]
+        print(folded("\n".join([*head, *lines])))
+        print(f"\nltexp COMMAND --help says more.\nchoices: {conf_dir()}\ndocs: {docs_dir()}")
         return
     if sys.argv[1] in ("-V", "--version"):
         print(f"ltexp {__version__}")
         return
-    verb = sys.argv.pop(1)
-    if verb not in VERBS:
-        print(f"ltexp: {unknown_name('verb', verb, VERBS)}", file=sys.stderr)
+    command = sys.argv.pop(1)
+    if command not in COMMANDS:
+        print(f"ltexp: {unknown_name('command', command, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     keep_memory()
     if current_folder() not in sys.path:  # nor may a process of ours take a random.py of the folder for Python's
         os.environ["PYTHONSAFEPATH"] = "1"
-    sys.argv[0] = f"ltexp {verb}"
-    runpy.run_module(f"ltexp.{verb}", run_name="__main__", alter_sys=False)
+    sys.argv[0] = f"ltexp {command}"
+    runpy.run_module(f"ltexp.{command}", run_name="__main__", alter_sys=False)
 
 
 def trains(arguments: list[str]) -> bool:

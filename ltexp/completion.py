@@ -4,7 +4,7 @@
   ltexp completion zsh      the same for zsh, from ~/.zshrc
   ltexp completion fish     the same for fish: ltexp completion fish > ~/.config/fish/completions/ltexp.fish
 
-Completes verbs, groups and their choices, and the keys of what is typed so far (ltexp train method=gcl stage1.loss.).
+Completes commands, groups and their choices, and keys, of what is typed so far (ltexp train method=gcl stage1.loss.).
 """
 
 import sys
@@ -66,10 +66,10 @@ def candidates(line: str) -> list[str]:
     current = "" if line[-1:].isspace() or not words else words.pop()
     _, *typed = words or ["ltexp"]
     if not typed:
-        from ltexp.__main__ import VERBS
+        from ltexp.__main__ import COMMANDS
 
-        return _starting([*VERBS, "--help", "--version"], current)
-    verb, *typed = typed
+        return _starting([*COMMANDS, "--help", "--version"], current)
+    command, *typed = typed
     with suppress(ConfigError):  # a folder that is not there, or not typed yet
         typed = take_config_dirs(typed)
     known: dict[str, Callable[[list[str], str], list[str]]] = {
@@ -81,7 +81,7 @@ def candidates(line: str) -> list[str]:
         "reproduce": _of_reproduce,
         "completion": _of_completion,
     }
-    return known[verb](typed, current) if verb in known else []
+    return known[command](typed, current) if command in known else []
 
 
 def _of_completion(typed: Sequence[str], current: str) -> list[str]:
@@ -173,12 +173,12 @@ def _of_methods(typed: Sequence[str], current: str) -> list[str]:
 
 
 def _of_data(typed: Sequence[str], current: str) -> list[str]:
-    from ltexp.data.__main__ import VERBS, _leaves, preparable
+    from ltexp.data.__main__ import COMMANDS, _leaves, preparable
     from ltexp.data.commands.catalog import dataset_config, datasets
     from ltexp.data.commands.unpack import COLUMNS, SPLITS
 
     if not typed:
-        return _starting(VERBS, current)
+        return _starting(COMMANDS, current)
     if typed[0] == "unpack":  # after a name of the user's own
         return _keyed(current, ["source", "root", *COLUMNS, *SPLITS], {}) if typed[1:] else []
     named = [word for word in typed[1:] if word in datasets()]
@@ -230,17 +230,17 @@ def _of_report(typed: Sequence[str], current: str) -> list[str]:
 def _of_reproduce(typed: Sequence[str], current: str) -> list[str]:
     from ltexp.config.path import group_files
     from ltexp.papers import all_cells, load_papers
-    from ltexp.reproduce.__main__ import KEYS, VERBS
+    from ltexp.reproduce.__main__ import COMMANDS, KEYS
 
-    verb = typed[0] if typed and typed[0] in VERBS else ""
+    command = typed[0] if typed and typed[0] in COMMANDS else ""
     key, separator, _ = current.partition("=")
-    found = _starting(VERBS, current) if not typed else []
+    found = _starting(COMMANDS, current) if not typed else []
     values: dict[str, Iterable[str]] = {"paper": load_papers()} if separator else {}
     if separator and key == "table":
         values["table"] = {f"{cell.paper}/{cell.table}" for cell in all_cells()}
     for group in ("method", "dataset", "backbone"):
         values[group] = group_files(group)
-    return [*found, *_keyed(current, [*KEYS[verb], "figure"], values)]
+    return [*found, *_keyed(current, [*KEYS[command], "figure"], values)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

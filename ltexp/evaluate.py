@@ -19,20 +19,27 @@
 Prints accuracy by shot and calibration, and keeps them in RUN/evaluations/. The run's record is not changed;
 `ltexp report RUN posthoc=true` has a row for each evaluation.
 
-keys: shift (uniform, or forward or backward with a ratio, such as forward50; several with commas; all: eleven of them;
-see docs/shifted_tests.md), adapt (true | false: of a network of experts), ood (a file of conf/dataset/: a dataset of
-other classes) and ood.KEY (of that dataset), classifier (a file of conf/classifier/, and that file's own keys; of
-several values, as of a sweep, the best on the run's held-out images is taken, dataset.validation.fraction), stage
-(its name, as stage1), features (true | false: the backbone's features of the training and the test images), gradients
-(true | false: what the stage's loss does to the logits of each class over the training images), batch_norm (true |
-false: the running statistics after each stage), temperature (true | false: divides the logits by the temperature that
-suits the run's held-out images best, dataset.validation.fraction; they are as long-tailed as the training images),
-crops (pixels: means over five crops, the corners and the middle, of test images that are so much larger than what the
-network reads),
-accelerator (auto | cpu | gpu), precision (as trained; 32-true | bf16-mixed | 16-mixed), data (data root), dataset (a
-file of conf/dataset/: its test samples in place of the run's own; its classes must be the run's), dataset.KEY (of that
-dataset, or of the run's own); and, where they have moved, the places of the run's own dataset of files:
-dataset.source.folder, .train, .validation, .test and .classes, dataset.cache, dataset.leave_out.
+keys:
+  classifier=NAME       a file of conf/classifier/, with that file's keys, as tau= above; of several values the best on
+                        the run's held-out images is taken (its validation split, or dataset.validation.fraction)
+  stage=NAME            whose model (default: the last stage; with classifier=, stage1)
+  temperature=true      divides the logits by the temperature that suits the run's held-out images best; they are as
+                        long-tailed as the training images
+  crops=PIXELS          the mean over five crops, corners and middle, of test images that are so much larger than what
+                        the network reads
+  shift=NAME            test sets with other class shares: uniform, or forward or backward with a ratio, as forward50;
+                        several with commas, or all eleven: all (docs/shifted_tests.md)
+  adapt=true            weighs the experts of a network on the test images, without their labels
+  ood=NAME              a file of conf/dataset/, of other classes; ood.KEY=VALUE sets its keys
+  dataset=NAME          a file of conf/dataset/ with the run's classes, whose test images take the place of the run's
+  dataset.KEY=VALUE     a key of that dataset, or of the run's own; where the run's files have moved these are
+                        source.folder, .train, .validation, .test and .classes, cache, leave_out
+  data=FOLDER           data root
+  features=true         keeps the backbone's features of the training and the test images
+  gradients=true        keeps what the stage's loss does to the logits of each class over the training images
+  batch_norm=true       keeps the running statistics after each stage
+  accelerator=NAME      auto | cpu | gpu
+  precision=NAME        32-true | bf16-mixed | 16-mixed (default: as trained)
 """
 
 import json

@@ -7,8 +7,10 @@ The file's input is `images`, float32 (N, 3, S, S), RGB in [0, 1], already of th
 the normalisation. Its outputs are `logits` (N, C) and `probabilities` (N, C). The names of the classes are in its
 metadata (`classes`, a JSON list). Needs: pip install 'ltexp[export]'.
 
-keys: out (a file; default: model.onnx in the run's folder), size (S; default: the run's own), stage (stage1 | stage2;
-default: the last).
+keys:
+  out=FILE     default: RUN/model.onnx
+  size=S       default: the run's own
+  stage=NAME   stage1, stage2 ...; default: the last
 """
 
 import importlib.util

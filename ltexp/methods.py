@@ -30,13 +30,14 @@ ltexp methods: what there is to choose from, as the files of conf/ describe it.
   ltexp methods gcl dataset=cifar100_lt  ... with its paper's settings for a dataset; any KEY=VALUE of ltexp train
   ltexp methods loss                     every choice of a group
   ltexp methods loss/ldam                one choice: its file
-  ltexp methods config                   conf/config.yaml, which explains every key of a run
+  ltexp methods config                   conf/config.yaml: the groups of a run, and the keys that are of no group
+  ltexp methods stage/representation     the keys of a stage; of devices and precision: trainer/single
 
   --config-dir DIR   takes in your own files
 """
-_END = re.compile(r"(?<!\bal)(?<!\bCh)(?<!\bSec)(?<!\bSecs)(?<!\bFig)(?<!\bEq)(?<!\bEqs)(?<!\bvs)\.(?=\s|$)")
+_END = re.compile(r"(?<!\bal)(?<!\bCh)(?<!\bSec)(?<!\bSecs)(?<!\bFig)(?<!\bFigs)(?<!\bEq)(?<!\bEqs)(?<!\bvs)\.(?=\s|$)")
 _PARTS = ("loss", "classifier", "sampler", "mixing", "reweighting", "features", "schedule", "optimizer", "augmentation")
-_HIDDEN = ("hydra", "paper", "stage")  # groups that nobody chooses from by themselves
+_HIDDEN = ("hydra", "paper")  # groups that are not chosen from by a plain name
 
 
 def comment_of(path: Path) -> list[str]:
@@ -146,7 +147,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{overrides[0]} has no effect without a method: ltexp methods METHOD {overrides[0]}")
     if not names:
         show_group(console, "method")
-        print(f"\nOther groups (ltexp methods GROUP): {', '.join(g for g in groups() if g != 'method')}")
+        others = ", ".join(group for group in groups() if group != "method")
+        print("\n" + folded(f"Other groups (ltexp methods GROUP): {others}"))
         return 0
     if names[0] == "config":
         print((conf_dir() / "config.yaml").read_text(encoding="utf-8"), end="")

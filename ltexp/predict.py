@@ -6,8 +6,11 @@
 
 Writes a CSV with a row for each image: image (its path), label, class, probability. The run's data is not needed.
 
-keys: out (a file; default: the terminal), probabilities (true | false: a column for each class as well), stage
-(stage1 | stage2; default: the last), accelerator (auto | cpu | gpu).
+keys:
+  out=FILE             default: the terminal
+  probabilities=true   a column for each class as well
+  stage=NAME           stage1, stage2 ...; default: the last
+  accelerator=NAME     auto | cpu | gpu
 """
 
 import sys

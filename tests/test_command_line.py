@@ -54,6 +54,19 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path: Path) -
     assert list(tmp_path.glob("outputs/digits_lt/ce/*/record.json"))
 
 
+def test_the_commands_fit_80_columns() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "ltexp", "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    ).stdout
+    assert max(len(line) for line in shown.splitlines() if not line.startswith(("choices: ", "docs: "))) <= 80
+    assert "ltexp COMMAND --help" in shown
+
+
 SHOWN = ("--help", "--version", "train --hydra-help", "reproduce -h", "reproduce plan table=mislas/3", "methods")
 
 

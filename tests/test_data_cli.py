@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltexp.data.__main__ import VERBS, main
+from ltexp.data.__main__ import COMMANDS, main
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ NOT_OF_THE_WORDS = ("cannot write /dev/null/x.png", "prepare cifar10 root=/nowhe
     ("words", "message"),
     [
         (["shwo"], "did you mean 'show'"),
-        ([], "VERB"),
+        ([], "COMMAND"),
         (["show"], "name one dataset"),
         (["show", "cifar100"], "did you mean 'cifar100_lt'"),
         (["show", "digits_lt", "imbalnce_ratio=3"], "did you mean 'imbalance_ratio'"),
@@ -111,12 +111,17 @@ def test_mistakes_have_one_line(words: list[str], message: str, capsys: pytest.C
     assert err.count("\n") == 1
 
 
-def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--help"], *([verb, "--help"] for verb in VERBS)):
+def test_help_of_every_command_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["--help"], *([command, "--help"] for command in COMMANDS)):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 0
-        assert "ltexp data" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "ltexp data" in shown
+        assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_commands_start_without_torch(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def test_every_choice_opens_with_a_comment_that_describes_it() -> None:
 
 
 def test_sentences_end_at_their_full_stop_and_not_within_a_reference() -> None:
-    comment = ["GCL (A et al., Ch. 5, Eqs. 1-2): clouds", "in stage 1. Then more."]
-    assert first_sentence(comment) == "GCL (A et al., Ch. 5, Eqs. 1-2): clouds in stage 1"
+    comment = ["GCL (A et al., Ch. 5, Eqs. 1-2, Figs. 3 and 4): clouds", "in stage 1. Then more."]
+    assert first_sentence(comment) == "GCL (A et al., Ch. 5, Eqs. 1-2, Figs. 3 and 4): clouds in stage 1"
 
 
 def test_all_methods_and_groups_are_listed_within_the_terminal(
@@ -30,10 +30,11 @@ def test_all_methods_and_groups_are_listed_within_the_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main([]) == 0
-    *lines, _, others = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines if not line.startswith(" ")} == set(names("method"))
-    assert max(map(len, lines)) <= 80
-    assert "sampler" in others
+    shown = capsys.readouterr().out
+    methods, _, others = shown.partition("\n\n")
+    assert {line.split()[0] for line in methods.splitlines() if not line.startswith(" ")} == set(names("method"))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert {"sampler", "stage", "trainer"} <= set(others.replace(",", "").split())
 
 
 def test_a_method_is_shown_with_its_parts_on_a_dataset(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lst"], "unknown verb 'lst': did you mean 'list'?"),
+        (["lst"], "unknown command 'lst': did you mean 'list'?"),
         (["show", "table=mislas/33"], "unknown table 'mislas/33': did you mean 'mislas/3'?"),
         (["show", "paper=mislass"], "unknown paper 'mislass': did you mean 'mislas'?"),
         (["plan", "cells=mislas/3/mislass"], "unknown cell 'mislas/3/mislass'"),
@@ -68,7 +68,10 @@ def finished(folder: Path, method: str = "mislas", seed: int = 0, **changes: obj
         (["figure=gcl/2.1"], "unknown figure 'gcl/2.1': did you mean 'kps/2.1'?"),
         (["figure=mislass/1"], "unknown paper 'mislass': did you mean 'mislas'?"),
         (["figure=gcl/5.2"], "figure gcl/5.2 is left out: a sketch of the method"),
-        (["compare", "figure=gcl/5.3"], "figure= goes with show, plan, run, or without a verb, and not with 'compare'"),
+        (
+            ["compare", "figure=gcl/5.3"],
+            "figure= goes with show, plan, run, or alone, and not with 'compare'",
+        ),
         (["figure=gcl/5.3", "stage1.epochs=2"], "stage1.epochs=2 has no effect: no run is needed for gcl/5.3"),
         (["figure=gcl/5.3", "seeds=1"], "seeds=1 has no effect"),
         (["figure=gcl/5.3", "out=x.gif"], "a figure's file ends in .png, .pdf, .svg"),
@@ -97,8 +100,8 @@ def test_list_counts_every_cell_and_the_runnable_ones(capsys: pytest.CaptureFixt
     runnable = sum(isinstance(job_of(cell), Job) for cell in all_cells())
     text = capsys.readouterr().out
     assert f"{runnable} of 1269 published cells can be run" in text
-    assert f"published figure only, {1269 - runnable} cells:" in text
-    assert "range_loss (5), fslwf (5), lifted_loss (4): a figure quoted since the OLTR paper" in text
+    assert f"published number only, {1269 - runnable} cells:" in text
+    assert "range_loss (5), fslwf (5), lifted_loss (4): a number quoted since the OLTR paper" in text
     assert runnable >= 1200
     assert "mislas/8" in text
 
@@ -163,7 +166,7 @@ def test_compare_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["compare", "table=mislas/8", f"runs={tmp_path}/runs", "format=csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     (reason,) = {row["protocol"] for row in rows if row["method"] == "fslwf"}
-    assert reason.startswith("published figure only: a figure quoted since the OLTR paper")
+    assert reason.startswith("published number only: a number quoted since the OLTR paper")
 
 
 def test_damaged_foreign_and_older_records_are_named_and_left_out(
@@ -216,7 +219,7 @@ def test_nothing_measured_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["compare", "paper=bkd", f"runs={finished(tmp_path)}"]) == 1
     assert "none of these cells is measured yet" in capsys.readouterr().err
     assert main(["run", "cells=mislas/4/fslwf"]) == 1
-    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted" in capsys.readouterr().out
+    assert "published number only, 1 cell (mislas/4/fslwf): a number quoted" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -212,15 +212,15 @@ def test_what_cannot_run_says_why_in_one_line() -> None:
         found = job_of(cell)
         assert isinstance(found, Job) or (found and "\n" not in found), cell.name
     quoted = match_cells(all_cells(), "mislas/4/fslwf/places_lt")
-    assert str(job_of(quoted[0])).startswith("a figure quoted since the OLTR paper")
+    assert str(job_of(quoted[0])).startswith("a number quoted since the OLTR paper")
     plan = make_plan([*quoted, *match_cells(all_cells(), MISLAS)], Outputs([]), [0], [])
     lines = compare(quoted, Outputs([]), missing=True)
     assert [(line.kind, line.value) for line in lines] == [("published-only", None)]
-    assert lines[0].remark.startswith("published figure only: a figure quoted since the OLTR paper")
-    assert "1 published figures only" in " ".join(to_table(lines).notes)
+    assert lines[0].remark.startswith("published number only: a number quoted since the OLTR paper")
+    assert "1 published numbers only" in " ".join(to_table(lines).notes)
     assert (list(plan.published_only.values()), len(plan.jobs)) == ([quoted], 1)
     text = as_text(show_plan(plan, Cost([])))
-    assert "published figure only, 1 cell (mislas/4/fslwf): a figure quoted since the OLTR paper" in text
+    assert "published number only, 1 cell (mislas/4/fslwf): a number quoted since the OLTR paper" in text
     assert "1 of 2 cells can be run" in text
 
 

@@ -89,6 +89,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if "://" in target or path.is_relative_to(DOCS):
             return link[0]
         where = path.relative_to(ROOT)
+        if where == Path("README.md"):  # the site's first page
+            return f"[{text}]({os.path.relpath(DOCS / 'index.md', folder)})"
         if not path.exists():
             raise FileNotFoundError(f"{page.file.src_uri}: no {where}")
         return f"{text} (`{where}`)"
@@ -102,7 +104,7 @@ def methods() -> list[str]:
 
 
 def config_groups() -> list[str]:
-    """The groups that a command line chooses from, and papers' settings."""
+    """The groups that a command line chooses from."""
     return groups()
 
 

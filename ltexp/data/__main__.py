@@ -11,11 +11,12 @@ from ltexp.config.path import take_config_dirs
 from ltexp.config.require import is_whole, require
 from ltexp.config.words import parse_value, read_flag, split_words, status_of
 from ltexp.data.commands.catalog import as_path, build_source, dataset_config, datasets, resolve
-from ltexp.data.commands.texts import CACHE, CHECK, PREPARE, SHOW, UNPACK
+from ltexp.data.commands.texts import CACHE, CHECK, PREPARE, SHOW, UNPACK, USAGE
 from ltexp.data.images.arrays import default_root
 from ltexp.errors import ConfigError
 from ltexp.names import unknown_name
 from ltexp.processes.cores import usable_cores
+from ltexp.usage import folded
 
 # The functions import what they need themselves, so that each command starts at once; none imports torch except to
 # download.
@@ -155,18 +156,18 @@ def run_cache(words: Sequence[str]) -> int:
     return 0
 
 
-def _configured(verb: str, words: Sequence[str], own: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the config of the one dataset that is named, with its keys set; the verb's own keys as text)."""
+def _configured(command: str, words: Sequence[str], own: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the config of the one dataset that is named, with its keys set; the command's own keys as text)."""
     names = [word for word in words if "=" not in word]
     if len(names) != 1:
-        raise ConfigError(f"name one dataset: ltexp data {verb} {' | '.join(datasets())}")
+        raise ConfigError(f"name one dataset: ltexp data {command} {' | '.join(datasets())}")
     return _with_keys(dataset_config(names[0]), words, own)
 
 
 def _with_keys(
     config: dict[str, Any], words: Sequence[str], own: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the config of a dataset with its keys set, the verb's own keys as text) as typed."""
+    """(the config of a dataset with its keys set, the command's own keys as text) as typed."""
     _, options = split_words([word.removeprefix("dataset.") for word in words], [*own, *_settable(config)])
     for key in options.keys() - set(own):
         _set(config, key, parse_value(key, options[key]))
@@ -236,7 +237,7 @@ def _set(node: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
-VERBS = {
+COMMANDS = {
     "prepare": (run_prepare, PREPARE, "make the files of CIFAR, SVHN, CINIC-10, Tiny ImageNet or AG's News"),
     "unpack": (run_unpack, UNPACK, "make image files and lists of a folder of Hugging Face datasets"),
     "check": (run_check, CHECK, "say what is missing or wrong"),
@@ -249,28 +250,31 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise ConfigError(message)
 
+    def format_help(self) -> str:
+        return f"{folded((self.description or '').rstrip())}\n"
+
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ltexp data", description="Prepare, unpack, check and show datasets.", allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, (_, text, summary) in VERBS.items():
+    listed = "\n".join(f"  {command:<10}{summary}" for command, (_, _, summary) in COMMANDS.items())
+    parser = _Parser(prog="ltexp data", description=USAGE.replace("{commands}", listed), allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (_, text, _) in COMMANDS.items():
         text = text.replace("{datasets}", ", ".join(datasets()))
-        formatter = argparse.RawDescriptionHelpFormatter
-        part = verbs.add_parser(verb, help=summary, description=text, formatter_class=formatter, allow_abbrev=False)
+        part = commands.add_parser(command, description=text, allow_abbrev=False)
         part.add_argument("words", nargs="*", metavar="DATASET | key=value")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; the exit status: 0; 1 for data that is missing or wrong; 2 for a wrong command line."""
+    """Runs one command; the exit status: 0; 1 for data that is missing or wrong; 2 for a wrong command line."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
 
     def action() -> int:
         words = take_config_dirs(typed)
-        if words and not words[0].startswith("-") and words[0] not in VERBS:
-            raise ConfigError(unknown_name("verb", words[0], VERBS))
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            raise ConfigError(unknown_name("command", words[0], COMMANDS))
         parsed = _parser().parse_args(words)
-        return VERBS[parsed.verb][0](parsed.words)
+        return COMMANDS[parsed.command][0](parsed.words)
 
     return status_of("ltexp data", action)
 

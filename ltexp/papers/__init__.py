@@ -57,7 +57,7 @@ def load_papers() -> dict[str, Paper]:
 
 @cache
 def published_only() -> tuple[PublishedOnly, ...]:
-    """The cells, of any paper, that stay published figures."""
+    """The cells, of any paper, that stay published numbers."""
     content = yaml.safe_load(_PUBLISHED_ONLY.read_text(encoding="utf-8"))
     return tuple(PublishedOnly(**tuples(node)) for node in content)
 

@@ -14,7 +14,8 @@ Runs that differ by their seed alone share a row: mean ± sample standard deviat
 rules or another selection of the epoch never do. Of two runs with the same config and seed the latest counts.
 
 keys:
-  format=terminal|markdown|csv|latex|html    default: as the ending of out= says (.md, .csv, .tex, .html)
+  format=NAME                          terminal | markdown | csv | latex | html; default: as the ending of out= says
+                                       (.txt, .md, .csv, .tex, .html)
   out=FILE                             default: the terminal; a figure: outputs/figures/<kind>.png (or .pdf, .svg)
   stages=true|false                    a row for each stage
   posthoc=true|false                   a further row for each evaluation that ltexp evaluate has kept

@@ -1,4 +1,4 @@
-"""Published tables and figures, addressed, run and compared.
+"""Published tables and figures: show them, run what is missing, compare.
 
     ltexp reproduce list                              papers and tables, how many cells ltexp can run
     ltexp reproduce show table=mislas/3               the table as printed
@@ -8,29 +8,34 @@
     ltexp reproduce compare table=mislas/3            published and measured side by side
     ltexp reproduce table=mislas/3                    run, then compare
     ltexp reproduce compare out=results.html          every published cell, as one page that works offline
-    ltexp reproduce figure=kps/3.5                    trains what a figure is of, and draws it
+    ltexp reproduce figure=kps/3.5                    trains the runs of a figure, and draws it
     ltexp reproduce show figure=kps/3.5               what it shows; plan figure= as for tables
 
-Which cells (all of them must fit; commas list alternatives):
-  table=PAPER/NUMBER  paper=PAPER  cells=NAME    a cell, the beginning of its name, or a glob
-  method= dataset= imbalance= ratio= backbone= split= own=true
+which cells (all keys must fit; commas list alternatives):
+  table=PAPER/NUMBER    as list shows them
+  paper=PAPER           all of its tables
+  cells=NAME            a cell, the beginning of its name, or a glob
+  method= dataset= imbalance= ratio= backbone= split=
+  own=true              runs of the paper's authors alone, no quoted figures
 
 plan, run:
   seeds=0,1,2           default: 0
   dry_run=true          run: the plan, and nothing else
-  KEY=VALUE             any override of `ltexp train`, for every run: trainer=bf16 stage1.epochs=20
-                        launcher=joblib, or launcher=slurm launcher.partition=gpu
-                        A run with other epochs or images stands apart in every comparison.
+  KEY=VALUE             any override of `ltexp train`, for every run: trainer=bf16 stage1.epochs=20 launcher=joblib;
+                        runs with other epochs or images stand apart in every comparison
+
 figures:
   figure=PAPER/NUMBER   commas list several; list names them all. seeds=, dry_run= and overrides are as for runs
   out=FILE              .png, .pdf or .svg; default: outputs/figures/PAPER_NUMBER.png, of several images ..._PART.png
   KEY=VALUE             options of the drawing, such as classes=0,9 (ltexp report --help)
+
 compare:
   runs=DIR,DIR          where finished runs are; default: outputs (or paths.outputs=DIR)
-  format=terminal|markdown|latex|csv|html     default: as the ending of out= says
+  format=NAME           terminal | markdown | latex | csv | html; default: as the ending of out= says
   out=FILE              default: the terminal
   missing=true|false    cells without a run as well; default: true for html and csv
-  sort=published|measured|difference|method|dataset     best first; sort=-measured: the other way round
+  sort=NAME             published | measured | difference | method | dataset, the best first; sort=-measured: the
+                        other way round
   keep=DIR              also copies the records that the table stands on (record.json, config.yaml) to DIR
 
 exit status: 0; 1 if a cell that was asked for has failed or cannot be written; 2 for a wrong command line.
@@ -61,7 +66,7 @@ from ltexp.reproduce.run import check_extra, check_jobs, run_plan
 from ltexp.reproduce.selection import FILTERS, select
 from ltexp.reproduce.show import list_papers, show_cell, show_paper, show_table
 
-VERBS = ("list", "show", "plan", "run", "compare")
+COMMANDS = ("list", "show", "plan", "run", "compare")
 KEYS = {
     "list": ("paper",),
     "show": FILTERS,
@@ -73,21 +78,21 @@ KEYS[""] = (*KEYS["run"], *KEYS["compare"])  # run, then compare
 
 
 def parse(words: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
-    """(verb, options, overrides for training) of a command line; without a verb it is run and compare.
+    """(command, options, overrides for training) of a command line; without a command it is run and compare.
 
     Raises:
-        ConfigError: for an unknown verb or key, or a key without a value.
+        ConfigError: for an unknown command or key, or a key without a value.
     """
-    verb, rest = (words[0], words[1:]) if words and "=" not in words[0] else ("", words)
-    if verb and verb not in VERBS:
-        raise ConfigError(unknown_name("verb", verb, VERBS))
+    command, rest = (words[0], words[1:]) if words and "=" not in words[0] else ("", words)
+    if command and command not in COMMANDS:
+        raise ConfigError(unknown_name("command", command, COMMANDS))
     for word in rest:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"'{word}' is not KEY=VALUE; see ltexp reproduce --help")
-    trains = verb in ("plan", "run", "")
-    extra, options = split_words(rest, KEYS[verb], lambda word: trains and is_override(word.partition("=")[0]))
+    trains = command in ("plan", "run", "")
+    extra, options = split_words(rest, KEYS[command], lambda word: trains and is_override(word.partition("=")[0]))
     check_extra(extra)
-    return verb, options, extra
+    return command, options, extra
 
 
 def show(options: dict[str, str]) -> None:
@@ -175,21 +180,21 @@ def _compare(options: dict[str, str], runs: Sequence[Run]) -> None:
     put_out(FORMATS[name](to_table(lines, name == "csv")), out)
 
 
-def execute(verb: str, options: dict[str, str], extra: Sequence[str]) -> int:
+def execute(command: str, options: dict[str, str], extra: Sequence[str]) -> int:
     """Does what the command line says; the exit status."""
-    if verb == "list":
+    if command == "list":
         papers = [find_paper(name) for name in options["paper"].split(",")] if options else list(load_papers().values())
         print_all(list_papers(papers), list_figures([paper.id for paper in papers]))
         return 0
-    if verb == "show":
+    if command == "show":
         show(options)
         return 0
-    if verb == "plan":
+    if command == "plan":
         print_all(show_plan(*plan(options, extra)))
         return 0
     _check_compare(options)
-    status = run(options, extra) if verb in ("run", "") else 0
-    if verb != "run" and options.get("dry_run") != "true":
+    status = run(options, extra) if command in ("run", "") else 0
+    if command != "run" and options.get("dry_run") != "true":
         _compare(options, load_runs(options, extra))
     return status
 

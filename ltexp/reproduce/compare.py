@@ -57,7 +57,7 @@ def compare(cells: Sequence[Cell], outputs: Outputs, missing: bool) -> list[Comp
     for cell in cells:
         job = job_of(cell)
         if isinstance(job, str):
-            lines += [Comparison(cell, None, f"published figure only: {job}", "published-only")] if missing else []
+            lines += [Comparison(cell, None, f"published number only: {job}", "published-only")] if missing else []
             continue
         found = _lines(cell, outputs.of(job), of_some_cell)
         lines += found or ([Comparison(cell, None, "not measured", "missing")] if missing else [])
@@ -205,7 +205,7 @@ def _notes(lines: Sequence[Comparison]) -> list[str]:
     notes.append(
         f"{len({line.cell.name for line in lines})} cells, {counts['full']} measured under the full protocol"
         + (f", {counts['shortened']} under a shortened schedule or on other images" if counts["shortened"] else "")
-        + (f", {counts['published-only']} published figures only" if counts["published-only"] else "")
+        + (f", {counts['published-only']} published numbers only" if counts["published-only"] else "")
     )
     return notes
 

@@ -25,7 +25,7 @@ from ltexp.reproduce.measured import Outputs
 from ltexp.reproduce.plan import Plan, complete, show_cost, show_job
 from ltexp.reproduce.run import check_extra, check_jobs, compose_job, outputs_root, run_plan, typed_values
 
-VERBS = ("show", "plan", "run")
+COMMANDS = ("show", "plan", "run")
 KEYS = ("figure", "seeds", "runs", "dry_run", "out")
 
 
@@ -34,7 +34,7 @@ class Asked:
     """A command line about figures.
 
     Attributes:
-        verb: show | plan | run; empty: run, then draw.
+        command: show | plan | run; empty: run, then draw.
         figures: those that are named.
         options: the command's own, as text.
         drawn: options of the drawings, as text.
@@ -42,7 +42,7 @@ class Asked:
         runs: what each of the drawings is of, with the overrides.
     """
 
-    verb: str
+    command: str
     figures: list[Figure]
     options: dict[str, str]
     drawn: dict[str, str]
@@ -71,11 +71,11 @@ def parse(words: Sequence[str]) -> Asked:
     """What a command line with `figure=` asks for.
 
     Raises:
-        ConfigError: for an unknown figure, verb or key, and for what would be without effect.
+        ConfigError: for an unknown figure, command or key, and for what would be without effect.
     """
-    verb, rest = (words[0], words[1:]) if "=" not in words[0] else ("", words)
-    if verb and verb not in VERBS:
-        raise ConfigError(f"figure= goes with {', '.join(VERBS)}, or without a verb, and not with '{verb}'")
+    command, rest = (words[0], words[1:]) if "=" not in words[0] else ("", words)
+    if command and command not in COMMANDS:
+        raise ConfigError(f"figure= goes with {', '.join(COMMANDS)}, or alone, and not with '{command}'")
     named = next(word.partition("=")[2] for word in rest if word.startswith("figure="))
     figures = [find_figure(name.strip()) for name in named.split(",")]
     drawings = [drawing for figure in figures for drawing in figure.drawings]
@@ -84,7 +84,7 @@ def parse(words: Sequence[str]) -> Asked:
     check_extra(extra)
     drawn = {key: text for key, text in options.items() if key in own}
     runs = {drawing: runs_of(drawing, extra) for drawing in drawings if drawing.of_runs}
-    asked = Asked(verb, figures, {key: options[key] for key in options if key in KEYS}, drawn, extra, runs)
+    asked = Asked(command, figures, {key: options[key] for key in options if key in KEYS}, drawn, extra, runs)
     _check(asked)
     return asked
 
@@ -116,18 +116,18 @@ def figures(words: Sequence[str]) -> int:
         LtexpError: in one line, for what is wrong with the command line, the data or a file.
     """
     asked = parse(words)
-    if asked.verb == "show":
+    if asked.command == "show":
         print_all(*(_shown(figure, asked) for figure in asked.figures))
         return 0
     runs = load_runs(asked.options, asked.extra)
     plan = asked.plan(runs)
     if asked.extra and plan.to_run:
         compose_job(plan.to_run[0][0])  # an override that does not exist is answered at once
-    if asked.verb == "plan" or read_flag(asked.options, "dry_run"):
+    if asked.command == "plan" or read_flag(asked.options, "dry_run"):
         print_all(_planned(asked, plan, Cost(runs)))
         return 0
     failed = _train(plan)
-    if asked.verb != "run":
+    if asked.command != "run":
         finished = Outputs(load_runs(asked.options, asked.extra))
         drawn = [_draw(asked, figure, drawing, finished) for figure in asked.figures for drawing in figure.drawings]
         return 0 if all(drawn) else 1

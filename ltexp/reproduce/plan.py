@@ -102,7 +102,7 @@ def show_plan(plan: Plan, cost: Cost) -> RenderableType:
         names = ", ".join(f"{cell.paper}/{cell.table}/{cell.row}/{cell.column}" for cell in cells[:3])
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         lines += show_job(plan, job, f"{names}{more}")
-    for what, reasons in (("cannot run", plan.impossible), ("published figure only,", plan.published_only)):
+    for what, reasons in (("cannot run", plan.impossible), ("published number only,", plan.published_only)):
         for reason, cells in reasons.items():
             lines.append(Text(f"{what} {counts_of(len(cells), 'cell')} ({_examples(cells)}): {reason}", style="dim"))
     lines.append(Text(_summary(plan, cost)))

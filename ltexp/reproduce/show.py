@@ -16,7 +16,7 @@ LETTERS = string.ascii_lowercase  # of footnotes
 
 
 def list_papers(papers: Sequence[Paper]) -> RenderableType:
-    """A line for each table: its cells, how many of them ltexp can run, and how many stay published figures."""
+    """A line for each table: its cells, how many of them ltexp can run, and how many stay published numbers."""
     grid = Grid(title=None)
     counted = (("cells", True), ("runnable", True), ("published only", True))
     for title, numeric in (("table", False), ("caption", False), *counted):
@@ -34,7 +34,7 @@ def list_papers(papers: Sequence[Paper]) -> RenderableType:
             of_reason[cell.method] = of_reason.get(cell.method, 0) + 1
     every, runnable, left = _counts(everything)
     lines = [f"{runnable} of {every} published cells can be run; ltexp reproduce show table=PAPER/NUMBER shows a table"]
-    lines += [f"published figure only, {left} cells:"] if reasons else []
+    lines += [f"published number only, {left} cells:"] if reasons else []
     for reason, methods in reasons.items():
         lines.append(f"  {', '.join(f'{method} ({count})' for method, count in methods.items())}: {reason}")
     return Lines(grid, *(Text(line, style="dim") for line in lines))
@@ -47,7 +47,7 @@ def _counts(cells: Sequence[Cell]) -> list[str]:
 
 
 def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
-    """The rows and columns of `cells` as the paper prints them; what stays a published figure is dim."""
+    """The rows and columns of `cells` as the paper prints them; what stays a published number is dim."""
     columns = list(dict.fromkeys(cell.column for cell in cells))
     rows = list(dict.fromkeys(cell.row for cell in cells))
     at = {(cell.row, cell.column): cell for cell in cells}
@@ -58,12 +58,12 @@ def show_table(table: Table, cells: Sequence[Cell]) -> RenderableType:
     for row in rows:
         grid.add_row(row, *(_printed(at.get((row, column)), marks) for column in columns))
     metric = {"top1_accuracy": "top-1 accuracy in %", "top1_error": "top-1 error in %"}[table.metric]
-    notes = [f"{metric}, as printed; dim: published figure only", *([table.note] if table.note else [])]
+    notes = [f"{metric}, as printed; dim: published number only", *([table.note] if table.note else [])]
     reasons: dict[str, list[str]] = {}
     for cell in cells:
         if isinstance(reason := job_of(cell), str) and cell.row not in (of_reason := reasons.setdefault(reason, [])):
             of_reason.append(cell.row)
-    notes += [f"published figure only, {', '.join(of_reason)}: {reason}" for reason, of_reason in reasons.items()]
+    notes += [f"published number only, {', '.join(of_reason)}: {reason}" for reason, of_reason in reasons.items()]
     notes += [
         f"{LETTERS[place]} {', '.join(f'{cell.row}/{cell.column}' for cell in about)}: {note}"
         for place, (note, about) in enumerate(marks.items())
@@ -91,7 +91,7 @@ def show_cell(cell: Cell) -> RenderableType:
     lines += [f"  trained as {cell.trained_as}"] if cell.trained_as else []
     if isinstance(job, Job) and job.files:
         lines.append(f"  needs FILE: {' '.join(job.files)}")
-    lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  published figure only: {job}")
+    lines.append(f"  {job.command([0])}" if isinstance(job, Job) else f"  published number only: {job}")
     return Text("\n".join(lines))
 
 

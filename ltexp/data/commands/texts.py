@@ -1,4 +1,14 @@
-"""What `--help` says after each `ltexp data` verb."""
+"""What `--help` says after `ltexp data` and after each of its commands."""
+
+USAGE = """\
+ltexp data: prepare, unpack, check and show datasets.
+
+usage: ltexp data COMMAND ...
+
+{commands}
+
+ltexp data COMMAND --help says more.
+"""
 
 PREPARE = """\
 Makes <root>/<dataset>/{train,test}_{images,labels}.npy and classes.txt, in the published order of the images;
@@ -14,6 +24,7 @@ of AG's News, <root>/ag_news/{train,test}.csv, the dataset's own files, once eve
   ltexp data prepare tiny_imagenet source=~/Downloads      from tiny-imagenet-200.zip, or its folder
 
 datasets: cifar10, cifar100, svhn; never by download cinic10, tiny_imagenet, ag_news
+
 keys:
   source=PATH           archive, folder of an unpacked one, folder of prepared files, or a folder with one of these
   root=PATH             data root (default: the environment variable LTEXP_DATA, else data)
@@ -52,13 +63,15 @@ and of texts a folder with train.csv and test.csv: class index from 1, then the 
 Image files lie in a folder for each class, or are named by lists of "path label" lines.
 
 datasets: {datasets}
+
 keys:
   root=PATH         data root (default: the environment variable LTEXP_DATA, else data)
   decode=true       decode image files as well
   unreadable=FILE   write the paths of missing and, with decode=true, damaged images of one dataset there; a run
                     with dataset.leave_out=FILE goes on without them. It is not written where no image was looked at
-  and, of one dataset, every key that `ltexp methods dataset/<dataset>` shows (also written dataset.leave_out= and
-  so on); with any but those of source. it says what a run takes of the dataset, or why it takes none
+
+Of one dataset also every key that `ltexp methods dataset/DATASET` shows (leave_out= or dataset.leave_out=). With any
+that does not begin with source. it says how many images a run takes, or why it takes none.
 """
 
 SHOW = """\
@@ -68,13 +81,14 @@ Prints a long-tailed dataset's sizes, class counts, ratio and shots, and draws i
   ltexp data show cifar10_lt imbalance=step imbalance_ratio=50 subset.seed=1 out=step.pdf
 
 datasets: {datasets}
+
 keys:
   root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
   out=PATH    the figure, .png, .pdf or .svg (default: outputs/data/<dataset>_<imbalance>_<ratio>.png)
-  and every key that `ltexp methods dataset/<dataset>` shows, such as imbalance=, imbalance_ratio=, max_per_class=,
-  num_classes=, subset.seed=, validation.fraction= (also written dataset.imbalance_ratio= and so on)
-"""
 
+Also every key that `ltexp methods dataset/DATASET` shows, such as imbalance_ratio= (or dataset.imbalance_ratio=),
+max_per_class=, num_classes=, subset.seed=, validation.fraction=.
+"""
 
 CACHE = """\
 Makes a copy of all images of a dataset of files, resized to dataset.resize pixels on the short side as evaluation does,
@@ -88,9 +102,11 @@ on average. The command can be stopped at any time, and goes on where it was whe
 finished, damaged, of other lists or of another size is refused by every run.
 
 datasets: {datasets}
+
 keys:
   root=PATH   data root (default: the environment variable LTEXP_DATA, else data)
   out=PATH    folder of the cache (default: ROOT/cache/DATASET_RESIZE)
   workers=N   processes that decode (default: one for each core)
-  and every key that `ltexp methods dataset/<dataset>` shows (also written dataset.resize= and so on)
+
+Also every key that `ltexp methods dataset/DATASET` shows, such as resize= (or dataset.resize=).
 """
