@@ -33,8 +33,8 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     counts = objective.loss.class_counts
     mixing: Mixing = build(stage.mixing, class_counts=counts, path=f"{name}.mixing")
     step = build_step(stage.step, counts, path=f"{name}.step")
-    for part in (mixing, step):
-        require_names(part, "streams")
+    require_names(mixing, "streams")
+    require_names(step, "streams")
     with within(f"{name}.step"):
         step.check(name, stage, trainer)
     if trainer.precision == "16-mixed":

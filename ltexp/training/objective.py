@@ -143,8 +143,6 @@ def _check(part: Loss) -> None:
             "keep them in a module of the stage, whose output the loss reads, or in buffers"
         )
     require_names(part, "needs", "teachers", "surveys", "streams")
-    if unknown := set(part.surveys) - {"train", "validation"}:
-        raise ConfigError(f"{type(part).__name__}.surveys names {min(unknown)!r}: expected train or validation")
 
 
 def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:
