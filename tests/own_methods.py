@@ -214,3 +214,7 @@ class FeaturesAlone(Loss):
     def per_sample(self, output: ModelOutput, target: Tensor) -> Tensor:
         assert output.features is not None
         return (output.features.mean(1) - target).square()
+
+
+class Taught(Remembers):
+    needs = frozenset({"teachers_logits"})

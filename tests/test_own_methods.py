@@ -4,17 +4,19 @@ import io
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import own_methods
 import pytest
 import torch
-from runs import run_here, tiny, weights
+from runs import composed, run_here, tiny, weights
 from test_distributed_methods import compare, run_and_note
 from test_every_method import resume_in_each
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltexp.config import to_config
 from ltexp.data.deferred import Deferred
 from ltexp.data.samplers import InstanceBalanced
 from ltexp.distributed import rank
@@ -22,6 +24,7 @@ from ltexp.errors import ConfigError
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.agreement import note_unequal_state
+from ltexp.training.fingerprint import _reads_validation
 
 VALIDATION = "dataset.validation.fraction=0.2"
 COUNTS = torch.tensor([24, 13, 7, 4])
@@ -114,6 +117,12 @@ def test_a_streams_sampler_does_as_well(tmp_path: Path, monkeypatch: pytest.Monk
     assert [epoch for epoch, _ in own_methods.Difficult.seen] == [0, 1]
 
 
+def test_validation_images_that_a_sampler_surveys_are_a_part_of_what_is_trained(tmp_path: Path) -> None:
+    for sampler, reads in (("Difficult", True), ("Unsurveyed", False)):
+        plain = composed(*of(tmp_path, f"{SAMPLER}={sampler}"), project=tmp_path)
+        assert _reads_validation(SimpleNamespace(class_counts=COUNTS), to_config(plain).stages["stage1"]) is reads  # type: ignore[arg-type]
+
+
 def test_a_deferred_sampler_surveys_where_the_epochs_own_does() -> None:
     labels = torch.repeat_interleave(COUNTS)
     own = own_methods.Difficult(labels, COUNTS)
@@ -148,6 +157,7 @@ REFUSED = {
     "no validation images for a sampler": (f"{SAMPLER}=Difficult", "stage1.sampler: it surveys validation images, and"),
     "no validation images for a loss": (f"{LOSS}=WeightedByDifficulty", "stage1.loss: it surveys validation images,"),
     "a hook that nothing calls": (f"{SAMPLER}=Unsurveyed", "Unsurveyed.before_epoch is never called: set surveys"),
+    "no teachers": (f"{LOSS}=Taught", "stage1: its loss reads teachers_logits and names no teacher in its `teachers`"),
     "a field that is not there": (
         f"{CLASSIFIER}=Silent",
         "own_methods.Silent.gives names group_logits, and its output",
