@@ -13,7 +13,7 @@ from ltexp.losses.base import Loss
 from ltexp.losses.context import BatchContext, Survey
 from ltexp.models.backbone import Backbone
 from ltexp.models.cifar_resnet import CifarResNet
-from ltexp.models.classifier import Classifier
+from ltexp.models.classifier import Classifier, Linear
 from ltexp.models.experts import ExpertLinear
 from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
@@ -85,6 +85,23 @@ class ReadsVectors(Loss):
         assert output.features is not None
         logits = F.linear(output.features, output.extra["class_vectors"], output.extra["class_biases"])
         return F.cross_entropy(logits, target, reduction="none")
+
+
+class Tempered(Linear):
+    """Logits over a temperature a class, which `linear_form` has not."""
+
+    def __init__(self, feature_dim: int, num_classes: int) -> None:
+        super().__init__(feature_dim, num_classes)
+        self.temperature = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) / self.temperature
+
+
+class WellTempered(Tempered):
+    def linear_form(self) -> tuple[Tensor, Tensor | None]:
+        assert self.bias is not None
+        return (self.weight / self.temperature[:, None]).detach(), (self.bias / self.temperature).detach()
 
 
 class Depths(Backbone):

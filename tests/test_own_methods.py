@@ -85,6 +85,15 @@ def test_class_biases_of_a_classifier_without_them_are_none(tmp_path: Path) -> N
         run_here(tmp_path / "run", *of(tmp_path, f"{LOSS}=ReadsVectors"), f"{CLASSIFIER}=cosine", project=tmp_path)
 
 
+def test_a_linear_form_that_is_the_forward_starts_a_later_stage(tmp_path: Path) -> None:
+    words = (*of(tmp_path, f"{CLASSIFIER}=WellTempered"), "method=crt", "stage2.init.classifier=stage1")
+    words += ("stage2.epochs=1", "stage2.optimizer.lr=1e-30")
+    run_here(tmp_path / "run", *words, project=tmp_path)
+    one, other = (weights(tmp_path / "run", stage) for stage in ("stage1", "stage2"))
+    expected = one["classifier.weight"] / one["classifier.temperature"][:, None]
+    torch.testing.assert_close(other["classifier.weight"], expected)
+
+
 def test_a_network_may_have_a_fixed_number_of_experts(tmp_path: Path) -> None:
     words = of(tmp_path, f"{LOSS}=EachExpert", f"{CLASSIFIER}=ThreeHeads", "backbone=Depths")
     run_here(tmp_path / "run", *words, project=tmp_path)
@@ -157,6 +166,10 @@ REFUSED = {
     "no validation images for a sampler": (f"{SAMPLER}=Difficult", "stage1.sampler: it surveys validation images, and"),
     "no validation images for a loss": (f"{LOSS}=WeightedByDifficulty", "stage1.loss: it surveys validation images,"),
     "a hook that nothing calls": (f"{SAMPLER}=Unsurveyed", "Unsurveyed.before_epoch is never called: set surveys"),
+    "half a linear form": (
+        f"{CLASSIFIER}=Tempered",
+        "own_methods.Tempered.linear_form is not its forward: later stages",
+    ),
     "no teachers": (f"{LOSS}=Taught", "stage1: its loss reads teachers_logits and names no teacher in its `teachers`"),
     "a field that is not there": (
         f"{CLASSIFIER}=Silent",
