@@ -24,7 +24,8 @@ class ModelOutput:
         auxiliary_maps: the auxiliary network's maps, one for each of `feature_maps`.
         logit_scale: what turns the classifier's logits into those of its softmax (the scale of a cosine loss).
         extra: what else the stage's modules gave, by name; "view_features" (V, B, D) and "view_logits" (V, B, C) of a
-            batch of several views, "class_vectors" (C, D) and "class_biases" (C,) of a linear classifier.
+            batch of several views, "class_vectors" (C, D) and "class_biases" (C,) of a linear classifier, and
+            "classify", the classifier as a function of features.
     """
 
     logits: Tensor

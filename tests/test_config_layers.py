@@ -362,6 +362,10 @@ def test_a_stage_that_a_method_leaves_out_is_not_brought_back_by_a_choice(typed:
     ("typed", "answer"),
     [
         ("stage1.lr_factors.backbone=0.5", "has no keys yet; +stage1.lr_factors.backbone=VALUE adds one"),
+        (
+            "stage1.lr_factors.classifier.temperature=0.1",
+            "stage1.lr_factors has no keys yet; +stage1.lr_factors.classifier.temperature=VALUE adds one",
+        ),
         ("stage1.loss.smoothing=0.3", "with loss@stage1.loss=NAME; the one chosen has epsilon, spread, scale"),
     ],
 )

@@ -95,7 +95,7 @@ def stage_on_meta(config: Config, folder: Path, name: str) -> tuple[Stage, Any]:
     own = Stage(model, stage, session.class_counts, session.stage_seed(name), load_teachers(session, stage), loader)
     own = own.to(META).train()
     own.on_train_epoch_start()
-    loader.learner = None  # which tries classes before an epoch
+    loader.learners = []  # which tries classes before an epoch
     for part in own.modules():
         if hasattr(part, "_started"):  # of a momentum copy: read in a run's first step
             part._started = True

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, WeightAveraging
 from rich.console import Console
 from runs import assert_equal_weights, run_here, tiny, weights
 from test_distributed_methods import compare
 from test_every_method import resume_in_each
+from torch.optim.swa_utils import AveragedModel
 
 from ltexp.evaluation.record import read_record
 from ltexp.models.checkpoint import load_part
@@ -17,6 +19,7 @@ from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.models.projection import MomentumContrast
 from ltexp.report.__main__ import main as report
 from ltexp.report.table import run_table
+from ltexp.training.callbacks.whole_numbers import keep_whole_numbers
 from ltexp.training.stage import Stage
 
 EMA = ("callbacks=ema", "callbacks.ema.decay=0.8")
@@ -53,6 +56,35 @@ def test_the_average_is_the_formulas_and_the_last_weights_are_a_row(
     assert "last weights" in capture.get()
     assert report([str(tmp_path / "averaged"), "posthoc=true", "format=csv"]) == 0
     assert ",stage1_last_weights," in capsys.readouterr().out
+
+
+def test_class_counts_are_not_averaged(tmp_path: Path) -> None:
+    """Rounded down, a mean of 7 and 7 may be 6: the next stage would have other class counts, and other shots."""
+    run_here(tmp_path / "run", *tiny("crt"), "callbacks=ema", "callbacks.ema.decay=0.9")
+    for stage in ("stage1", "stage2"):
+        content = torch.load(tmp_path / "run" / stage / "checkpoint.pt", weights_only=True)
+        assert content["class_counts"] == [24, 13, 7, 4]
+
+
+@pytest.mark.parametrize(
+    ("averaging", "expected"),
+    [(EMAWeightAveraging(decay=0.9), [0.1, 1.1]), (WeightAveraging(), [0.5, 1.5])],
+    ids=["ema", "mean"],
+)
+def test_integers_and_bools_are_taken_as_they_are(averaging: WeightAveraging, expected: list[float]) -> None:
+    keep_whole_numbers(averaging)
+    module = torch.nn.Linear(1, 1)
+    module.register_buffer("counts", torch.tensor([7, 3]))
+    module.register_buffer("rare", torch.tensor([False, True]))
+    module.register_buffer("mean", torch.tensor([0.0, 1.0]))
+    average = AveragedModel(module, use_buffers=True, **averaging._kwargs)
+    average.update_parameters(module)
+    module.mean += 1
+    module.rare.logical_not_()
+    average.update_parameters(module)
+    assert average.module.counts.tolist() == [7, 3]
+    assert average.module.rare.tolist() == [True, False]
+    assert average.module.mean.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("callback", [EMA, ("callbacks=weight_averaging",)])

@@ -52,6 +52,18 @@ def require_path(key: str, value: object) -> None:
         raise ConfigError(f"{key}= is empty: name a path (was a variable of the shell not set?)")
 
 
+def require_names(part: object, *attributes: str) -> None:
+    """Refuses a text where `part` has to have a collection of names, which would be taken letter by letter.
+
+    Raises:
+        ConfigError: naming the class and its attribute.
+    """
+    for attribute in attributes:
+        if isinstance(value := getattr(part, attribute, ()), str):
+            who = part.__name__ if isinstance(part, type) else type(part).__name__
+            raise ConfigError(f"{who}.{attribute} is {value!r}: expected a set of names, {{{value!r}}}")
+
+
 def is_whole(value: object, least: int, most: float = math.inf) -> bool:
     """Whether `value` is a whole number (of an integer type) from `least` to `most`."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(least <= value <= most)

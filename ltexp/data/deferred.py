@@ -1,7 +1,7 @@
 """Deferred re-sampling (DRS): one sampler until some epoch, another from then on."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from ltexp.config.require import require, within
 from ltexp.data.samplers import Sampler
 from ltexp.epochs import A_POINT, has_started, is_point
 from ltexp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ltexp.losses.context import Survey
 
 
 class Deferred(Sampler):
@@ -53,6 +56,7 @@ class Deferred(Sampler):
             if not (sampler.size == self.size and torch.equal(sampler.by_class, self.by_class)):
                 raise ConfigError(f"{path}: its labels are others: build it of the labels given here")
         self.start = start
+        self.surveys = {*self.before.surveys, *self.after.surveys}
 
     def current(self, epoch: int, max_epochs: int) -> Sampler:
         """The sampler of `epoch` (from 0) of `max_epochs`.
@@ -61,6 +65,11 @@ class Deferred(Sampler):
             ConfigError: a start that the stage never reaches.
         """
         return self.after if has_started("start", self.start, epoch, max_epochs) else self.before
+
+    def before_epoch(self, epoch: int, max_epochs: int, survey: "Survey") -> None:
+        """As the epoch's sampler does; see `Sampler`."""
+        if (current := self.current(epoch, max_epochs)).surveys:
+            current.before_epoch(epoch, max_epochs, survey)
 
     def check_data(self) -> None:
         """As both samplers do; see `Sampler`."""

@@ -72,7 +72,7 @@ class IndexSampler(Protocol):
 
 
 class Learner(Protocol):
-    """What changes an augmentation from one epoch to the next."""
+    """What changes an augmentation or a sampler from one epoch to the next."""
 
     def before_epoch(self, epoch: int) -> None:
         """Called on every process before an epoch's first batch is made."""
@@ -155,7 +155,7 @@ class Loader(ABC, Generic[AnySplit]):
     Attributes:
         samples: what the batches are made of, the same word as an augmentation's.
         streams: further loaders, of as many steps, whose batches come beside this one's.
-        learner: of the augmentation, where that depends on what the model has learned.
+        learners: of the augmentation and the sampler, where they depend on what the model has learned.
         feeds_classifier: whether batches are features, which the classifier reads, and not what the backbone does.
         replayable: whether `make` does the same operations on the device for every recipe, but for the augmentation.
     """
@@ -191,7 +191,7 @@ class Loader(ABC, Generic[AnySplit]):
         self._rank, self._world_size = rank, world_size
         self._own_labels = torch.from_numpy(split.labels)
         self._labels = self._own_labels.to(self.device)
-        self.learner: Learner | None = None
+        self.learners: list[Learner] = []
         self._plan_cache: tuple[int, Tensor, list[dict[str, Tensor]]] | None = None
 
     @abstractmethod
@@ -217,12 +217,12 @@ class Loader(ABC, Generic[AnySplit]):
 
     def state(self) -> dict[str, Tensor]:
         """What such a loader has learned, for the checkpoint to resume from."""
-        return {} if self.learner is None else self.learner.state()
+        return {name: value for learner in self.learners for name, value in learner.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Goes on from `state`."""
-        if self.learner is not None:
-            self.learner.load_state(state)
+        for learner in self.learners:
+            learner.load_state(state)
 
     def close(self) -> None:
         """Ends what a loader keeps at work between epochs; a further iteration starts it anew."""
@@ -247,9 +247,11 @@ class Loader(ABC, Generic[AnySplit]):
 
     def recipes(self) -> Iterator[Recipe]:
         """What the epoch's batches are made of, each to be made before the next is asked for."""
-        epoch, steps = self.epoch, len(self)
-        if self.learner is not None:
-            self.learner.before_epoch(epoch)
+        epoch = self.epoch
+        for learner in self.learners:
+            learner.before_epoch(epoch)
+            self._plan_cache = None  # made of what was learned before, where the epoch's length was asked for
+        steps = len(self)
         order, draws = self._plan()
         beside = {name: loader.at(epoch).recipes() for name, loader in self.streams.items()}
         for step in range(steps):

@@ -6,7 +6,8 @@ are. A new sampler is usually one method, `class_probabilities`: the class is dr
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from ltexp.config.require import is_number, is_whole, require
 from ltexp.counts import checked_class_counts, inverse_effective_number
 from ltexp.errors import ConfigError
 from ltexp.randomness import generator
+
+if TYPE_CHECKING:  # data knows nothing of models
+    from ltexp.losses.context import Survey
 
 
 class Sampler(ABC):
@@ -25,9 +29,14 @@ class Sampler(ABC):
         class_counts: (C,) int64, how often each class occurs in `labels`.
         epoch_length: images an epoch shows; null (default): N.
 
+    Attributes:
+        surveys: the splits, `train` or `validation`, that it surveys before an epoch (`before_epoch`).
+
     Raises:
         ConfigError: unusable labels or class counts, counts that are not the labels', or an epoch length below 1.
     """
+
+    surveys: Collection[str] = ()
 
     def __init__(self, labels: Tensor, class_counts: Tensor, epoch_length: int | None = None) -> None:
         self.class_counts = checked_class_counts(class_counts).cpu()
@@ -45,6 +54,18 @@ class Sampler(ABC):
     @abstractmethod
     def class_probabilities(self, epoch: int, max_epochs: int) -> Tensor:
         """(C,) float64, the expected share of each class in the images of `epoch` (from 0) of `max_epochs`."""
+
+    def before_epoch(self, epoch: int, max_epochs: int, survey: "Survey") -> None:  # noqa: B027 - a hook
+        """Called before the order of every epoch is made, on every process, where it `surveys` a split.
+
+        A resumed stage calls it with its weights of that moment: what is learned of a survey is in no checkpoint. The
+        length of the epoch stays.
+
+        Args:
+            epoch: from 0.
+            max_epochs: epochs of the stage.
+            survey: of the model as it is then.
+        """
 
     def check_data(self) -> None:  # noqa: B027 - a hook
         """Refuses the labels of a real training set, which it was built with, before anything is trained.

@@ -137,8 +137,10 @@ def _unknown(config: DictConfig, key: str, known: list[str]) -> str:
     if other := _of_other_choices(config, key):
         own = [name.removeprefix(f"{parent}.") for name in dict.fromkeys(siblings)]
         return other + (f"; the one chosen has {', '.join(own)}" if own and len(own) <= MOST_OWN else "")
-    if parent and OmegaConf.select(config, parent) == {}:
-        return f"unknown key '{key}': {parent} has no keys yet; +{key}=VALUE adds one"
+    words = key.split(".")
+    for above in (".".join(words[:length]) for length in range(1, len(words))):
+        if OmegaConf.select(config, above) == {}:
+            return f"unknown key '{key}': {above} has no keys yet; +{key}=VALUE adds one"
     return unknown_name("key", key, siblings if parent in known else known)
 
 

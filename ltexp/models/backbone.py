@@ -21,6 +21,8 @@ class Backbone(nn.Module):
         reads: the kind of data the backbone is for (`LongTailedData.kind`).
         feature_dim: D, the width of a feature; with experts, of each expert's.
         map_channels: the number of channels of each block's map, in the order of `forward_maps`.
+        experts: E where its features are (B, E, D), of a network whose number of experts is fixed. Where a keyword of
+            the constructor says it, that is called `experts`, and its value in the config counts.
         num_branches: how many last blocks the network has side by side; features and last maps are those of all, one
             after the other. Default 1.
         builds_without_data: whether its config node alone is enough to build it, so that it is tried before data is
@@ -35,6 +37,7 @@ class Backbone(nn.Module):
     notes: Sequence[str] = ()
     feature_dim: int
     map_channels: list[int]
+    experts: int | None = None
     num_branches: int = 1
 
     def forward(self, images: Tensor) -> Tensor:

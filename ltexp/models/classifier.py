@@ -6,7 +6,7 @@ learning rate.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -34,6 +34,8 @@ class Classifier(nn.Module):
         reads_text: the names and prompts that it asks of its backbone's text tower: to be fitted (`fit_text`) where
             it needs nothing else, to start from where it is trained. None: it reads no text.
         experts: E where the classifier reads the features (B, E, D) of E experts, else None.
+        gives: what its `output` has beside logits and features, for losses and modules to read: fields of `ModelOutput`
+            or names in its `extra`.
         trained_scale: what turned its logits into those of the softmax that it was trained by, if it is a checkpoint's.
         takes_scale: whether `start_from` takes its source's `trained_scale` into the logits.
 
@@ -47,6 +49,7 @@ class Classifier(nn.Module):
     starts_from_features: ClassVar[bool] = False
     reads_text: Prompts | None = None
     experts: int | None = None
+    gives: ClassVar[Collection[str]] = ()
     trained_scale: float = 1.0
     takes_scale: ClassVar[bool] = False
 
@@ -75,7 +78,7 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def output(self, features: Tensor) -> ModelOutput:
-        """What a model hands on of features (B, D): they and their logits, computed in float32."""
+        """What a model hands on of features (B, D): they and their logits, computed in float32, and what it `gives`."""
         return ModelOutput(logits=self(features.float()), features=features)
 
     def linear_form(self) -> tuple[Tensor, Tensor | None]:

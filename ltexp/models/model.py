@@ -133,7 +133,13 @@ class Model(nn.Module):
             output.extra["class_vectors"] = self.classifier.class_vectors
         if "class_biases" in read:
             output.extra["class_biases"] = self.classifier.class_biases
+        if "classify" in read:
+            output.extra["classify"] = self._logits_of
         return output
+
+    def _logits_of(self, features: Tensor) -> Tensor:
+        with without_autocast(features.device.type):
+            return cast(Tensor, self.classifier(features.float()))
 
     def _attach(self, output: ModelOutput, running: Iterable[str], batch: Mapping[str, Any]) -> None:
         for name in running:

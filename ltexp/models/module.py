@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ltexp.config import MODULE_KEYS
 from ltexp.config.build import build
 from ltexp.config.locate import locate
-from ltexp.config.require import within
+from ltexp.config.require import require_names, within
 
 # Of a batch of several views: what the network makes of all of them, and the images themselves. Where the former are
 # not read, the network sees the first view alone.
@@ -26,6 +26,7 @@ OF_THE_MODEL = (
     VIEWS
     | {"inputs", "labels", "logits", "features", "feature_maps", "expert_logits"}
     | {"class_vectors", "class_biases"}  # of a linear classifier, with their gradient
+    | {"classify"}  # the classifier itself: features (n, D) that a loss or a module makes to logits (n, C)
 )
 
 
@@ -36,7 +37,8 @@ class StageModule(nn.Module):
 
     Attributes:
         reads: fields of the model's output, `inputs`, `labels` (of the batch's own images, while training alone),
-            `class_vectors` (C, D) and `class_biases` (C,) of a linear classifier, of several views `view_features`
+            `class_vectors` (C, D) and `class_biases` (C,) of a linear classifier, `classify`, which turns features
+            (n, D) into its logits (n, C), of several views `view_features`
             (V, B, D), `view_logits` (V, B, C) and `view_inputs` (V, B, ...), or what an earlier module gives.
         sees: whether a fresh one is shown the training set before training, for a start from class means and the like.
         gives: names; a field of `ModelOutput` where there is one, else an entry of its `extra`.
@@ -97,6 +99,7 @@ class Wiring:
     def of(cls, node: Mapping[str, Any]) -> "Wiring":
         """The wiring in a module's config node; what it leaves out is its class's."""
         target = locate(node["_target_"])
+        require_names(target, "reads", "gives")
         own = {key: node[key] for key in MODULE_KEYS if node.get(key) is not None}
         reads, gives = (tuple(own.pop(key, getattr(target, key, ()))) for key in ("reads", "gives"))
         return cls(reads, gives, **own)
@@ -127,7 +130,7 @@ def build_module(node: Mapping[str, Any], path: str = "", **facts: Any) -> nn.Mo
 
 
 def detach(value: Any) -> Any:
-    """A tensor, or a list of them, without gradient."""
-    if value is None:
-        return None
+    """A tensor, or a list of them, without gradient; anything else as it is."""
+    if not isinstance(value, Tensor | list | tuple):
+        return value
     return value.detach() if isinstance(value, Tensor) else [part.detach() for part in value]

@@ -6,7 +6,7 @@ import torch
 
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.build import build
-from ltexp.config.require import require, within
+from ltexp.config.require import require, require_names, within
 from ltexp.data.augmentation import Augmentation, Curriculum
 from ltexp.data.loader import IndexSampler
 from ltexp.errors import ConfigError
@@ -33,6 +33,8 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     counts = objective.loss.class_counts
     mixing: Mixing = build(stage.mixing, class_counts=counts, path=f"{name}.mixing")
     step = build_step(stage.step, counts, path=f"{name}.step")
+    require_names(mixing, "streams")
+    require_names(step, "streams")
     with within(f"{name}.step"):
         step.check(name, stage, trainer)
     if trainer.precision == "16-mixed":

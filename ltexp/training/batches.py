@@ -7,7 +7,7 @@ import torch
 from ltexp.config import StageConfig
 from ltexp.config.build import build
 from ltexp.config.schema import Stream
-from ltexp.data.loader import Loader, Stretched, stream_seed
+from ltexp.data.loader import Learner, Loader, Stretched, stream_seed
 from ltexp.data.samplers import Sampler
 from ltexp.data.types import Split
 from ltexp.models.model import Model
@@ -15,6 +15,8 @@ from ltexp.training.curriculum import ClassLevels, curriculum_of
 from ltexp.training.feature_stage import feature_loader
 from ltexp.training.mixing import blends
 from ltexp.training.session import Session
+from ltexp.training.survey import SplitSurvey, SurveyingSampler
+from ltexp.training.teacher import Teachers
 
 
 def train_loader(session: Session, name: str, stage: StageConfig, model: Model) -> Loader[Any]:
@@ -25,27 +27,39 @@ def train_loader(session: Session, name: str, stage: StageConfig, model: Model) 
     sampler, seed = sampler_of(session, stage.sampler, session.data.train), session.stage_seed(name)
     main = {"batch_size": stage.batch_size, "sampler": sampler, "seed": seed, "shuffle_within": blends(stage)}
     loader = session.loader(session.data.train, **main, **settings)
+    loader.learners += _surveying(session, stage, model, sampler)
     if (curriculum := curriculum_of(loader.augmentation)) is not None:
-        loader.learner = ClassLevels(session, model, curriculum, seed)
+        loader.learners.append(ClassLevels(session, model, curriculum, seed))
     for own, stream in stage.streams.items():
-        loader.streams[own] = _stream_loader(session, own, stream, stage, loader, stream_seed(seed, own), settings)
+        split = session.held_out.get(own, session.data.train)
+        drawn = sampler_of(session, stream.sampler, split)
+        made = _stream_loader(session, split, stream, stage, loader, drawn, stream_seed(seed, own), settings)
+        made.learners += _surveying(session, stage, model, drawn)
+        loader.streams[own] = made
     return loader
+
+
+def _surveying(session: Session, stage: StageConfig, model: Model, sampler: Sampler) -> list[Learner]:
+    """What lets a sampler survey splits before each epoch, where it does."""
+    survey = SplitSurvey(session, model, Teachers())
+    return [SurveyingSampler(sampler, stage.epochs, survey)] if sampler.surveys else []
 
 
 def _stream_loader(
     session: Session,
-    name: str,
+    split: Split,
     stream: Stream,
     stage: StageConfig,
     main: Loader[Any],
+    drawn: Sampler,
     seed: int,
     settings: dict[str, Any],
 ) -> Loader[Any]:
     """Batches of a stream, one for each of `main`."""
-    split, size = session.held_out.get(name, session.data.train), stream.batch_size or stage.batch_size
+    size = stream.batch_size or stage.batch_size
     # batches of the stage's size are as large as the stage's to the last, so that a loss may pair their rows
     paired = size == stage.batch_size
-    sampler = Stretched(sampler_of(session, stream.sampler, split), lambda: main.rows if paired else len(main) * size)
+    sampler = Stretched(drawn, lambda: main.rows if paired else len(main) * size)
     own = (
         {"augmentation": build(stream.augmentation, path="augmentation")} if stream.augmentation.get("_target_") else {}
     )

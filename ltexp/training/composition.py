@@ -12,7 +12,7 @@ from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
 from ltexp.config.numbers import MOST_EPOCHS
 from ltexp.config.own_code import blamed, own_targets
-from ltexp.config.require import require, within
+from ltexp.config.require import require, require_names, within
 from ltexp.data.samplers import Sampler
 from ltexp.distributed import rank
 from ltexp.errors import ConfigError
@@ -67,11 +67,12 @@ def _check_stage(config: Config, name: str, earlier: Mapping[str, Classifier], s
     _check_modules(name, stage, config.stages)
     with within(name):
         objective = _check_settings(stage, sizes.counts)
-    _check_needs(name, stage, objective)
+    _check_needs(name, stage, objective, classifier)
     check_teachers(name, stage, objective)
     check_batches(name, stage, objective, config.trainer)
     check_surveys(name, stage, objective)
-    _check_experts(name, config.backbone.get("experts"), classifier, objective.needs)
+    of_class = getattr(get_class(config.backbone["_target_"]), "experts", None)
+    _check_experts(name, config.backbone.get("experts", of_class), classifier, objective.needs)
     _check_branches(name, config.backbone.get("branches", 1), stage, objective)
     _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
     _check_factors(name, stage, classifier)
@@ -119,12 +120,19 @@ def _check_settings(stage: StageConfig, counts: Tensor) -> Objective:
     return objective
 
 
-def _check_needs(name: str, stage: StageConfig, objective: Objective) -> None:
+def _check_needs(name: str, stage: StageConfig, objective: Objective, classifier: Classifier) -> None:
     """What the losses and modules read is there, and what is there is read."""
     readers = {"its loss": objective.loss.needs}
     readers |= {f"term {term}": cast(Loss, part).needs for term, part in objective.terms.items()}
     wirings = {module: Wiring.of(node) for module, node in present(stage.modules).items()}
-    given = OF_THE_MODEL | (OF_A_TEACHER if stage.teacher is not None else set()) | OF_TEACHERS
+    require_names(classifier, "gives")
+    own = OF_THE_MODEL | set(classifier.gives)
+    if "class_vectors" in frozenset[str]().union(*readers.values()) and classifier.class_vectors is None:
+        raise ConfigError(
+            f"{name}: a loss reads class_vectors, which a {type(classifier).__name__} classifier has not: set "
+            f"classifier@{name}.classifier=linear, or let the loss read `classify`"
+        )
+    given = own | (OF_A_TEACHER if stage.teacher is not None else set()) | OF_TEACHERS
     for module, wired in wirings.items():
         _check_given(name, f"module {module}", wired.reads, given - OF_A_TEACHER - OF_TEACHERS)
         if wired.keep and "labels" in wired.reads:
@@ -170,7 +178,7 @@ def _check_experts(name: str, experts: int | None, classifier: Classifier, needs
         raise ConfigError(
             f"{name}: its classifier is for {classifier.experts} experts: set backbone.experts to as many"
         )
-    if experts is None and "expert_logits" in needs:
+    if experts is None and "expert_logits" in needs - set(classifier.gives):
         raise ConfigError(f"{name}: its loss is for a network of experts: set backbone.experts, or see method ride_3")
     if experts is not None and "features" in needs:
         raise ConfigError(f"{name}: its loss reads one feature a sample, and experts have several: choose another loss")
@@ -220,7 +228,8 @@ def _check_features(
             f"{name}: a loss reads teacher_features, and where a stage trains on features its teacher has the same "
             f"ones: choose another loss, or set features@{name}.features=none"
         )
-    made = {"labels", "logits", "features", "teacher_logits", *OF_TEACHERS}.union(*(wired.gives for wired in wirings))
+    made = {"labels", "logits", "features", "teacher_logits", "classify", *OF_TEACHERS, *classifier.gives}
+    made = made.union(*(wired.gives for wired in wirings))
     if missing := read - made:
         raise ConfigError(f"{name}: a loss reads {min(missing)}, and the stage trains on features, which have none")
 

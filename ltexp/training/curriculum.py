@@ -127,5 +127,6 @@ def curriculum_of(augmentation: Augmentation) -> Curriculum | None:
 
 def write_levels(loader: Loader[Any], folder: Path) -> None:
     """Writes levels.csv of a finished stage, where it had such levels."""
-    if isinstance(loader.learner, ClassLevels) and rank() == 0:
-        write_metrics(folder / LEVELS, loader.learner.history())
+    for learner in loader.learners:
+        if isinstance(learner, ClassLevels) and rank() == 0:
+            write_metrics(folder / LEVELS, learner.history())

@@ -12,6 +12,7 @@ from ltexp.errors import ConfigError
 from ltexp.training.batches import sampler_of
 from ltexp.training.objective import Objective
 from ltexp.training.session import Session
+from ltexp.training.survey import surveyed_by
 
 
 def check_data(session: Session, name: str, stage: StageConfig) -> None:
@@ -47,6 +48,11 @@ def check_data(session: Session, name: str, stage: StageConfig) -> None:
     for key, part in objective.by_key.items():
         with within(f"{name}.{key}"):
             part.check_data(counts)
+    for key, splits in surveyed_by(stage, objective).items():
+        if "validation" in splits and counts is None:
+            raise ConfigError(
+                f"{name}.{key}: it surveys validation images, and there are none: set dataset.validation.fraction=0.1"
+            )
 
 
 def _counts(split: Split, num_classes: int) -> Tensor:

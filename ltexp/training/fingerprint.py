@@ -5,6 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
+from pytorch_lightning.callbacks import WeightAveraging
+
 import ltexp
 from ltexp.config import FILES_OF_A_BACKBONE, StageConfig, names_stage
 from ltexp.config.build import build, target_sources
@@ -16,6 +19,7 @@ from ltexp.training import checkpoint
 from ltexp.training.cache import checksum
 from ltexp.training.objective import Objective
 from ltexp.training.session import Session
+from ltexp.training.survey import surveyed_by
 
 FINGERPRINT_SCHEMA = 3  # raise it when a change of the code changes what a stage trains to
 
@@ -55,6 +59,7 @@ def fingerprint_of(session: Session, name: str, stage: StageConfig, earlier: Map
             **({"step_graph": True} if trainer.step_graph else {}),  # its optimizer rounds otherwise
             **({"lightning": lightning} if lightning else {}),
             **({"callbacks": [callbacks, session.config.evaluation.every]} if callbacks else {}),
+            **({"averages": "floats"} if any(map(_averages, callbacks.values())) else {}),  # they took integers before
             **({"judged_on": judged} if (judged := _judged_on(session, stage)) else {}),
             # such a batch's size may leave one row, which has joined the batch before since
             **({"last_batch": 2} if 1 < stage.batch_size <= 8 and not stage.features.get("_target_") else {}),
@@ -72,6 +77,11 @@ def of_content(fingerprint: str, path: Path) -> str:
     return digest([fingerprint, checksum(path)])
 
 
+def _averages(callback: Mapping[str, Any]) -> bool:
+    chosen = get_object(callback["_target_"])
+    return isinstance(chosen, type) and issubclass(chosen, WeightAveraging)
+
+
 def _beyond(session: Session, stage: StageConfig) -> dict[str, str]:
     """By stream a hash of the images that it holds out of anything but the training set, which is hashed anyway."""
     streams = {name: stream.held_out for name, stream in stage.streams.items()}
@@ -87,9 +97,9 @@ def _judged_on(session: Session, stage: StageConfig) -> list[Any]:
 
 
 def _reads_validation(session: Session, stage: StageConfig) -> bool:
-    """Whether a loss surveys the validation split, or the source of features keeps its score on it."""
-    objective = Objective(stage, session.class_counts)
-    if any("validation" in part.surveys for part in objective.by_key.values()):
+    """Whether a loss or a sampler surveys the validation split, or the source of features keeps its score on it."""
+    surveyed = surveyed_by(stage, Objective(stage, session.class_counts))
+    if any("validation" in splits for splits in surveyed.values()):
         return True
     return bool(stage.features.get("_target_") and build(stage.features, path="features").keeps_score)
 

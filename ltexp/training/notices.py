@@ -100,7 +100,7 @@ def _of_objective(stage: StageConfig, counts: Tensor) -> Iterator[str]:
 
 def _is_cross_entropy(loss: Loss, epochs: int) -> bool:
     """Whether a loss of logits has the values of cross-entropy, at the beginning, middle and end of the stage."""
-    learns = type(loss).end_epoch is not Loss.end_epoch
+    learns = loss.surveys or type(loss).end_epoch is not Loss.end_epoch
     if loss.needs or loss.streams or learns or loss.classifier != "any":
         return False
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ltexp.config import StageConfig
 from ltexp.config.build import build
-from ltexp.config.require import within
+from ltexp.config.require import require_names, within
 from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.context import WHOLE_BATCH, BatchContext, Survey
@@ -142,11 +142,7 @@ def _check(part: Loss) -> None:
             f"{type(part).__name__} has parameters ({', '.join(learned)}), and no optimizer trains those of a loss: "
             "keep them in a module of the stage, whose output the loss reads, or in buffers"
         )
-    for attribute in ("needs", "teachers", "surveys", "streams"):
-        if isinstance(value := getattr(part, attribute), str):
-            raise ConfigError(f"{type(part).__name__}.{attribute} is {value!r}: expected a set of names, {{{value!r}}}")
-    if unknown := set(part.surveys) - {"train", "validation"}:
-        raise ConfigError(f"{type(part).__name__}.surveys names {min(unknown)!r}: expected train or validation")
+    require_names(part, "needs", "teachers", "surveys", "streams")
 
 
 def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:

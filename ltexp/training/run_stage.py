@@ -33,6 +33,7 @@ from ltexp.run_folder import (
     write_metrics,
 )
 from ltexp.training import checkpoint
+from ltexp.training.agreement import note_unequal_state
 from ltexp.training.batches import train_loader
 from ltexp.training.cache import StageCache
 from ltexp.training.curriculum import write_levels
@@ -232,6 +233,7 @@ def train(session: Session, name: str, stage: StageConfig, model: Model, folder:
         _fit(trainer, module, data, folder)
     finally:
         loader.close()
+    note_unequal_state(name, module)
     write_history(loader, folder)
     write_levels(loader, folder)
     if rank() == 0:
@@ -256,6 +258,11 @@ def _fit(trainer: pl.Trainer, module: Stage, data: StageData, folder: Path) -> N
     except (ConfigError, MisconfigurationException) as error:
         raise ConfigError(f"{folder.name}: {one_line(error)}") from error
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        if "find_unused_parameters" in str(error):
+            raise ConfigError(
+                f"{folder.name}: its loss gives some of what learns no gradient, as several devices have to know: "
+                "set trainer.strategy=ddp_find_unused_parameters_true"
+            ) from None
         if str(error).startswith("Early stopping conditioned on metric"):
             raise ConfigError(f"{folder.name}: {one_line(error)}") from error
         if resume is not None and ("PytorchStreamReader" in str(error) or not isinstance(error, RuntimeError)):

@@ -106,7 +106,7 @@ class Session:
     def class_counts(self) -> Tensor:
         """int64 (C,), the training images of each class; the labels of a pretext share them equally."""
         if self.pretext is None:
-            return torch.as_tensor(self.data.class_counts)
+            return torch.tensor(self.data.class_counts)  # a copy: losses keep it as a buffer of theirs
         labels = torch.arange(len(self.data.train.labels)) % self.num_classes
         return torch.bincount(labels, minlength=self.num_classes)
 

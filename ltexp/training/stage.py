@@ -84,6 +84,8 @@ class Stage(EvaluatedModule):
         self.stream_seeds = {name: stream_seed(seed, name) for name in self.objective.streams}
         with default_generator("init", seed, "step"):
             self.step = build_step(config.step, class_counts)
+        self.own_optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._resumed: dict[str, dict[str, Any]] = {}  # states of these
         self.teachers, self.survey = teachers or Teachers(), survey
         self.teacher = self.teachers.one
         self.dropouts = [module for module in model.modules() if isinstance(module, KeyedDropout)]
@@ -109,6 +111,9 @@ class Stage(EvaluatedModule):
         if not groups:
             raise ConfigError("nothing to train: set epochs=0, or make a part trainable (trainable)")
         optimizer: torch.optim.Optimizer = build(settings, groups, path="optimizer")
+        self.own_optimizers = dict(self.step.optimizers(self.model))
+        for name, state in self._resumed.items():
+            self.own_optimizers[name].load_state_dict(state)
         self.trainer.fit_loop.setup_data()  # steps of an epoch are known from then on
         steps = int(self.trainer.num_training_batches)
         scheduler, *self._stepping = build_schedule(self.config.schedule, optimizer, self.config.epochs, steps)
@@ -294,7 +299,8 @@ class Stage(EvaluatedModule):
         return self._epoch_loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out what the backbone's file holds."""
+        """Leaves out what the backbone's file holds; has the state of the step's own optimizers."""
+        checkpoint["own_optimizers"] = {name: own.state_dict() for name, own in self.own_optimizers.items()}
         for name in self._in_file():
             del checkpoint["state_dict"][name]
 
@@ -302,6 +308,7 @@ class Stage(EvaluatedModule):
         """Puts in what was left out, of the model as it started."""
         if not checkpoint.get("lr_schedulers"):
             raise CheckpointError("resume.ckpt was written by an earlier version: delete it to train from the start")
+        self._resumed = checkpoint.get("own_optimizers", {})
         own = self.state_dict()
         checkpoint["state_dict"] |= {name: own[name] for name in self._in_file()}
 

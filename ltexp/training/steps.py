@@ -16,6 +16,7 @@ from hydra.utils import get_class
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from ltexp.config import StageConfig, TrainerConfig
 from ltexp.config.build import build
@@ -40,6 +41,7 @@ class SteppedStage(Protocol):
         seed: of the stage's draws.
         dropouts: of the model, which are told the batch that they draw for.
         teacher: the stage's, or None.
+        own_optimizers: those that the step made (`Step.optimizers`), by name.
     """
 
     model: Model
@@ -48,6 +50,7 @@ class SteppedStage(Protocol):
     seed: int
     dropouts: list[KeyedDropout]
     teacher: Teacher | None
+    own_optimizers: dict[str, Optimizer]
 
     def context_of(self, batch: Batch, again: bool = False) -> BatchContext:
         """What losses may know of a batch."""
@@ -89,6 +92,16 @@ class Step(ABC):
         Raises:
             ConfigError: saying what to change.
         """
+
+    def optimizers(self, model: Model) -> Mapping[str, Optimizer]:
+        """Optimizers beside the stage's, by name, made once before the first step; a checkpoint keeps their state.
+
+        A step finds them in `stage.own_optimizers`. Nothing changes their learning rates, nor calls them.
+
+        Args:
+            model: the stage's, with what learns set.
+        """
+        return {}
 
     @abstractmethod
     def __call__(self, stage: SteppedStage, optimizer: LightningOptimizer, batch: Batch, closure: Closure) -> Tensor:

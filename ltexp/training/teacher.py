@@ -80,6 +80,8 @@ def check_teachers(name: str, stage: StageConfig, objective: Objective) -> None:
     """
     read = {teacher for part in objective.by_key.values() for teacher in part.teachers}
     for key, part in objective.by_key.items():
+        if "teachers_logits" in part.needs and not part.teachers:
+            raise ConfigError(f"{name}: its {key} reads teachers_logits and names no teacher in its `teachers`")
         if missing := sorted(set(part.teachers) - set(stage.teachers)):
             raise ConfigError(
                 f"{name}: its {key} needs a teacher {missing[0]}: add +{name}.teachers.{missing[0]}=STAGE, an earlier "

@@ -29,6 +29,7 @@ from ltexp.errors import ConfigError
 from ltexp.launching.trials import read_trial
 from ltexp.training.callbacks.last_weights import KeepLastWeights
 from ltexp.training.callbacks.prune import Prune
+from ltexp.training.callbacks.whole_numbers import keep_whole_numbers
 from ltexp.training.session import Session
 
 PROFILERS = {
@@ -98,7 +99,10 @@ def make_callbacks(config: Config, name: str, folder: Path) -> list[Callback]:
     ours = [key for key in OWN_CALLBACKS if key in nodes and key != "resume"]
     order = [*ours, *(key for key in nodes if key not in OWN_CALLBACKS), *(["resume"] if "resume" in nodes else [])]
     made = [_callback(key, nodes[key], {"folder": folder, "stage": name}) for key in order]
-    if any(isinstance(callback, WeightAveraging) for callback in made):
+    averaging = [callback for callback in made if isinstance(callback, WeightAveraging)]
+    for callback in averaging:
+        keep_whole_numbers(callback)
+    if averaging:
         made.insert(0, KeepLastWeights(folder))  # first: at the end the others put the average in their place
     if (trial := read_trial(folder.parent)) is not None:
         stages = list(config.stages)
