@@ -77,6 +77,8 @@ def candidates(line: str) -> list[str]:
         "methods": _of_methods,
         "data": _of_data,
         "evaluate": _of_evaluate,
+        "predict": _of_predict,
+        "export": _of_export,
         "report": _of_report,
         "reproduce": _of_reproduce,
         "completion": _of_completion,
@@ -206,6 +208,22 @@ def _of_evaluate(typed: Sequence[str], current: str) -> list[str]:
     values |= dict.fromkeys(("dataset", "ood"), group_files("dataset"))
     values |= dict.fromkeys((*KEPT, "temperature", "adapt"), ("true", "false"))
     return _keyed(current, KEYS, values | {"shift": ["all", *(shift.name for shift in SHIFTS)]})
+
+
+def _of_predict(typed: Sequence[str], current: str) -> list[str]:
+    from ltexp.config.schema import ACCELERATORS
+    from ltexp.predict import KEYS
+
+    values: dict[str, Iterable[str]] = {"accelerator": ACCELERATORS, "stage": ("stage1", "stage2")}
+    return (
+        _keyed(current, KEYS, values | {"probabilities": ("true", "false")}) if current else []
+    )  # a run's folder, and images
+
+
+def _of_export(typed: Sequence[str], current: str) -> list[str]:
+    from ltexp.export import KEYS
+
+    return _keyed(current, KEYS, {"stage": ("stage1", "stage2")}) if typed or current else []
 
 
 def _of_report(typed: Sequence[str], current: str) -> list[str]:

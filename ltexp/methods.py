@@ -120,10 +120,18 @@ def show_method(console: Console, name: str, overrides: Sequence[str]) -> None:
         tables = sorted({f"{cell.paper}/{cell.table}" for cell in cells})
         where = f"{' '.join(tables)} (ltexp reproduce show table={tables[0]})"
         print("\n" + folded(f"Printed numbers: {len(cells)}, in {where}"))
-    page = docs_dir() / "methods" / f"{name.partition('_')[0]}.md"
-    if page.exists():
+    if page := _page_of(name):
         print(f"More: {page}")
     print(f"Train it: ltexp train {' '.join([f'method={name}', *overrides])}")
+
+
+def _page_of(name: str) -> Path | None:
+    """The page of the method's system, or the one that names the method most often."""
+    own = docs_dir() / "methods" / f"{name.partition('_')[0]}.md"
+    if own.exists():
+        return own
+    named = {page: page.read_text().count(f"`{name}`") for page in sorted(own.parent.glob("*.md"))}
+    return max(named, key=lambda page: named[page]) if any(named.values()) else None
 
 
 def _written(name: str) -> str:

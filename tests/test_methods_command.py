@@ -48,6 +48,12 @@ def test_a_method_is_shown_with_its_parts_on_a_dataset(capsys: pytest.CaptureFix
     assert "stage2 " not in shown
 
 
+@pytest.mark.parametrize(("method", "page"), [("ride_bkd_3", "bkd"), ("mislas_kps", "mislas"), ("m2m", "baselines")])
+def test_a_method_leads_to_the_page_that_treats_it(method: str, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([method]) == 0
+    assert f"methods/{page}.md" in "".join(capsys.readouterr().out.split())
+
+
 def test_a_group_a_choice_and_a_users_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("# A loss of my own. And more.\n_target_: mine.Loss\n")
