@@ -215,9 +215,8 @@ def _of_predict(typed: Sequence[str], current: str) -> list[str]:
     from ltexp.predict import KEYS
 
     values: dict[str, Iterable[str]] = {"accelerator": ACCELERATORS, "stage": ("stage1", "stage2")}
-    return (
-        _keyed(current, KEYS, values | {"probabilities": ("true", "false")}) if current else []
-    )  # a run's folder, and images
+    values["probabilities"] = ("true", "false")
+    return _keyed(current, KEYS, values) if current else []  # a run's folder, and images
 
 
 def _of_export(typed: Sequence[str], current: str) -> list[str]:

@@ -363,6 +363,15 @@ def test_the_classifier_can_be_retrained_on_the_full_balanced_set(stage1: str, t
     assert all(torch.equal(weights(tmp_path / "run", "stage2")[name], value) for name, value in backbone.items())
 
 
+def test_a_stage_is_taken_over_with_the_power_of_its_features(tmp_path: Path) -> None:
+    run_here(tmp_path / "one", "method=ce", "stage1.epochs=1", "stage1.feature_power=0.5")
+    taken = ("method=ce", f"stage1.checkpoint={tmp_path / 'one'}")
+    with pytest.raises(CheckpointError, match=r"is of features raised to 0\.5: set the stage's feature_power"):
+        run_here(tmp_path / "two", *taken)
+    run_here(tmp_path / "three", *taken, "stage1.feature_power=0.5")
+    assert record(tmp_path / "three")["metrics"] == record(tmp_path / "one")["metrics"]
+
+
 def test_a_training_set_of_a_stages_own_spares_what_the_run_holds_out(tmp_path: Path) -> None:
     """Of the long tail's 300 digits as of the balanced set's 1,200; both are judged by the same images."""
     plain = composed("method=crt", "training_set@stage2.training_set=full_balanced", "dataset.validation.fraction=0.3")

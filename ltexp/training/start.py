@@ -113,6 +113,11 @@ def load_model(model: Model, path: Path) -> None:
     load_part(model.classifier, source.classifier, f"the classifier in {path}")
     for name in model.attached:
         load_module(model, name, source, str(path))
+    if source.feature_power != model.feature_power:
+        raise CheckpointError(
+            f"{path} is of features raised to {source.feature_power:g}: set the stage's feature_power to it "
+            f"(it is {model.feature_power:g})"
+        )
     if source.logit_scale is not None:
         model.logit_scale = source.logit_scale
 
