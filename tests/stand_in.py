@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ltexp.analysis import restored
+from ltexp.data.augmentation import constant
 from ltexp.inference import predictor
 from ltexp.training import trainer
 
@@ -157,8 +158,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
         patch.setattr(inference_mode, "__enter__", _enter)
         patch.setattr(inference_mode, "__exit__", lambda block, *error: block.grad.__exit__(*error))
         torch.__future__.set_swap_module_params_on_conversion(True)
+        constant.cache_clear()  # of tensors of torch's own meta device
         try:
             with Operations(), FromData():
                 yield DEVICE
         finally:
+            constant.cache_clear()
             torch.__future__.set_swap_module_params_on_conversion(swaps)

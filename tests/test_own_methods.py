@@ -1,4 +1,4 @@
-"""Methods of a user's own that read and steer what those of ltexp do not; their parts are in tests/own_methods.py."""
+"""Methods of a user's own that read and steer what those of ltexp do not; their parts are in tests/new_parts.py."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import own_methods
+import new_parts
 import pytest
 import torch
 from runs import composed, run_here, tiny, weights
@@ -31,13 +31,13 @@ COUNTS = torch.tensor([24, 13, 7, 4])
 
 
 def of(project: Path, *parts: str) -> tuple[str, ...]:
-    """A run of two epochs on 48 digits with parts of tests/own_methods.py: `loss@stage1.loss=ReadsVectors`."""
+    """A run of two epochs on 48 digits with parts of tests/new_parts.py: `loss@stage1.loss=ReadsVectors`."""
     words = []
     for part in parts:
         key, _, name = part.partition("=")
         path = project / "conf" / key.lstrip("+").partition("@")[0] / f"{name.lower()}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# {name}\n_target_: own_methods.{name}\n")
+        path.write_text(f"# {name}\n_target_: new_parts.{name}\n")
         words.append(f"{key}={name.lower()}")
     return (*tiny("ce"), *words)
 
@@ -53,8 +53,8 @@ def test_a_loss_reads_what_a_classifier_gives(tmp_path: Path) -> None:
 
 
 def test_heads_of_rare_classes_learn_of_their_images_alone() -> None:
-    heads = own_methods.ResidualHeads(3, 4)
-    loss = own_methods.ResidualBranches(COUNTS, weight=1.0)
+    heads = new_parts.ResidualHeads(3, 4)
+    loss = new_parts.ResidualBranches(COUNTS, weight=1.0)
     loss(heads.output(torch.randn(5, 3)), torch.tensor([0, 0, 1, 1, 1])).backward()
     gradient = heads.weight.grad
     assert gradient is not None
@@ -71,8 +71,8 @@ def test_a_loss_lets_any_classifier_read_other_features(classifier: str, tmp_pat
 
 
 def test_classify_is_the_classifier_of_the_model() -> None:
-    heads = own_methods.ResidualHeads(64, 4)
-    model = Model(own_methods.CifarResNet(8), heads)
+    heads = new_parts.ResidualHeads(64, 4)
+    model = Model(new_parts.CifarResNet(8), heads)
     output = model(torch.randn(2, 3, 8, 8), {"classify"})
     torch.testing.assert_close(output.extra["classify"](output.features), output.logits)
 
@@ -104,26 +104,26 @@ def test_a_sampler_follows_what_the_model_tells_of_validation_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[Tensor] = []
-    drawn = own_methods.Difficult.indices
+    drawn = new_parts.Difficult.indices
 
     def noted(self: Any, seed: int, epoch: int, max_epochs: int) -> Tensor:
         orders.append(self.shares)
         return drawn(self, seed, epoch, max_epochs)
 
-    monkeypatch.setattr(own_methods.Difficult, "seen", [])
-    monkeypatch.setattr(own_methods.Difficult, "indices", noted)
+    monkeypatch.setattr(new_parts.Difficult, "seen", [])
+    monkeypatch.setattr(new_parts.Difficult, "indices", noted)
     run_here(tmp_path / "run", *of(tmp_path, f"{SAMPLER}=Difficult"), VALIDATION, project=tmp_path)
-    seen = own_methods.Difficult.seen
+    seen = new_parts.Difficult.seen
     assert [epoch for epoch, _ in seen] == [0, 1]
     assert seen[0] != seen[1]
     assert orders[-1].tolist() == seen[1][1]
 
 
 def test_a_streams_sampler_does_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_methods.Difficult, "seen", [])
+    monkeypatch.setattr(new_parts.Difficult, "seen", [])
     words = of(tmp_path, f"{LOSS}=Swapped", "sampler@stage1.streams.rare.sampler=Difficult")
     run_here(tmp_path / "run", *words, STREAM, VALIDATION, project=tmp_path)
-    assert [epoch for epoch, _ in own_methods.Difficult.seen] == [0, 1]
+    assert [epoch for epoch, _ in new_parts.Difficult.seen] == [0, 1]
 
 
 def test_validation_images_that_a_sampler_surveys_are_a_part_of_what_is_trained(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_validation_images_that_a_sampler_surveys_are_a_part_of_what_is_trained(
 
 def test_a_deferred_sampler_surveys_where_the_epochs_own_does() -> None:
     labels = torch.repeat_interleave(COUNTS)
-    own = own_methods.Difficult(labels, COUNTS)
+    own = new_parts.Difficult(labels, COUNTS)
     deferred = Deferred(labels, COUNTS, InstanceBalanced(labels, COUNTS), own, start=1)
     assert deferred.surveys == {"validation"}
     told: list[str] = []
@@ -168,12 +168,12 @@ REFUSED = {
     "a hook that nothing calls": (f"{SAMPLER}=Unsurveyed", "Unsurveyed.before_epoch is never called: set surveys"),
     "half a linear form": (
         f"{CLASSIFIER}=Tempered",
-        "own_methods.Tempered.linear_form is not its forward: later stages",
+        "new_parts.Tempered.linear_form is not its forward: later stages",
     ),
     "no teachers": (f"{LOSS}=Taught", "stage1: its loss reads teachers_logits and names no teacher in its `teachers`"),
     "a field that is not there": (
         f"{CLASSIFIER}=Silent",
-        "own_methods.Silent.gives names group_logits, and its output",
+        "new_parts.Silent.gives names group_logits, and its output",
     ),
 }
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_has_one_line_before_anything_is_trained(part: str, messa
 def test_a_text_in_the_place_of_names_is_refused(
     key: str, name: str, attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(getattr(own_methods, name), attribute, "validation")
+    monkeypatch.setattr(getattr(new_parts, name), attribute, "validation")
     with pytest.raises(ConfigError, match=rf"{name}\.{attribute} is 'validation': expected a set of names"):
         run_here(tmp_path / "run", *of(tmp_path, f"{key}={name}"), project=tmp_path)
 
@@ -202,8 +202,8 @@ def test_lost_state_and_hooks_of_other_parts_are_noted(tmp_path: Path, capsys: p
     run_here(tmp_path / "run", *words, project=tmp_path)
     said = capsys.readouterr().out
     assert "note: stage1.loss: nothing asks Remembers for after_step, which is of modules and classifiers" in said
-    assert "note: stage1.loss: own_methods.Remembers keeps seen_so_far as a tensor, which no checkpoint holds" in said
-    assert "note: stage1.step: own_methods.Hoarding keeps mine as an optimizer, whose state no checkpoint holds" in said
+    assert "note: stage1.loss: new_parts.Remembers keeps seen_so_far as a tensor, which no checkpoint holds" in said
+    assert "note: stage1.step: new_parts.Hoarding keeps mine as an optimizer, whose state no checkpoint holds" in said
 
 
 def differing(each: float) -> str:
@@ -259,7 +259,7 @@ def test_two_processes_train_what_one_trains(
 
 def test_the_loss_of_residual_branches_is_as_written() -> None:
     logits = torch.randn(3, 1, 4)
-    loss = own_methods.ResidualBranches(COUNTS, weight=0.5)
+    loss = new_parts.ResidualBranches(COUNTS, weight=0.5)
     target = torch.tensor([2])  # 7 images: of all three groups
     value = loss(ModelOutput(logits.sum(0), extra={"group_logits": logits}), target)
     heads = sum(F.cross_entropy(each, target) for each in logits) / 3
