@@ -73,7 +73,7 @@ class MultiHeadNormalized(Classifier):
 
     def _parts(self, rows: Tensor) -> Tensor:
         """(n, H, ceil(D / H)) of rows (n, D); a shorter last part is filled up with zeros, which change no norm."""
-        return F.pad(rows, (0, -self.feature_dim % self.heads)).reshape(len(rows), self.heads, -1)
+        return F.pad(rows, (0, -self.feature_dim % self.heads)).unflatten(1, (self.heads, -1))
 
     def _joined(self, parts: Tensor) -> Tensor:
         """Rows (n, D) of their parts."""
