@@ -101,8 +101,9 @@ def _onnx(exported: Exported, sample: Tensor) -> onnx.ModelProto:
 
 def _distances(x: Any, y: Any, p: float, compute_mode: int | None) -> Any:
     """`torch.cdist` of rows (N, D) and (C, D) with p = 2, for which the exporter knows no operation."""
-    difference = opset18.Sub(opset18.Unsqueeze(x, [1]), opset18.Unsqueeze(y, [0]))
-    return opset18.Sqrt(opset18.ReduceSumSquare(difference, [2], keepdims=0))
+    operations: Any = opset18  # whose annotations have tensors alone
+    difference = operations.Sub(operations.Unsqueeze(x, [1]), operations.Unsqueeze(y, [0]))
+    return operations.Sqrt(operations.ReduceSumSquare(difference, [2], keepdims=0))
 
 
 def _reason(error: BaseException) -> str:
