@@ -10,6 +10,7 @@ from runs import run_here
 from sklearn.metrics import balanced_accuracy_score
 
 from ltexp import evaluate
+from ltexp.analysis.choice import predicted
 from ltexp.analysis.restored import restore
 from ltexp.config import load
 from ltexp.errors import ConfigError
@@ -62,6 +63,16 @@ def test_the_best_on_the_held_out_images_is_taken(run: Path, capsys: pytest.Capt
     assert found["classifier"]["tau"] == TAUS[best]
     assert found["metrics"]["all"] == pytest.approx(tested[best])
     assert f"tau={TAUS[best]}: the best of 4 on {len(given.labels)} held-out images" in capsys.readouterr().out
+
+
+def test_a_choice_in_half_precision_is_among_the_predictions_themselves(run: Path) -> None:
+    """The rows of classes 4 and 9 differ by less than bf16 tells apart; the model's logits are float32."""
+    stage = restore(load(run / "config.yaml"), run, "stage1", {"_target_": "ltexp.models.posthoc.TauNormalized"})
+    weight = stage.model.classifier.get_buffer("weight")
+    weight.fill_(0.0)
+    weight[4], weight[9] = 1.0, 1.0001
+    features = np.ones((3, weight.shape[1]), dtype=np.float32)
+    assert predicted(stage, features, "bf16-mixed").tolist() == [9, 9, 9]
 
 
 def test_of_another_test_set_the_choice_is_the_same(run: Path, tmp_path: Path) -> None:

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import run_here, tiny
+from runs import composed, run_here, tiny
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ltexp import evaluate
 from ltexp.analysis.adaptation import adapt, agreement, drawn, recalls_with, views_of
-from ltexp.analysis.restored import LoadedStage, restore
+from ltexp.analysis.restored import LoadedStage, kept_modules, restore
+from ltexp.config import to_config
 from ltexp.errors import ConfigError, DataError, LtexpError
 from ltexp.evaluation.detection import confidence_scores, detection
 from ltexp.evaluation.further import further_metrics
 from ltexp.evaluation.shifted import Shift
 from ltexp.report.__main__ import main as report
+from ltexp.training.predict import extract_features
 
 
 def test_detection_agrees_with_scikit_learn_ties_included() -> None:
@@ -182,6 +184,46 @@ def test_what_cannot_be_is_told_in_a_line(words: list[str], message: str, plain:
         evaluate.evaluate(*evaluate.parse([str(plain), *words]))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_takes_over_from_a_module_that_answers(tmp_path: Path) -> None:
+    """Nearest class mean by its definition, over a network whose answer is a module's, which is out of the way."""
+    run_here(tmp_path / "run", *tiny("glmc", epochs=1))
+    config, stage = evaluate.chosen(tmp_path / "run", {}, [])
+    found = restore(config, tmp_path / "run", stage, {"_target_": "ltexp.models.posthoc.NearestClassMean"})
+    session = found.session
+    (_, seen, labels), (_, asked, _) = (
+        extract_features(found.model, session.evaluation_loader(split), "32-true")
+        for split in (session.data.train, session.data.test)
+    )
+    center = seen.mean(0)
+    seen, asked = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (seen - center, asked - center))
+    means = np.stack([seen[labels == label].mean(0) for label in range(4)])
+    distances = np.square(asked[:, None] - means).sum(2)
+    np.testing.assert_allclose(found.predictions().logits, -distances, atol=1e-5)
+    with pytest.raises(
+        ConfigError, match=r"^stage1 answers by its module balanced, not by its classifier, which a Tau"
+    ):
+        evaluate.evaluate(*evaluate.parse([str(tmp_path / "run"), "classifier=tau_normalized"]))
+
+
+def test_images_held_out_by_a_stream_are_held_out_once(tmp_path: Path) -> None:
+    """Of the smallest class 2 of 4 images; another 2 would be all."""
+    held_out = ("streams.meta.held_out.of=train", "streams.meta.held_out.per_class=2")
+    run_here(tmp_path / "run", *tiny("mw_net", *held_out, epochs=1))
+    assert evaluate.evaluate(*evaluate.parse([str(tmp_path / "run"), "classifier=nearest_class_mean"])) == 0
+
+
+def test_modules_that_kept_ones_read_are_evaluated(tmp_path: Path) -> None:
+    """Those of `ltexp predict` and of teachers."""
+    stage = to_config(composed("method=glmc")).stages["stage1"]
+    siamese = stage.modules["siamese"]
+    assert list(kept_modules(stage)) == ["balanced"]
+    reading = stage.modules["balanced"] | {"reads": ["projections"]}
+    assert list(kept_modules(replace(stage, modules={"siamese": siamese, "balanced": reading}))) == [
+        "siamese",
+        "balanced",
+    ]
 
 
 def test_images_of_another_size_are_refused(plain: Path, textures: Path) -> None:

@@ -223,6 +223,16 @@ def test_merged_lora_answers_as_unmerged(file: Path) -> None:
     assert network.state_dict().keys() - built(file).state_dict().keys() == {"file._extra_state"}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "tuning", [Lora(3), PromptTuning(3), PromptTuning(3, deep=True)], ids=["lora", "shallow", "deep"]
+)
+def test_an_export_leaves_the_number_of_images_open(tuning: Tuning, file: Path) -> None:
+    network = built(file, tuning)
+    exported = torch.export.export(network, (images(),), dynamic_shapes=({0: torch.export.Dim("N")},)).module()
+    torch.testing.assert_close(exported(images()[:3]), network(images()[:3]))
+
+
 @pytest.mark.parametrize("tuning", EVERY, ids=lambda tuning: type(tuning).__name__)
 def test_gradients_reach_all_that_learns_and_nothing_else(tuning: Tuning, file: Path) -> None:
     from ltexp.models.classifier import Linear

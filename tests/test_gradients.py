@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import run_here
+from runs import run_here, tiny
 
 from ltexp import evaluate
 from ltexp.analysis.gradients import write_gradients
@@ -43,6 +43,36 @@ def test_gradients_are_those_of_equation_4(method: str, beta: float, tmp_path: P
     assert [int(row["class"]) for row in rows] == list(range(10))
 
 
+@pytest.mark.parametrize(
+    ("method", "keys", "tau"),
+    [
+        ("bsce_cmo", ("mixing.plain_first=0", "mixing.plain_last=0"), 1),  # a stream that the mixing alone reads
+        # a stream that the step alone reads, whose images are no training images, taken away once
+        ("mw_net", ("streams.meta.held_out.of=train", "streams.meta.held_out.per_class=1"), 0),
+    ],
+)
+def test_what_training_alone_has_is_no_hindrance(
+    method: str, keys: tuple[str, ...], tau: float, tmp_path: Path
+) -> None:
+    """Sums of p_k, and of 1 - p_y, for the softmax of z + tau log n, from predictions on the images of training."""
+    run_here(tmp_path / "run", *tiny(method, *keys, epochs=1), "augmentation@stage1.augmentation=none")
+    stage = restored(tmp_path / "run")
+    rows = read_metrics(write_gradients(stage))
+    found = predict(stage.model, stage.session.evaluation_loader(stage.session.data.train), "32-true")
+    prior = torch.from_numpy(stage.session.data.class_counts).double().log()
+    p = (torch.from_numpy(found.logits).double() + tau * prior).softmax(1).numpy()
+    own = np.eye(4, dtype=bool)[found.labels]
+    np.testing.assert_allclose([float(row["negative"]) for row in rows], np.where(own, 0, p).sum(0), rtol=1e-3)
+    np.testing.assert_allclose([float(row["positive"]) for row in rows], np.where(own, 1 - p, 0).sum(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["bcl", "dasl"])
+def test_objectives_over_views_and_auxiliary_networks_have_gradients(method: str, tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *tiny(method, epochs=1))
+    rows = read_metrics(write_gradients(restored(tmp_path / "run")))
+    assert all(float(row["positive"]) > 0 < float(row["negative"]) for row in rows)
+
+
 def test_a_students_gradients_include_its_distillation(tmp_path: Path) -> None:
     """Softmax losses only move mass between classes: what all lose, the targets gain, up to the sign."""
     run_here(tmp_path / "run", "method=bkd", "mixing@stage2.mixing=none", "stage1.epochs=1")
@@ -51,8 +81,9 @@ def test_a_students_gradients_include_its_distillation(tmp_path: Path) -> None:
     assert all(float(row["negative"]) > 0 for row in rows)
 
 
-def test_experts_have_no_gradient_by_class(tmp_path: Path) -> None:
-    run_here(tmp_path / "run", "method=ride_2", "stage1.epochs=1")
+@pytest.mark.parametrize("method", ["ride_2", "glmc"])
+def test_experts_and_heads_of_views_have_no_gradient_by_class(method: str, tmp_path: Path) -> None:
+    run_here(tmp_path / "run", *tiny(method, epochs=1))
     with pytest.raises(ConfigError, match="does not read the logits"):
         write_gradients(restored(tmp_path / "run"))
 

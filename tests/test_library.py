@@ -342,7 +342,7 @@ def test_classes_in_another_order_are_refused(files: tuple[Path, Path], tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ce", "ldam_drw", "mislas", "ride_2", "ncm"])
+@pytest.mark.parametrize("method", ["ce", "ldam_drw", "mislas", "ride_2", "ncm", "tde", "oltr"])
 def test_an_exported_model_answers_as_the_run_did(method: str, tmp_path: Path) -> None:
     """In onnxruntime, which knows nothing of the model's code, on the run's own test images."""
     pytest.importorskip("onnxscript")

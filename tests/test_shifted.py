@@ -44,6 +44,7 @@ def test_classes_are_ordered_by_training_frequency_and_absent_ones_left_out() ->
     found = Shift("forward", 4).counts([5, 90, 90, 7, 30], [8, 8, 8, 0, 16])
     assert found.tolist() == [2, 8, 5, 0, 3]  # 8 4^(-k/3) is 8, 5.04, 3.17, 2
     assert Shift("uniform").shares([5, 90, 7], [8, 0, 8]).tolist() == [0.5, 0, 0.5]
+    assert Shift("forward", 49).counts([3, 2, 1], [98, 98, 98]).tolist() == [98, 14, 2]  # 98 (1/49) is below 2 by 2e-16
     unrounded = Shift("backward", 100).shares([9, 5, 1], [3, 3, 3])  # a list of whole images has none of class 0
     assert unrounded.tolist() == pytest.approx([0.01 / 1.11, 0.1 / 1.11, 1 / 1.11])
 
@@ -186,6 +187,8 @@ def test_what_a_loss_learns_of_the_class_shares(name: str) -> None:
         (("method=ce",), [60, 6, 25, 9]),
         (("method=bsce",), [1, 1, 1, 1]),
         (("method=crt",), [1, 1, 1, 1]),
+        (("method=glag",), [1, 1, 1, 1]),  # generated features give each class as many as the largest has
+        (("method=glag", "features@stage2.features=extracted"), [60, 6, 25, 9]),
         (("method=ce", "sampler@stage1.sampler=square_root"), [60**0.5, 6**0.5, 5, 3]),
         (("method=ce_drw", "stage1.reweighting.beta=0"), [60, 6, 25, 9]),
         (("method=ce_drw", "stage1.reweighting.start=1", "stage1.epochs=2"), [1, 1, 1, 1]),  # nearly 1 / n

@@ -11,7 +11,7 @@ from ltexp.analysis.restored import LoadedStage
 from ltexp.errors import ConfigError
 from ltexp.evaluation.further import of_recalls
 from ltexp.evaluation.metrics import class_accuracies
-from ltexp.training.predict import autocast, extract_features
+from ltexp.training.predict import autocast, evaluating, extract_features
 
 CHUNK = 8192  # samples whose logits are held at a time
 
@@ -57,11 +57,11 @@ def choose(restored: LoadedStage, nodes: Sequence[dict[str, Any]]) -> tuple[dict
 
 
 def predicted(restored: LoadedStage, features: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.int64]:
-    """The class that the model's classifier predicts for each of the features (N, ...)."""
+    """The class that the model predicts for each of the features (N, ...), by logits in float32 as everywhere."""
     device = restored.session.device
-    with torch.inference_mode(), autocast(precision, device):
+    with evaluating(restored.model), autocast(precision, device):
         chunks = [
-            restored.model.classifier(torch.from_numpy(features[start : start + CHUNK]).to(device)).argmax(1).cpu()
+            restored.model.classify(torch.from_numpy(features[start : start + CHUNK]).to(device)).logits.argmax(1).cpu()
             for start in range(0, len(features), CHUNK)
         ]
     return torch.cat(chunks).numpy()

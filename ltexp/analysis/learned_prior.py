@@ -8,6 +8,7 @@ from ltexp.config import Config, StageConfig, load
 from ltexp.config.build import build
 from ltexp.data.samplers import Sampler
 from ltexp.evaluation.arrays import Floats, to_numpy
+from ltexp.features.source import ExtractedFeatures
 from ltexp.losses.base import Loss, normalized_shares
 from ltexp.losses.reweighting import Reweighted
 from ltexp.models.classifier import Classifier
@@ -19,8 +20,8 @@ from ltexp.training import checkpoint
 def learned_prior(config: Config, stage: str, class_counts: Tensor, classifier: Classifier | None) -> Floats:
     """(C,) the class shares that a softmax over the logits of `stage` is for; they sum to 1.
 
-    They follow from what the last trained stage up to it showed in its last epoch, by its sampler, its loss and its
-    re-weighting; further terms, mixing and whole streams of batches are not looked at.
+    They follow from what the last trained stage up to it showed in its last epoch, by the features that it generates,
+    its sampler, its loss and its re-weighting; further terms, mixing and whole streams of batches are not looked at.
 
     Args:
         config: the run's.
@@ -41,13 +42,22 @@ def learned_prior(config: Config, stage: str, class_counts: Tensor, classifier: 
 
 
 def _after_training(stage: StageConfig, class_counts: Tensor) -> Tensor:
-    labels = torch.repeat_interleave(torch.arange(len(class_counts)), class_counts)
-    sampler: Sampler = build(stage.sampler, labels=labels, class_counts=class_counts, path="sampler")
+    shown = class_counts + _generated(stage, class_counts)
+    labels = torch.repeat_interleave(torch.arange(len(shown)), shown)
+    sampler: Sampler = build(stage.sampler, labels=labels, class_counts=shown, path="sampler")
     loss: Loss = build(stage.loss, class_counts=class_counts, path="loss")
     last = stage.epochs - 1
     shares = sampler.class_probabilities(last, stage.epochs)
     weights = Reweighted(loss, build(stage.reweighting, path="reweighting")).weights_in(last, stage.epochs)
     return loss.learned_prior(shares if weights is None else shares * weights.to(shares))
+
+
+def _generated(stage: StageConfig, class_counts: Tensor) -> Tensor:
+    """int64 (C,), how many features of each class the stage makes beside those of its training samples."""
+    if not stage.features.get("_target_"):
+        return torch.zeros_like(class_counts)
+    source: ExtractedFeatures = build(stage.features, path="features")
+    return torch.bincount(source.start(class_counts, class_counts, stage.epochs), minlength=len(class_counts))
 
 
 def learned_prior_of(run: Run) -> Floats:

@@ -9,7 +9,6 @@ import numpy as np
 
 from ltexp.config import Config, StageConfig
 from ltexp.config.build import build
-from ltexp.config.require import within
 from ltexp.data.types import LongTailedData
 from ltexp.errors import ConfigError
 from ltexp.evaluation.command_line import TRAINED
@@ -20,13 +19,15 @@ from ltexp.models.checkpoint import load_backbone, load_part
 from ltexp.models.classifier import Classifier
 from ltexp.models.cost import Cost, cost_of
 from ltexp.models.model import Model
-from ltexp.models.module import Wiring, present
+from ltexp.models.module import present
 from ltexp.run_folder import CHECKPOINT, FEATURES
 from ltexp.training import checkpoint
 from ltexp.training.feature_stage import generated_examples
+from ltexp.training.mixing import pretext_of
 from ltexp.training.predict import Predictions, extract_features, predict
 from ltexp.training.session import Session, pick_device
 from ltexp.training.start import load_module
+from ltexp.training.teacher import wiring_of_evaluation
 
 
 @dataclass
@@ -55,13 +56,19 @@ class LoadedStage:
         Raises:
             ConfigError: for one that is trained, or that cannot start from what the stage has learned.
         """
-        labels_of_its_own = self.session.for_stage(self.session.config.stages[self.stage]).pretext is not None
+        stage = self.session.config.stages[self.stage]
+        labels_of_its_own = pretext_of(stage, self.session.class_counts) is not None
         classifier: Classifier = build(
             node, feature_dim=self.source.feature_dim, num_classes=self.session.num_classes, path="classifier"
         )
         classifier.set_class_counts(self.session.class_counts)
         if any(True for _ in classifier.parameters()):
             raise ConfigError(TRAINED)
+        if classifier.needs_source and (modules := answering(stage)):
+            raise ConfigError(
+                f"{self.stage} answers by its module {modules[0]}, not by its classifier, which a "
+                f"{type(classifier).__name__} one starts from: evaluate nearest_class_mean, over its backbone"
+            )
         if not labels_of_its_own:
             classifier.start_from(self.source.build_classifier())
         elif not classifier.needs_features:
@@ -124,7 +131,10 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
     settings = config.stages[stage]
     session = Session(config, folder, data, pick_device(config.trainer.accelerator, 0)).for_stage(settings)
     source = checkpoint.read(folder / stage / CHECKPOINT)
-    model = session.fresh_model(stage, replace(settings, modules=kept_modules(settings)), loads=True)
+    kept = kept_modules(settings)
+    if classifier is not None:  # which answers itself
+        kept = {name: node for name, node in kept.items() if name not in answering(settings)}
+    model = session.fresh_model(stage, replace(settings, modules=kept), loads=True)
     load_backbone(model.backbone, source.backbone, f"the backbone in {folder / stage}")
     for name in model.attached:
         load_module(model, name, source, str(folder / stage))
@@ -143,13 +153,14 @@ def restore(config: Config, folder: Path, stage: str, classifier: dict[str, Any]
 
 
 def kept_modules(stage: StageConfig) -> dict[str, Any]:
-    """The nodes of those modules that are a part of the trained model; the others are for training alone."""
-    kept = {}
-    for name, node in present(stage.modules).items():
-        with within(f"modules.{name}"):
-            if Wiring.of(node).keep:
-                kept[name] = node
-    return kept
+    """The nodes of those modules that evaluation runs; the others are for training alone."""
+    nodes = present(stage.modules)
+    return {name: nodes[name] for name in wiring_of_evaluation(nodes)}
+
+
+def answering(stage: StageConfig) -> list[str]:
+    """The modules whose logits are the trained model's, in the place of the classifier's."""
+    return [name for name, wired in wiring_of_evaluation(present(stage.modules)).items() if "logits" in wired.gives]
 
 
 def write_features(restored: LoadedStage) -> Path:

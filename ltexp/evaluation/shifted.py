@@ -76,7 +76,8 @@ class Shift:
         order = order[::-1] if self.direction == "backward" else order
         most = int(to_numpy(test_counts)[labels].min())
         falling = most * (1 / self.ratio) ** (np.arange(len(order)) / max(len(order) - 1, 1))
-        found[order] = np.floor(falling) if most >= self.ratio else falling
+        # a whole number that rounding has left below itself, such as 49 (1 / 49), stays one
+        found[order] = np.floor(falling + 1e-9) if most >= self.ratio else falling
         return found
 
     def shares(self, class_counts: Any, test_counts: Any) -> Floats:

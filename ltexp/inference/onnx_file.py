@@ -6,11 +6,13 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxscript import opset18
 from torch import Tensor, nn
 
 from ltexp.errors import ConfigError, LtexpError
@@ -87,13 +89,28 @@ def _onnx(exported: Exported, sample: Tensor) -> onnx.ModelProto:
                 input_names=["images"],
                 output_names=["logits", "probabilities"],
                 dynamic_shapes={"images": {0: batch}},
+                custom_translation_table={torch.ops.aten._cdist_forward.default: _distances},
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it stumbles over
-        raise LtexpError(f"torch cannot export this model: {str(error).splitlines()[0]}") from error
+        raise LtexpError(f"torch cannot export this model: {_reason(error)}") from error
     assert program is not None
     return program.model_proto
+
+
+def _distances(x: Any, y: Any, p: float, compute_mode: int | None) -> Any:
+    """`torch.cdist` of rows (N, D) and (C, D) with p = 2, for which the exporter knows no operation."""
+    operations: Any = opset18  # whose annotations have tensors alone
+    difference = operations.Sub(operations.Unsqueeze(x, [1]), operations.Unsqueeze(y, [0]))
+    return operations.Sqrt(operations.ReduceSumSquare(difference, [2], keepdims=0))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that the others followed from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _difference(content: bytes, exported: Exported, samples: list[Tensor]) -> float:
@@ -101,7 +118,12 @@ def _difference(content: bytes, exported: Exported, samples: list[Tensor]) -> fl
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     largest = 0.0
     for sample in samples:
-        _, probabilities = session.run(None, {"images": sample.numpy()})
+        try:
+            _, probabilities = session.run(None, {"images": sample.numpy()})
+        except Exception as error:  # onnxruntime's own kinds, one an error code
+            raise LtexpError(
+                f"the exported model does not take {len(sample)} images, not written: {_reason(error)}"
+            ) from error
         with torch.no_grad():
             own = exported(sample)[1].numpy()
         largest = max(largest, float(np.abs(own - probabilities).max()))

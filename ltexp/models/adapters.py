@@ -124,7 +124,7 @@ class Prompts(nn.Module):
 
     def _insert(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         tokens, *rest = inputs
-        own = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+        own = self.tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens[:, : self.prefix], own, tokens[:, self.prefix :]], 1), *rest
 
     def _drop(self, _: nn.Module, inputs: Any, output: Tensor) -> Tensor:

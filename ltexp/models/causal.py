@@ -73,7 +73,8 @@ class MultiHeadNormalized(Classifier):
 
     def _parts(self, rows: Tensor) -> Tensor:
         """(n, H, ceil(D / H)) of rows (n, D); a shorter last part is filled up with zeros, which change no norm."""
-        return F.pad(rows, (0, -self.feature_dim % self.heads)).reshape(len(rows), self.heads, -1)
+        padded = F.pad(rows, (0, -self.feature_dim % self.heads))
+        return padded.reshape(rows.shape[0], self.heads, -1)  # not len(): an export leaves the number of rows open
 
     def _joined(self, parts: Tensor) -> Tensor:
         """Rows (n, D) of their parts."""

@@ -39,8 +39,8 @@ class ModulatedAttention(nn.Module):
         """(B, D, h, w)."""
         theta, phi, g = (part(x).flatten(2) for part in (self.theta, self.phi, self.g))
         answer = (theta.mT @ phi).softmax(-1) @ g.mT
-        answer = self.back(answer.mT.reshape(len(x), -1, *x.shape[2:]))
-        weights = self.spatial(x.flatten(1)).softmax(-1).view(len(x), 1, *x.shape[2:])
+        answer = self.back(answer.mT.unflatten(2, x.shape[2:]))
+        weights = self.spatial(x.flatten(1)).softmax(-1).unflatten(1, (1, *x.shape[2:]))
         attended: Tensor = x + weights * answer
         return attended
 
