@@ -1,5 +1,6 @@
 """What is seen while it runs, and what ends it: lines and bars, signals, folders, a sweep's prepared process."""
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -32,15 +33,16 @@ from ltexp.config import to_config
 from ltexp.config.composer import compose, install
 from ltexp.config.path import conf_dir
 from ltexp.config.schema import StageCacheConfig
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, WriteError
 from ltexp.evaluation.record import SCHEMA, write_record
 from ltexp.launching import prepared
 from ltexp.launching import start as prepare
 from ltexp.launching.outcome import DRY_RUN_VARIABLE
 from ltexp.launching.prepared import PREPARED, ask, start_here
 from ltexp.launching.signals import Stopped, end_process, raised_signals
-from ltexp.launching.start import require_own, require_own_sweep
+from ltexp.launching.start import _only_here, require_own, require_own_sweep
 from ltexp.launching.sweep import ValidateAndFreeze, _typed_folder
+from ltexp.lock import alone
 from ltexp.processes.failure import LAUNCHER
 from ltexp.processes.prepared import Server, become
 from ltexp.report.records import find_runs
@@ -130,6 +132,27 @@ def test_a_runs_folder_with_other_files_is_refused(names: tuple[str, ...], tmp_p
     with pytest.raises(ConfigError, match=f"holds other files \\({re.escape(names[0])}"):
         require_own(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write in .*: Not a directory"),
+        _only_here(tmp_path / "file/run", False),
+    ):
+        pass
+    with (
+        pytest.raises(WriteError, match=r"cannot lock .*: Not a directory"),
+        alone(tmp_path / "file/of/lock", "waiting"),
+    ):
+        pass
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # a network file system without its lock service
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(WriteError, match=r"cannot lock .*: No locks available"), alone(tmp_path / "lock", "waiting"):
+        pass
 
 
 def test_folders_of_the_system_and_other_programs_configs_are_refused(tmp_path: Path) -> None:

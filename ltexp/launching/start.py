@@ -157,9 +157,9 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
         folder: the run's folder.
         shared: whether another node may hold it for the same run. Then False says that one does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOOK)
     except Timeout:
         if shared:
