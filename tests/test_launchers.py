@@ -17,7 +17,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
 from hydra.types import HydraContext
+from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from records import write
 from runs import composed
@@ -32,6 +34,7 @@ from ltexp.files import write_text
 from ltexp.launching import devices
 from ltexp.launching.checks import check_places
 from ltexp.launching.devices import check_devices, device_count, free_gpus
+from ltexp.launching.explain import explain
 from ltexp.launching.outcome import SweepError
 from ltexp.launching.places import place_jobs, read_places, write_places
 from ltexp.launching.start import without_resume
@@ -236,6 +239,19 @@ def test_what_a_launcher_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ltexp_launchers.LaunchError, match="there is no sbatch here"):
         ltexp_launchers.Slurm.check()
+
+
+def test_a_wrong_key_of_a_launcher_or_a_sweeper_is_its_own_line() -> None:
+    for node, said in (
+        ({"_target_": "hydra_plugins.ltexp_launchers.Joblib", "n_jobs": 0, "jobs_per_gpu": 1}, "launcher.n_jobs and "),
+        (
+            {"_target_": "hydra_plugins.ltexp_search.Search", "trials": 1, "parallel": 1, "metric": "fwe", "seed": 0},
+            "unknown hydra.sweeper.metric 'fwe'",
+        ),
+    ):
+        with pytest.raises(InstantiationException) as refused:
+            instantiate(node)
+        assert explain(refused.value, []).startswith(said)
 
 
 def tool(folder: Path, name: str, text: str) -> None:
