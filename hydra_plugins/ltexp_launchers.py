@@ -21,7 +21,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ltexp.config import TrainerConfig
-from ltexp.config.composer import products
+from ltexp.config.composer import as_typed, products
+from ltexp.config.words import key_of
 from ltexp.errors import ConfigError
 from ltexp.launching.devices import device_count, free_gpus, visible_gpus
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, Outcome, SweepError, is_failed, job_name, say
@@ -49,7 +50,7 @@ class Announced:
     def __call__(self, job: DictConfig) -> Any:
         """Runs the job."""
         runtime = HydraConfig.get()
-        own = [text for text in runtime.overrides.task if text not in self.common]
+        own = [text for text in as_typed(runtime.overrides.task) if text not in self.common]
         if DRY_RUN_VARIABLE not in os.environ:
             say(f"{job_name(runtime.job.num, self.total)}: {' '.join(own)}")
         return self.task(job)
@@ -84,10 +85,10 @@ class PluginLauncher(Launcher):
         """Hands all that Hydra gives a launcher on to the one that runs the jobs."""
         self.launcher, self.announced = launcher, Announced(task)
         if (trials := config.hydra.sweeper.get("trials")) is not None:
-            seeds = [text for text in config.hydra.overrides.task if text.startswith("seed=")]
+            seeds = [text for text in as_typed(config.hydra.overrides.task) if key_of(text) == "seed"]
             self.total = trials * len(products(seeds))  # each trial is a run with each of them
         self.folder = str(config.hydra.sweep.dir)
-        self.chosen = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
+        self.chosen = any(key_of(text) == "hydra.sweep.dir" for text in as_typed(config.hydra.overrides.hydra))
         launcher.setup(hydra_context=context, task_function=self.placed(self.announced), config=config)
 
     def placed(self, task: TaskFunction) -> TaskFunction:

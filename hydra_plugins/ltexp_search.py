@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltexp.config import in_order, names_stage
+from ltexp.config.words import key_of
 from ltexp.errors import LtexpError
 from ltexp.files import write_text
 from ltexp.launching.explain import explain
@@ -122,10 +123,11 @@ class Search(Sweeper):
         """
         assert self.config is not None
         parsed = OverridesParser.create().parse_overrides(arguments)
-        swept = {part.get_key_element(): part for part in parsed if part.is_sweep_override()}
-        searched = {key: part for key, part in swept.items() if key != "seed"}
-        check_ranges(searched, swept.get("seed"))
-        seeds = list(swept["seed"].sweep_string_iterator()) if "seed" in swept else []
+        swept = [part for part in parsed if part.is_sweep_override()]
+        listed = next((part for part in swept if key_of(part.input_line or "") == "seed"), None)
+        searched = {part.get_key_element(): part for part in swept if part is not listed}
+        check_ranges(searched, listed)
+        seeds = list(listed.sweep_string_iterator()) if listed is not None else []
         fixed = [part.input_line or "" for part in parsed if not part.is_sweep_override()]
         each = [[f"seed={seed}"] for seed in seeds] or [[]]
         self._check(searched, [*fixed, *each[0]])

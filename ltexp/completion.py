@@ -46,7 +46,7 @@ compdef _ltexp ltexp
 """,
     "fish": r"""
 complete -c ltexp -f -a '(ltexp completion --candidates (commandline -cp | string collect) 2>/dev/null)'
-complete -c ltexp -n '__fish_seen_subcommand_from report evaluate' -F
+complete -c ltexp -n '__fish_seen_subcommand_from report evaluate predict export' -F
 """,
 }
 FLAGS = ("-m", "--help", "--cfg", "--info", "--dry-run", "--config-dir", "--config-path", "--config-name")

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ltexp.distributed import rank
+from ltexp.errors import WriteError
 
 
 @contextmanager
@@ -18,17 +19,23 @@ def alone(path: Path, doing: str) -> Iterator[None]:
     Args:
         path: of the lock; its folder is made.
         doing: what another job does that this one waits for.
+
+    Raises:
+        WriteError: where nothing can be written, or on a file system without locks.
     """
     if rank() != 0:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another job is {doing}: waiting for it", flush=True)
-        lock.acquire()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"another job is {doing}: waiting for it", flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise WriteError(f"cannot lock {path}: {error.strerror or error}") from None
     try:
         yield
     finally:

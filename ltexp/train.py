@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltexp.config.composer import install, products
+from ltexp.config.composer import as_typed, install, products
 from ltexp.config.lightning import group_loggers
 from ltexp.config.path import conf_dir, group_names, take_config_dirs
-from ltexp.config.words import parse_value
+from ltexp.config.words import key_of, parse_value
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
@@ -35,6 +35,7 @@ from ltexp.launching.single import train_one
 from ltexp.launching.start import JobError, run_in_folder
 from ltexp.launching.sweep import frozen_path, show_config
 from ltexp.launching.trials import is_stopped
+from ltexp.run_folder import CONFIG
 from ltexp.terminal import print_anywhere
 
 WITH_VALUE = (  # flags of Hydra that take one
@@ -52,18 +53,21 @@ def job(composed: DictConfig) -> None:
     with_hydra = OmegaConf.create({"hydra": OmegaConf.to_container(runtime)}, flags={"allow_objects": True})
     with_hydra.merge_with(composed)
     folder = Path(runtime.runtime.output_dir)
-    typed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in runtime.overrides.hydra)
+    typed = any(key_of(text) in ("hydra.run.dir", "hydra.sweep.dir") for text in as_typed(runtime.overrides.hydra))
     note_other_folder(runtime)
     try:
-        plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
+        with chdir(runtime.runtime.cwd):  # paths are those of where it was typed, also with hydra.job.chdir=true
+            plain = _frozen_at_sweep_start(runtime) or freeze(with_hydra)
         if runtime.mode == RunMode.MULTIRUN:
             group_loggers(plain, Path(runtime.sweep.dir).name)
         if DRY_RUN_VARIABLE in os.environ:  # of a sweeper of others, whose jobs are not known before
             show_config(folder, plain)
             return
+        # a job script of the user's that is queued again names a new folder, and so does not know that of its run
+        own = (folder / CONFIG).exists() or ("SUBMITIT_EXECUTOR" in os.environ and not plain["resume"])
         if requeued():
             plain["resume"] = True
-        run_in_folder(plain, folder, chosen=typed or requeued())
+        run_in_folder(plain, folder, chosen=typed or (requeued() and own))
     except LtexpError as error:
         if runtime.mode != RunMode.MULTIRUN:
             sys.exit(1 if isinstance(error, JobError) else f"ltexp: {error}")
@@ -77,7 +81,7 @@ def note_other_folder(runtime: Any) -> None:
     one, several = (f"hydra.{kind}.dir" for kind in ("run", "sweep"))
     single = runtime.mode != RunMode.MULTIRUN
     idle, own = (several, one) if single else (one, several)
-    typed = {text.partition("=")[0] for text in runtime.overrides.hydra}
+    typed = {key_of(text) for text in as_typed(runtime.overrides.hydra)}
     if idle in typed and own not in typed and (single or runtime.job.num == 0):
         what = "one run: set hydra.run.dir, or add -m" if single else "a sweep: set hydra.sweep.dir"
         print(f"note: {idle} has no effect on {what}", file=sys.stderr, flush=True)

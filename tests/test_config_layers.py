@@ -207,6 +207,19 @@ def test_a_papers_settings_by_family() -> None:
         composed("method=ce", "paper=dasl")
 
 
+def test_quotes_around_a_choice_change_nothing() -> None:
+    plain = composed('method="ldam_drw"', "dataset='cifar10_lt'", small=False)
+    assert plain["choices"]["paper"] == "ldam_drw/cifar"
+    assert plain["stage1"] == composed("method=ldam_drw", "dataset=cifar10_lt", small=False)["stage1"]
+    assert (
+        composed("method=ce", "dataset=cifar10_lt", 'paper="bkd"', small=False)["choices"]["paper"] == "bkd/cifar10_lt"
+    )
+    several = composed("method=ce", "dataset=cifar10_lt", "paper=['mislas', bkd]", small=False)
+    assert several == composed("method=ce", "dataset=cifar10_lt", "paper=[mislas,bkd]", small=False) | {
+        "overrides": several["overrides"]
+    }
+
+
 def test_a_dataset_that_builds_on_another_has_the_settings_of_its_recipe(own: Path) -> None:
     (own / "dataset").mkdir()
     (own / "dataset" / "mine.yaml").write_text("# Mine.\ndefaults: [cifar100_lt, _self_]\nname: mine\n")

@@ -17,8 +17,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
 from hydra.types import HydraContext
-from omegaconf import OmegaConf
+from hydra.utils import instantiate
+from omegaconf import OmegaConf, open_dict
 from records import write
 from runs import composed
 from test_command_line import SMALL, ltexp, record, start, wait_for
@@ -30,11 +32,13 @@ from ltexp.config.composer import compose
 from ltexp.errors import ConfigError
 from ltexp.files import write_text
 from ltexp.launching import devices
+from ltexp.launching.checks import check_places
 from ltexp.launching.devices import check_devices, device_count, free_gpus
+from ltexp.launching.explain import explain
 from ltexp.launching.outcome import SweepError
 from ltexp.launching.places import place_jobs, read_places, write_places
 from ltexp.launching.start import without_resume
-from ltexp.launching.sweep import ValidateAndFreeze
+from ltexp.launching.sweep import ValidateAndFreeze, frozen_path
 
 TINY = (*SMALL, "stage1.epochs=1", "method=ce")
 
@@ -175,6 +179,21 @@ def test_folders_of_an_earlier_sweep_are_not_those_of_listed_jobs_and_trials(
     assert read_places(tmp_path) == {}
 
 
+def test_the_configs_of_an_earlier_sweep_are_not_those_of_trials_nor_of_a_listed_job_that_cannot_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, wrong = compose([f"hydra.sweep.dir={tmp_path}"]), compose(["stage1.epochs=-1"])
+    loader = SimpleNamespace(load_sweep_config=lambda *_: wrong)
+    running = SimpleNamespace(config_loader=lambda: loader, is_initialized=lambda: True)
+    monkeypatch.setattr(GlobalHydra, "instance", lambda: running)
+    for sweeper in ({"_target_": "an.Listed", "jobs": [["stage1.epochs=-1"]]}, {"_target_": "a.Search"}):
+        write_text(frozen_path(tmp_path, 0), "of before: 1")
+        with open_dict(config):
+            config.hydra.sweeper = sweeper
+        ValidateAndFreeze()._freeze_jobs(config)
+        assert not frozen_path(tmp_path, 0).exists()
+
+
 def test_a_failed_job_counts_as_failed_alone_and_a_refused_one_is_promised_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +239,19 @@ def test_what_a_launcher_needs_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ltexp_launchers.LaunchError, match="there is no sbatch here"):
         ltexp_launchers.Slurm.check()
+
+
+def test_a_wrong_key_of_a_launcher_or_a_sweeper_is_its_own_line() -> None:
+    for node, said in (
+        ({"_target_": "hydra_plugins.ltexp_launchers.Joblib", "n_jobs": 0, "jobs_per_gpu": 1}, "launcher.n_jobs and "),
+        (
+            {"_target_": "hydra_plugins.ltexp_search.Search", "trials": 1, "parallel": 1, "metric": "fwe", "seed": 0},
+            "unknown hydra.sweeper.metric 'fwe'",
+        ),
+    ):
+        with pytest.raises(InstantiationException) as refused:
+            instantiate(node)
+        assert explain(refused.value, []).startswith(said)
 
 
 def tool(folder: Path, name: str, text: str) -> None:
@@ -296,6 +328,29 @@ def test_the_jobs_of_a_submitted_sweep_want_one_allocation(cluster: Path) -> Non
         "trainer.devices=2 trainer.num_nodes=1): submit a sweep for each"
     )
     assert not (cluster / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "job", "said"),
+    [
+        ((), {"devices": 2}, "wants 2 GPUs a node and would get 1: add launcher.gpus_per_node=2"),
+        ((), {"num_nodes": 2}, "wants 2 nodes and would get 1: add launcher.nodes=2"),
+        (("launcher.gpus_per_node=8",), {"devices": 2}, ""),
+        (("trainer.devices=2",), {"devices": 2}, ""),
+        (("launcher.nodes=2",), {"num_nodes": 2}, ""),
+        ((), {"devices": 2, "accelerator": "cpu"}, ""),
+    ],
+)
+def test_an_allocation_is_of_the_size_that_the_jobs_want(
+    typed: tuple[str, ...], job: dict[str, Any], said: str
+) -> None:
+    """The launcher reads what all jobs have in common, and not what is swept, or in files that are."""
+    jobs = [TrainerConfig(**{"accelerator": "gpu", **job})] * 2
+    if not said:
+        check_places(jobs, compose(["launcher=slurm", *typed]))
+        return
+    with pytest.raises(ConfigError, match=f"each job of this sweep {said}"):
+        check_places(jobs, compose(["launcher=slurm", *typed]))
 
 
 SBATCH = f"""#!{sys.executable}

@@ -135,7 +135,13 @@ def test_devices_that_do_not_exist_are_one_line(
 
 
 def test_visible_gpus_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for value, expected in {"": [], "-1": [], "2,3": ["2", "3"], "GPU-1a2b": ["GPU-1a2b"]}.items():
+    for value, expected in {
+        "": [],
+        "-1": [],
+        "2, 3": ["2", "3"],
+        "1,-1,2": ["1"],
+        "GPU-1a2b": ["GPU-1a2b"],
+    }.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
         assert devices.visible_gpus() == expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

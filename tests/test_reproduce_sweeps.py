@@ -222,12 +222,14 @@ def searched(
     return search.sweep(list(asked))
 
 
+@pytest.mark.parametrize("sign", ["", "++"])
 def test_several_seeds_are_one_trial_whose_mean_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     optuna = pytest.importorskip("optuna")
     launcher = Launcher(lambda number, job: 10 * float(job["stage1.optimizer.lr"]) + float(job["seed"]))
-    best = searched(tmp_path / "found", launcher, monkeypatch)
+    asked = [f"{sign}{text}" if text.startswith("seed") else text for text in ASKED]
+    best = searched(tmp_path / "found", launcher, monkeypatch, asked=asked)
     assert [(number, job["seed"]) for number, job in launcher.launched] == [(n, str(n % 2)) for n in range(6)]
     rates = [float(job["stage1.optimizer.lr"]) for _, job in launcher.launched[::2]]
     assert best["overrides"] == {"stage1.optimizer.lr": max(rates)}

@@ -1,5 +1,6 @@
 """What is seen while it runs, and what ends it: lines and bars, signals, folders, a sweep's prepared process."""
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -12,31 +13,41 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
 from runs import assert_equal_weights, composed, run_here, weights
 from test_command_line import SMALL, ltexp, record, start, train, wait_for
 
 from ltexp.config import to_config
+from ltexp.config.composer import compose, install
+from ltexp.config.path import conf_dir
 from ltexp.config.schema import StageCacheConfig
-from ltexp.errors import ConfigError
+from ltexp.errors import ConfigError, WriteError
 from ltexp.evaluation.record import SCHEMA, write_record
 from ltexp.launching import prepared
 from ltexp.launching import start as prepare
+from ltexp.launching.outcome import DRY_RUN_VARIABLE
 from ltexp.launching.prepared import PREPARED, ask, start_here
 from ltexp.launching.signals import Stopped, end_process, raised_signals
-from ltexp.launching.start import require_own, require_own_sweep
+from ltexp.launching.start import _only_here, require_own, require_own_sweep
+from ltexp.launching.sweep import ValidateAndFreeze, _typed_folder
+from ltexp.lock import alone
 from ltexp.processes.failure import LAUNCHER
 from ltexp.processes.prepared import Server, become
 from ltexp.report.records import find_runs
 from ltexp.run_folder import LOCK, is_held
-from ltexp.train import check_flags, flags_first, note_other_folder, with_home
+from ltexp.train import check_flags, flags_first, job, note_other_folder, with_home
 
 BEGUN = {
     "schema": SCHEMA,
@@ -123,6 +134,27 @@ def test_a_runs_folder_with_other_files_is_refused(names: tuple[str, ...], tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
+def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write in .*: Not a directory"),
+        _only_here(tmp_path / "file/run", False),
+    ):
+        pass
+    with (
+        pytest.raises(WriteError, match=r"cannot lock .*: Not a directory"),
+        alone(tmp_path / "file/of/lock", "waiting"),
+    ):
+        pass
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # a network file system without its lock service
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(WriteError, match=r"cannot lock .*: No locks available"), alone(tmp_path / "lock", "waiting"):
+        pass
+
+
 def test_folders_of_the_system_and_other_programs_configs_are_refused(tmp_path: Path) -> None:
     for check in (require_own, require_own_sweep):
         with pytest.raises(ConfigError, match="/ holds other files"):
@@ -151,6 +183,117 @@ def test_a_sweep_without_jobs_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^seed=range\(0,0\) lists no value, so that the sweep has no jobs"):
         check_flags(["-m", "method=ce", "seed=range(0,0)"])
     check_flags(["-m", "--config-name", "config", "method=ce,bsce", "seed={"])  # which is answered elsewhere
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("method=glob(zz*)",), "method=glob(zz*) lists no value, so that the sweep has no jobs: name one or more"),
+        (("seed=0,1", "hydra.sweeper.max_batch_size=1"), "hydra.sweeper.max_batch_size=1: all jobs are one batch here"),
+        (
+            ("seed=0,1", "hydra.sweep.subdir='${hydra:runtime.choices.method}'"),
+            "hydra.sweep.subdir=mislas is the folder of job 1 of 2 and of job 2 of 2",
+        ),
+    ],
+)
+def test_a_sweep_of_no_jobs_of_batches_or_of_one_folder_is_refused(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        freeze_sweep(*words)
+    assert str(refused.value).startswith(f"ltexp: {said}")
+
+
+def test_a_sweep_over_the_files_of_a_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ltexp.launching.sweep.check_compositions", lambda *_: None)
+    monkeypatch.setenv(DRY_RUN_VARIABLE, "1")
+    with pytest.raises(SystemExit):
+        freeze_sweep("method=glob(crt*)", "hydra.sweep.subdir='${hydra:runtime.choices.method}'")
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("# ", "- "))]
+    assert [line.rpartition("/")[2] for line in shown] == ["crt", "- method=crt", "crt_mixup", "- method=crt_mixup"]
+
+
+def freeze_sweep(*words: str) -> None:
+    """What the command does with a sweep's words before anything is run."""
+    install()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("config", list(words), RunMode.MULTIRUN)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("ltexp.launching.sweep.start_prepared", lambda **_: None)
+            ValidateAndFreeze().on_multirun_start(config)
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_an_error_of_the_checks_ends_the_command(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra would print a warning and go on without them."""
+    config = compose([f"hydra.{kind}.dir={'a' * 300}"])
+    start = ValidateAndFreeze().on_run_start if kind == "run" else ValidateAndFreeze().on_multirun_start
+    with pytest.raises(SystemExit, match=r"^ltexp: .*a{300}: File name too long"):
+        start(config)
+
+    def fail(*_: object) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr("ltexp.launching.sweep._typed_folder", fail)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        start(config)
+    assert "KeyError: 'a fault of ours'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[dict[str, Any], bool]]]:
+    """The config that a job with such words is run on, and whether its folder counts as chosen."""
+    given: list[tuple[dict[str, Any], bool]] = []
+    monkeypatch.setattr("ltexp.train.run_in_folder", lambda plain, _, chosen: given.append((plain, chosen)))
+
+    def started(*words: str) -> tuple[dict[str, Any], bool]:
+        config = compose(list(words))
+        with open_dict(config):
+            config.hydra.mode = RunMode.RUN
+            config.hydra.runtime.output_dir, config.hydra.runtime.cwd = str(tmp_path / "run"), str(tmp_path)
+        HydraConfig.instance().set_config(config)
+        job.__wrapped__(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        return given.pop()
+
+    yield started
+    HydraConfig.instance().cfg = None
+
+
+def test_paths_are_of_where_the_command_was_typed(
+    one_job: Callable[..., tuple[dict[str, Any], bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")  # as Hydra does with hydra.job.chdir=true
+    plain, _ = one_job("hydra.job.chdir=true", "paths.data=d", "paths.outputs=o")
+    assert plain["paths"] == {"data": str(tmp_path / "d"), "outputs": str(tmp_path / "o")}
+    assert Path.cwd() == tmp_path / "run"
+
+
+def test_a_folder_is_typed_with_any_sign_and_with_interpolations(
+    one_job: Callable[..., tuple[dict[str, Any], bool]],
+) -> None:
+    assert [one_job(word)[1] for word in ("hydra.run.dir=a", "++hydra.run.dir=a", "seed=1")] == [True, True, False]
+    assert one_job("hydra.run.dir='${hydra:runtime.choices.method}'")[1]
+    assert _typed_folder(compose(["++hydra.run.dir=a"]), "hydra.run.dir") == Path("a")
+    assert _typed_folder(compose(["hydra.run.dir='${hydra:runtime.choices.method}'"]), "hydra.run.dir") is None
+
+
+def test_a_job_that_is_queued_again_finds_its_run(
+    one_job: Callable[..., tuple[dict[str, Any], bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a script of the user's the folder is named after the time; submitit keeps that of its sweep."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    plain, chosen = one_job("method=ce")
+    assert (plain["resume"], chosen) == (True, False)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert one_job("method=ce")[1], "the run of another job of the same config is no business of this one"
+    assert not one_job("method=ce", "resume=true")[1], "it went on with an earlier run when it was first started"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert one_job("method=ce", "resume=true")[1]
 
 
 @pytest.mark.parametrize(("mode", "idle"), [(RunMode.RUN, "hydra.sweep.dir"), (RunMode.MULTIRUN, "hydra.run.dir")])

@@ -3,7 +3,7 @@
 The one place, with `config_files` and `paper_choice`, that knows Hydra from the inside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +208,19 @@ def _overlap(key: str, place: str) -> bool:
     return f"{key}.".startswith(f"{place}.") or f"{place}.".startswith(f"{key}.")
 
 
+def as_typed(overrides: Iterable[str]) -> list[str]:
+    """What a config of Hydra's keeps of a command line (`hydra.overrides.task`), its interpolations as written."""
+    return OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else list(overrides)  # type: ignore[return-value]
+
+
 def products(overrides: Sequence[str]) -> list[list[str]]:
-    """The jobs of a sweep, each a list of overrides: every combination of the values that `overrides` list."""
-    (jobs,) = BasicSweeper.split_arguments(
-        OverridesParser.create().parse_overrides(list(overrides)), max_batch_size=None
-    )
+    """The jobs of a sweep, each a list of overrides: every combination of the values that `overrides` list.
+
+    What `KEY=glob(...)` lists is known only while Hydra runs.
+    """
+    running = GlobalHydra.instance()
+    parser = OverridesParser.create(running.config_loader() if running.is_initialized() else None)
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(list(overrides)), max_batch_size=None)
     return [list(job) for job in jobs]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ltexp.config.config_files import PRIMARY
 from ltexp.errors import ConfigError
@@ -29,7 +30,8 @@ def with_paper(repo: ConfigRepository, overrides: list[str]) -> list[str]:
             raise ConfigError(f"'{typed[key]}' has no effect: write paper={typed[key].partition('=')[2]}")
     paper = typed.get("paper")
     rest = [text for text in overrides if text != paper]
-    if paper in ("paper=null", "paper=none"):  # no settings but the method's own
+    named = _named(paper) if paper is not None else []
+    if named in ([], ["none"]) and paper is not None:  # no settings but the method's own
         return rest
     chosen = {group: _chosen_file(repo, group, typed) for group in ("method", "dataset", "experiment")}
     if paper is None:
@@ -38,16 +40,24 @@ def with_paper(repo: ConfigRepository, overrides: list[str]) -> list[str]:
         if family and not repo.group_exists(f"paper/{family}"):
             raise ConfigError(f"conf/{path}.yaml: {unknown_name(SETTINGS, family, _families(repo))}")
         return [*rest, f"paper={file}"] if file else rest
-    families = [name.strip() for name in paper.removeprefix("paper=").strip("[]").split(",")]
-    if len(families) == 1 and not repo.group_exists(f"paper/{families[0]}"):
+    if len(named) == 1 and not repo.group_exists(f"paper/{named[0]}"):
         return overrides  # one file by its name
-    files = [_file_of(repo, family, chosen["dataset"]) for family in families]
-    for family in (family for family, file in zip(families, files, strict=True) if file is None):
+    files = [_file_of(repo, family, chosen["dataset"]) for family in named]
+    for family in (family for family, file in zip(named, files, strict=True) if file is None):
         if not repo.group_exists(f"paper/{family}"):
             raise ConfigError(unknown_name("paper", family, _families(repo)))
         there = ", ".join(repo.get_group_options(f"paper/{family}"))
         raise ConfigError(f"{paper}: that paper has no settings for {chosen['dataset']}, only for {there}")
     return [*rest, f"paper={files[0]}" if len(files) == 1 else f"paper=[{','.join(map(str, files))}]"]
+
+
+def _named(override: str) -> list[str]:
+    """The choices that an override names, without the quotes around them; none of `KEY=null`, one text of a sweep."""
+    (part,) = OverridesParser.create().parse_overrides([override])
+    if part.is_sweep_override():
+        return [override.partition("=")[2]]
+    value = part.value()
+    return [] if value is None else [str(name) for name in (value if isinstance(value, list) else [value])]
 
 
 def _families(repo: ConfigRepository) -> list[str]:
@@ -66,9 +76,9 @@ def _file_of(repo: ConfigRepository, family: str, dataset: str | None) -> str | 
 def _chosen_file(repo: ConfigRepository, group: str, typed: Mapping[str, str]) -> str | None:
     """The file of a group that is chosen: typed, by a sweep or an experiment that is typed, or by config.yaml."""
     if group in typed:
-        name: str | None = typed[group].partition("=")[2]
+        name = next(iter(_named(typed[group])), None)
     else:
-        files = [f"{kind}/{typed[kind].partition('=')[2]}" for kind in ("sweep", "experiment") if kind in typed]
+        files = [f"{kind}/{one}" for kind in ("sweep", "experiment") if kind in typed for one in _named(typed[kind])]
         names = [_chosen_in(repo, path, group) for path in (*files, PRIMARY)]
         name = next((name for name in names if name is not None), None)
     path = f"{group}/{name}"

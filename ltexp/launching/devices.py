@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def visible_gpus() -> list[str] | None:
     """The GPUs that a process started here may use, as CUDA_VISIBLE_DEVICES names them; None where that is unknown."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+        names = takewhile(lambda name: name != "-1", map(str.strip, chosen.split(",")))  # CUDA reads no further
+        return [name for name in names if name not in ("", "NoDevFiles")]
     if shutil.which("nvidia-smi"):
         try:
             listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30).stdout

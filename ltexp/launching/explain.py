@@ -7,7 +7,13 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,6 +37,8 @@ def explain(error: Exception, arguments: list[str]) -> str:
     """One line for `error`, which the command-line `arguments` led to."""
     if isinstance(error, LtexpError):
         return str(error)
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, LtexpError | HydraException):
+        return explain(error.__cause__, arguments)  # of a sweeper or a launcher, which says what is wrong with its keys
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return unknown_name(group or "config", choice, error.options) + _own_files(choice, error.options)

@@ -11,6 +11,7 @@ from ltexp.config.composer import compose
 from ltexp.config.lightning import trainer_config
 from ltexp.config.path import reading_config_dirs
 from ltexp.config.require import require_path
+from ltexp.config.words import key_of
 from ltexp.errors import ConfigError
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explained
@@ -52,7 +53,7 @@ def _train(words: list[str], folder: str | Path | None) -> Path:
 
 
 def _names_folder(word: str) -> bool:
-    return word.lstrip("+").startswith("hydra.run.dir=")
+    return key_of(word) == "hydra.run.dir"
 
 
 def _is_sweep(word: str) -> bool:

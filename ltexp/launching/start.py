@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from ltexp.config import Config, load, to_config
 from ltexp.config.identity import other_keys, run_identity, values_of
 from ltexp.config.own_code import changed_since
+from ltexp.config.words import key_of
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.evaluation.record import mark_failed, read_record
 from ltexp.files import write_text
@@ -144,7 +145,7 @@ def _leave_nothing(folder: Path) -> None:
 
 def without_resume(plain: dict[str, Any]) -> dict[str, Any]:
     """What the folder keeps: `resume` is about this command, and a run continues from whatever lies in its folder."""
-    typed = [text for text in plain["overrides"] if not text.startswith("resume=")]
+    typed = [text for text in plain["overrides"] if key_of(text) != "resume"]
     return plain | {"resume": False, "overrides": typed}
 
 
@@ -156,9 +157,9 @@ def _only_here(folder: Path, shared: bool) -> Iterator[bool]:
         folder: the run's folder.
         shared: whether another node may hold it for the same run. Then False says that one does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOOK)
     except Timeout:
         if shared:
@@ -185,7 +186,7 @@ def _already_finished(config: Config, folder: Path) -> bool:
             f"{ELSEWHERE}{CACHED if config.stage_cache.enabled else ''}"
         )
     if status == "finished" and config.resume:
-        new = [text for text in config.overrides if text not in there.overrides and not text.startswith("resume=")]
+        new = [text for text in config.overrides if text not in there.overrides and key_of(text) != "resume"]
         ignored = f" ({' '.join(new)} has no effect on it)" if new else ""
         print(f"{folder} is finished already: nothing to do{ignored}")
         if changed := _changed_code(config, folder):

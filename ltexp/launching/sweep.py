@@ -1,10 +1,10 @@
 """Checks every job before the first one starts, and freezes all jobs of a sweep at its start."""
 
-import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,25 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.ltexp_listed import listed_jobs
-from ltexp.config import TrainerConfig, names_stage
+from ltexp.config import names_stage
 from ltexp.config.build import build
-from ltexp.config.composer import LayeredLoader, products
+from ltexp.config.composer import LayeredLoader, as_typed, products
 from ltexp.config.lightning import group_loggers, trainer_config
 from ltexp.config.monitored import check_monitored
 from ltexp.config.require import require_path
+from ltexp.config.words import key_of
 from ltexp.data.commands.check import require_present
 from ltexp.errors import ConfigError, LtexpError
 from ltexp.files import write_text
+from ltexp.launching.checks import check_compositions, check_jobs, check_places, check_subfolders
 from ltexp.launching.devices import check_devices
 from ltexp.launching.explain import explain
 from ltexp.launching.freeze import freeze
 from ltexp.launching.header import remember
 from ltexp.launching.outcome import DRY_RUN_VARIABLE, job_name, say
 from ltexp.launching.places import place_jobs, write_places
-from ltexp.launching.prepared import ask, start_prepared
+from ltexp.launching.prepared import start_prepared
 from ltexp.launching.start import require_own, require_own_sweep
-from ltexp.processes.failure import REFUSED
 from ltexp.run_folder import FROZEN
 
 
@@ -82,11 +83,12 @@ class ValidateAndFreeze(Callback):
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             # a search chooses its next jobs by the results of the last; each is checked when it starts
             if DRY_RUN_VARIABLE not in os.environ:
-                write_places(Path(config.hydra.sweep.dir), {})  # those of an earlier sweep are not of these jobs
+                _forget_jobs(Path(config.hydra.sweep.dir))
             return
         loader = GlobalHydra.instance().config_loader()
         swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]  # of conf/sweep/
-        jobs = products([*swept, *config.hydra.overrides.task])
+        jobs = products([*swept, *as_typed(config.hydra.overrides.task)])
+        check_jobs(jobs, swept, config)
         frozen: list[dict[str, Any]] = []
         opened: list[tuple[dict[str, Any], bool]] = []  # each dataset, and whether it has a validation split
         subfolders = []
@@ -97,13 +99,14 @@ class ValidateAndFreeze(Callback):
                 _say_what_is_left_out(loader, job_name(number, len(jobs)), overrides)
                 composed = loader.load_sweep_config(config, overrides)
                 frozen.append(freeze(composed))
-                subfolders.append(subfolder(composed, number) if DRY_RUN_VARIABLE in os.environ else "")
+                subfolders.append(subfolder(composed, number))
                 _check_data_once(frozen[-1], opened)
             except (LtexpError, HydraException, OmegaConfBaseException) as error:
-                reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
+                reason = explain(error, [*as_typed(config.hydra.overrides.hydra), *overrides])
                 raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}") from None
-        _check_places([trainer_config(job["trainer"]) for job in frozen], config.hydra.launcher._target_)
-        _check_compositions(frozen, jobs)
+        check_subfolders(subfolders)
+        check_places([trainer_config(job["trainer"]) for job in frozen], config)
+        check_compositions(frozen, jobs)
         sweep = Path(config.hydra.sweep.dir)
         places = _places(config, frozen)
         if DRY_RUN_VARIABLE in os.environ:
@@ -116,6 +119,13 @@ class ValidateAndFreeze(Callback):
         write_places(sweep, places)
 
 
+def _forget_jobs(sweep: Path) -> None:
+    """Takes away what an earlier sweep in this folder wrote of its jobs, which are not those of this one."""
+    write_places(sweep, {})
+    for path in (sweep / FROZEN).glob("*.yaml"):
+        path.unlink()
+
+
 def show_config(folder: Path, plain: dict[str, Any]) -> None:
     """Prints the config of a run that is not to be made, and the folder that it would have."""
     print(f"# {folder.absolute()}\n{OmegaConf.to_yaml(OmegaConf.create(plain))}", end="")
@@ -123,14 +133,30 @@ def show_config(folder: Path, plain: dict[str, Any]) -> None:
 
 def subfolder(composed: DictConfig, number: int) -> str:
     """The folder of a sweep's job inside that of the sweep, as Hydra will name it."""
+    if _is_of_number(composed):
+        return str(number)
     with open_dict(composed):
         composed.hydra.job.num, composed.hydra.job.id = number, f"job_id_for_{number}"
-    return str(composed.hydra.sweep.subdir)
+    running = HydraConfig.instance()
+    before = running.cfg
+    try:
+        running.set_config(composed)  # which the name may be made of
+        return str(composed.hydra.sweep.subdir)
+    finally:
+        running.cfg = before
+
+
+def _is_of_number(config: DictConfig) -> bool:
+    """Whether the folders of a sweep's jobs are those of their numbers, and not named by the user."""
+    named = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(named, dict)
+    return bool(named["subdir"] == "${hydra.job.num}")
 
 
 def _typed_folder(config: DictConfig, key: str) -> Path | None:
     """The folder as typed; None for the usual one, and for one that only a job can name (`${hydra:...}`)."""
-    typed = [text.partition("=")[2] for text in config.hydra.overrides.hydra if text.startswith(f"{key}=")]
+    words = as_typed(config.hydra.overrides.hydra)
+    typed = [text.partition("=")[2] for text in words if key_of(text) == key]
     if typed and "$" not in typed[-1]:
         require_path(key, OmegaConf.select(config, key) or "")
     return Path(str(OmegaConf.select(config, key))) if typed and "$" not in typed[-1] else None
@@ -142,10 +168,8 @@ def _places(config: DictConfig, frozen: list[dict[str, Any]]) -> dict[int, str]:
     Raises:
         ConfigError: if there are some, and the launcher is none of ours, which alone know of them.
     """
-    named = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    assert isinstance(named, dict)
     sweep = Path(config.hydra.sweep.dir)
-    if named["subdir"] != "${hydra.job.num}" or not (places := place_jobs(sweep, frozen)):
+    if not _is_of_number(config) or not (places := place_jobs(sweep, frozen)):
         return {}
     first = next(iter(places))
     if not config.hydra.launcher._target_.startswith("hydra_plugins.ltexp_launchers."):
@@ -158,16 +182,6 @@ def _places(config: DictConfig, frozen: list[dict[str, Any]]) -> dict[int, str]:
     return places
 
 
-def _check_compositions(frozen: list[dict[str, Any]], jobs: Sequence[Sequence[str]]) -> None:
-    """What needs torch to be checked, in one process for all jobs."""
-    status, answer = ask("ltexp.processes.preflight", json.dumps(frozen))
-    if status == REFUSED:
-        number, reason = json.loads(answer)
-        raise ConfigError(f"{job_name(number, len(jobs))} ({' '.join(jobs[number])}): {reason}")
-    if status != 0:
-        raise LtexpError(f"the jobs of this sweep could not be checked (exit status {status})")
-
-
 def _say_what_is_left_out(loader: Any, job: str, overrides: list[str]) -> None:
     """One line for what a sweep sets on a stage that the method of one of its jobs does not have."""
     assert isinstance(loader, LayeredLoader)
@@ -177,29 +191,21 @@ def _say_what_is_left_out(loader: Any, job: str, overrides: list[str]) -> None:
         say(f"{job} ({' '.join(kept)}) has no {stages}: {' '.join(left_out)} left out")
 
 
-def _check_places(trainers: list[TrainerConfig], launcher: str) -> None:
-    """Jobs that run on this machine find their devices, and those of a cluster get allocations of one size."""
-    if not launcher.endswith((".Slurm", ".Local")):
-        for trainer in trainers:
-            check_devices(trainer)
-    elif len(sizes := {(trainer.devices, trainer.num_nodes) for trainer in trainers}) > 1:
-        asked = "; ".join(f"trainer.devices={devices} trainer.num_nodes={nodes}" for devices, nodes in sorted(sizes))
-        raise ConfigError(f"the jobs of this sweep ask for different allocations ({asked}): submit a sweep for each")
-
-
 def _freeze_listed(config: DictConfig) -> None:
     """Jobs that stand for themselves: one that cannot be composed fails when its turn comes, not the others with it."""
     loader, sweep = GlobalHydra.instance().config_loader(), Path(config.hydra.sweep.dir)
-    jobs, failed = listed_jobs(config.hydra.sweeper.jobs, list(config.hydra.overrides.task)), 0
+    jobs, failed = listed_jobs(config.hydra.sweeper.jobs, as_typed(config.hydra.overrides.task)), 0
     only_shown = DRY_RUN_VARIABLE in os.environ
     for number, overrides in enumerate(jobs):
         try:
             composed = loader.load_sweep_config(config, overrides)
             job = freeze(composed)
         except (LtexpError, HydraException, OmegaConfBaseException) as error:
-            if only_shown:
+            if not only_shown:
+                frozen_path(sweep, number).unlink(missing_ok=True)  # of an earlier sweep
+            else:
                 failed += 1
-                reason = explain(error, [*config.hydra.overrides.hydra, *overrides])
+                reason = explain(error, [*as_typed(config.hydra.overrides.hydra), *overrides])
                 print(f"ltexp: {job_name(number, len(jobs))} ({' '.join(overrides)}): {reason}", file=sys.stderr)
             continue
         if only_shown:
@@ -253,11 +259,16 @@ def _check_waiting(frozen: dict[str, Any], has_validation: bool) -> None:
 
 @contextmanager
 def _ending_at_errors() -> Iterator[None]:
-    # Hydra only warns of an exception in a callback; it lets an exit through.
+    # Hydra only warns of an exception in a callback, and would go on without its checks; it lets an exit through.
     try:
         yield
     except (LtexpError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"ltexp: {explain(error, sys.argv[1:])}")
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            sys.exit(f"ltexp: {error.filename}: {error.strerror or error}")
+        traceback.print_exception(error)
+        sys.exit(1)
 
 
 def frozen_path(sweep_dir: Path, number: int) -> Path:
