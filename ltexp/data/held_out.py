@@ -39,10 +39,9 @@ def held_out_of(data: LongTailedData, stream: str, wanted: HeldOut) -> tuple[Lon
         raise ConfigError(f"stream {stream} holds out unused images, and {data.name} knows none: set held_out.of=train")
     held = data.last_drawn(wanted.per_class)
     _check_found(data, stream, wanted, held)
-    kept = ~np.isin(data.train.index, held.index)
-    left = np.bincount(data.train.labels[kept], minlength=data.num_classes)
-    _check_left(data, stream, wanted.per_class, left)
-    return replace(data, train=data.train.take(kept)), held
+    rest = _without(data, held)
+    _check_left(data, stream, wanted.per_class, rest.class_counts)
+    return rest, held
 
 
 def spare_validation(own: LongTailedData, run: LongTailedData) -> LongTailedData:
@@ -53,15 +52,19 @@ def spare_validation(own: LongTailedData, run: LongTailedData) -> LongTailedData
     """
     if run.validation is None:
         return own
-    kept = ~np.isin(own.train.index, run.validation.index)
-    left = np.bincount(own.train.labels[kept], minlength=own.num_classes)
-    smallest = int(left.argmin())
-    if left[smallest] < 1:
+    rest = _without(own, run.validation)
+    smallest = int(rest.class_counts.argmin())
+    if rest.class_counts[smallest] < 1:
         raise ConfigError(
             f"all training images of class {name_class(smallest, own.class_names)} are among the run's held-out images "
             "(dataset.validation): give it more, or hold out fewer"
         )
-    return replace(own, train=own.train.take(kept), validation=run.validation)
+    return replace(rest, validation=run.validation)
+
+
+def _without(data: LongTailedData, held: Split) -> LongTailedData:
+    """The data without those training images that `held` has."""
+    return replace(data, train=data.train.take(~np.isin(data.train.index, held.index)))
 
 
 def _check_found(data: LongTailedData, stream: str, wanted: HeldOut, held: Split) -> None:
