@@ -25,6 +25,9 @@ def every_method(quick: Collection[str], but: Collection[str] = ()) -> list[Any]
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in tested]
 
 
+UNTRAINED = ("zero_shot",)  # nothing of it learns: no step of training is taken
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
@@ -42,8 +45,7 @@ def kill_in(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stage, "training_step", dying)
 
 
-# zero_shot trains nothing
-@pytest.mark.parametrize("method", every_method(TELLING, but=("zero_shot",)))
+@pytest.mark.parametrize("method", every_method(TELLING, but=UNTRAINED))
 def test_killed_in_each_stage_and_resumed_equals_uninterrupted(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

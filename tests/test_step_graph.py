@@ -12,7 +12,7 @@ from choices import load, names
 from hydra.utils import get_class
 from recording import RecordedGraph
 from runs import assert_equal_weights, composed, run_here, tiny, trained_stages, weights
-from test_every_method import Killed, courses, every_method, kill_in
+from test_every_method import UNTRAINED, Killed, courses, every_method, kill_in
 
 from ltexp.config import StageConfig, TrainerConfig, to_config
 from ltexp.data.loader import Batch, Recipe
@@ -67,7 +67,7 @@ def words(method: str, *further: str) -> tuple[str, ...]:
     return *tiny(method, epochs=3), *ON, *further
 
 
-@pytest.mark.parametrize("method", every_method(QUICK, but=("zero_shot",)))  # which trains nothing
+@pytest.mark.parametrize("method", every_method(QUICK, but=UNTRAINED))
 def test_replayed_steps_equal_steps_that_run(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage's weights, bit by bit, and the losses of its epochs."""
     if takes_several_passes(method):
