@@ -149,6 +149,7 @@ ONLY_ON: dict[str, tuple[tuple[str, ...], str]] = {
     "loss view_agreement": (("digits", "arrays"), "is for images in memory"),
     "mixing mixup_and_cutmix": (("digits", "arrays"), "is for images"),
     "mixing mixup": (IMAGES, "is for images"),
+    "mixing manifold_mixup": (IMAGES, "is for images"),
     "mixing cutmix": (IMAGES, "is for images"),
     "mixing cmo": (IMAGES, "is for images"),
     "mixing remix": (IMAGES, "is for images"),

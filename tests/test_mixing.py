@@ -41,7 +41,7 @@ def mixup(alpha: float = 1.0) -> Mixup:
 def test_images_and_labels_are_mixed_alike() -> None:
     """Row i is λ x_i + (1 - λ) x_j, where j is the partner that the labels name, half a batch further on."""
     images, labels = batch(64)
-    mixed, (own, partners, weight, *_) = mix(mixup(), images, labels, 64)
+    mixed, (own, partners, weight, *_), _ = mix(mixup(), images, labels, 64)
     torch.testing.assert_close(mixed, weight * images + (1 - weight) * images[partners])
     assert torch.equal(own, labels)
     assert torch.equal(partners, (labels + 32) % 64)
@@ -109,14 +109,14 @@ def test_weights_follow_the_beta_distribution(alpha: float) -> None:
 
 def test_a_batch_of_one_is_its_own_partner() -> None:
     images, labels = batch(1)
-    mixed, targets = mix(mixup(), images, labels, 1)
+    mixed, targets, _ = mix(mixup(), images, labels, 1)
     torch.testing.assert_close(mixed, images)
     assert torch.equal(targets.partner_labels, labels)
 
 
 def test_no_mixing_is_the_batch_itself() -> None:
     images, labels = batch(5)
-    mixed, targets = mix(NoMixing(COUNTS), images, labels, 5)
+    mixed, targets, _ = mix(NoMixing(COUNTS), images, labels, 5)
     assert mixed is images
     assert targets.labels is labels
     assert targets.weight == 1.0

@@ -12,6 +12,7 @@ from ltexp.data.loader import IndexSampler
 from ltexp.errors import ConfigError
 from ltexp.models.module import VIEWS, Wiring, present
 from ltexp.names import unknown_name
+from ltexp.training.inside import check_inside
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
 from ltexp.training.replayable import check_replayable
@@ -33,7 +34,7 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
     counts = objective.loss.class_counts
     mixing: Mixing = build(stage.mixing, class_counts=counts, path=f"{name}.mixing")
     step = build_step(stage.step, counts, path=f"{name}.step")
-    require_names(mixing, "streams")
+    require_names(mixing, "streams", "layers")
     require_names(step, "streams")
     with within(f"{name}.step"):
         step.check(name, stage, trainer)
@@ -41,6 +42,7 @@ def check_batches(name: str, stage: StageConfig, objective: Objective, trainer: 
         _check_scaling(name, stage, step, trainer)
     if trainer.step_graph and stage.epochs > 0:
         check_replayable(name, stage, step)
+    check_inside(name, stage, mixing.layers, trainer)
     built = _augmentations(name, stage)
     _check_curriculum(name, stage, mixing, built)
     _check_views(name, stage, objective, mixing, built, trainer.accumulate)

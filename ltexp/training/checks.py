@@ -18,7 +18,9 @@ from ltexp.training import checkpoint
 from ltexp.training.class_names import check_class_names
 from ltexp.training.data_checks import check_data
 from ltexp.training.feature_stage import check_features
-from ltexp.training.mixing import Mixing, blends
+from ltexp.training.inside import check_layers
+from ltexp.training.mixing import Mixing
+from ltexp.training.objective import Objective
 from ltexp.training.own_parts import check_own_parts
 from ltexp.training.session import Session
 from ltexp.training.small_batches import check_batch_norm
@@ -121,15 +123,29 @@ def _check_modules(session: Session, name: str, stage: StageConfig) -> None:
 
 def _check_mixing(session: Session, name: str, stage: StageConfig) -> None:
     key, kind = f"mixing@{name}.mixing", session.data.kind
-    if kind != "images" and blends(stage):
+    mixing: Mixing = build(stage.mixing, class_counts=session.class_counts, path=f"{name}.mixing")
+    if kind != "images" and mixing.blends and mixing.changes_inputs:
         chosen = session.config.choices.get(key, stage.mixing["_target_"])
         raise ConfigError(f"{name}: mixing {chosen} is for images and the dataset holds {kind}: set {key}=none")
-    mixing: Mixing = build(stage.mixing, class_counts=session.class_counts, path=f"{name}.mixing")
-    if type(mixing).check is not Mixing.check:  # reading a sample takes time
-        try:
+    with within(name):
+        if type(mixing).check is not Mixing.check:  # reading a sample takes time
             mixing.check(session.sample_inputs())
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from None
+    if mixing.layers:
+        _check_layers(session, name, stage, mixing)
+
+
+def _check_layers(session: Session, name: str, stage: StageConfig, mixing: Mixing) -> None:
+    """The backbone has the parts that the mixing works on, and runs them in a step."""
+    model = session.place(session.fresh_model(name, stage, loads=True)).eval()
+    sample = session.sample_inputs()
+    inputs = sample.repeat(2, *[1] * (sample.ndim - 1))
+    branch = Objective(stage, session.class_counts).branch_of(None)
+
+    def run() -> object:
+        return model.backbone(inputs) if branch is None else model.backbone.forward_branch(inputs, branch)
+
+    with within(f"{name}.mixing"):
+        check_layers(model.backbone, run, len(inputs), mixing.layers)
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:

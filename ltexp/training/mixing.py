@@ -15,10 +15,11 @@ from ltexp.config.build import build
 from ltexp.config.require import require
 from ltexp.counts import checked_class_counts
 from ltexp.data.loader import Batch
-from ltexp.distributed import gather_batch, own_rows, world_size
+from ltexp.distributed import gather_batch, gather_with_gradient, own_rows, world_size
 from ltexp.losses.context import WHOLE_BATCH, BatchContext
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import key_to_seed, numbers
+from ltexp.training.inside import Inside
 
 LossInContext = Callable[[ModelOutput, Tensor, BatchContext], Tensor]
 
@@ -80,10 +81,14 @@ def _times(context: BatchContext, weights: Tensor) -> Tensor:
 
 
 class Mixed(NamedTuple):
-    """A batch as it is trained on: inputs (n, ...), of images (n, 3, H, W), and their targets."""
+    """A batch as it is trained on: inputs (n, ...), of images (n, 3, H, W), and their targets.
+
+    `inside` says what is done to it further on, inside the network; None: nothing.
+    """
 
     inputs: Tensor
     targets: Mixture
+    inside: Inside | None = None
 
 
 class Mixing(ABC):
@@ -95,6 +100,8 @@ class Mixing(ABC):
     Attributes:
         blends: whether it makes new inputs out of several, which images allow and word numbers do not. The loader
             then puts each batch into a random order, for `partners_of`.
+        changes_inputs: whether one that blends does so before the network, and not inside it alone. Default true.
+        layers: the parts of the backbone, by their dotted names, that its `Mixed.inside` may name. Default none.
         needs_images: whether it cuts or turns images, which features are not.
         streams: the stage's further batches that it reads (`Batch.streams`).
         views: of a mixing that makes something else of each version of an image, how many it takes, of the batch and of
@@ -106,6 +113,8 @@ class Mixing(ABC):
     """
 
     blends: ClassVar[bool] = True
+    changes_inputs: bool = True
+    layers: Collection[str] = ()
     needs_images: ClassVar[bool] = False
     replayable: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
@@ -185,17 +194,25 @@ class Mixup(Mixing):
 
 
 def partners_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(inputs, labels) of the row that each of this process's rows is mixed with, row p of n with p + n // 2 mod n.
+    """(inputs, labels) of the row that each of this process's rows is mixed with; see `partner_rows`."""
+    return partner_rows(batch.inputs, batch.size), partner_rows(batch.labels, batch.size)
+
+
+def partner_rows(rows: Tensor, size: int) -> Tensor:
+    """The rows that this process's are mixed with, row p of n with p + n // 2 mod n; gradients flow through them.
 
     The loader has put the global batch into a random order (`Loader`, `shuffle_within`), so partners are random. Of W
     processes, each holds its rows' partners where n / 2 is a multiple of W; elsewhere the batch is gathered on each.
+
+    Args:
+        rows: (b, ...) of this process.
+        size: n, the rows of the global batch.
     """
-    size, world = batch.size, world_size()
+    world = world_size()
     if size % (2 * world) == 0 or world == 1:
-        shift = size // 2 // world
-        return half_turned(batch.inputs, shift), half_turned(batch.labels, shift)
-    mine = (own_rows(size, batch.labels.device) + size // 2) % size
-    return gather_batch(batch.inputs, size)[mine], gather_batch(batch.labels, size)[mine]
+        return half_turned(rows, size // 2 // world)
+    mine = (own_rows(size, rows.device) + size // 2) % size
+    return (gather_with_gradient if rows.requires_grad else gather_batch)(rows, size)[mine]
 
 
 def half_turned(rows: Tensor, shift: int) -> Tensor:

@@ -27,6 +27,7 @@ from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import ModelOutput, in_float32
 from ltexp.randomness import default_generator
 from ltexp.training.evaluated import EvaluatedModule
+from ltexp.training.inside import acting
 from ltexp.training.mixing import Mixed, Mixing
 from ltexp.training.objective import Objective, flat_factors, parameter_groups
 from ltexp.training.replayable import replayable_optimizer
@@ -204,7 +205,8 @@ class Stage(EvaluatedModule):
         context = replace(context or self.context_of(batch), part=rows)
         if sample_weights is not None:
             context = replace(context, sample_weights=sample_weights[rows])
-        output = self._forward(batch, rows, None, mixed.inputs, mixed.targets.labels)
+        with acting(self.model.backbone, mixed.inside):
+            output = self._forward(batch, rows, None, mixed.inputs, mixed.targets.labels)
         if self.stream_seeds:
             context = replace(context, streams={name: self._of_stream(batch, name, part) for name in self.stream_seeds})
         with without_autocast(self.device.type):
