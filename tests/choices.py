@@ -24,8 +24,10 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def names(group: str) -> list[str]:
-    """The choices of a config group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The choices of a config group; one that is not there would be a test of nothing."""
+    found = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert found, f"no config group {group}"
+    return found
 
 
 @cache

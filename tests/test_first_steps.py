@@ -29,7 +29,7 @@ SEVERAL = (  # versions; see test_every_method.py, and test_file_runs.py for tho
     *("rand_and_contrastive_files", "rand_and_two_contrastive_files"),
 )
 TWO_VIEWS = "augmentation@{stage}.augmentation=two_views"
-GROUPS = ("evaluation.many_shot_above=8", "evaluation.few_shot_below=4", "dataset.validation.fraction=0.2")
+THREE_SHOTS = ("evaluation.many_shot_above=8", "evaluation.few_shot_below=4", "dataset.validation.fraction=0.2")
 EXPERTS_OF_GROUPS = [f"+{{stage}}.teachers.{group}=stage1" for group in ("many", "medium", "few")]
 CONTRASTIVE = {  # by loss
     "supervised_contrastive": (TWO_VIEWS, "+module@{stage}.modules.projection=projection_head"),
@@ -94,8 +94,8 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
         *(SMALL_META, "+module@{stage}.modules.covariance=class_covariance", "loss@{stage}.loss=implicit_augmentation"),
     ),
     "step major_to_minor": ("{stage}.teacher=stage1", "{stage}.step.start=0"),
-    **{f"{group} shot_group": GROUPS for group in ("loss", "sampler")},
-    "loss multiple_experts": (*GROUPS, *EXPERTS_OF_GROUPS),
+    **{f"{group} shot_group": THREE_SHOTS for group in ("loss", "sampler")},
+    "loss multiple_experts": (*THREE_SHOTS, *EXPERTS_OF_GROUPS),
     "classifier expert_cosine": EXPERTS,
     "classifier nearest_class_mean": ("{stage}.epochs=0",),
     **{
