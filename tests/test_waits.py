@@ -25,7 +25,7 @@ from ltexp.config.build import build
 from ltexp.outputs import ModelOutput
 from ltexp.randomness import Numbers, drawing, key_to_seed
 from ltexp.training.batches import train_loader
-from ltexp.training.objective import flat_factors, parameter_groups
+from ltexp.training.groups import parameter_groups
 from ltexp.training.run_stage import make_trainable, start_model
 from ltexp.training.session import Session
 from ltexp.training.stage import Stage
@@ -105,7 +105,8 @@ def stage_on_meta(config: Config, folder: Path, name: str) -> tuple[Stage, Any]:
 def take_steps(stage: Stage, loader: Any, epoch: int) -> Iterator[None]:
     """The steps of an epoch."""
     settings = dict(stage.config.optimizer)
-    groups = parameter_groups(stage.model, float(settings.pop("lr")), flat_factors(stage.config.lr_factors))
+    settings.pop("lr")
+    groups = parameter_groups(stage.model, stage.config)
     optimizer: Any = build(settings, groups)
     for recipe in loader.at(epoch).recipes():
         batch = loader.make(recipe)

@@ -49,7 +49,13 @@ def stage_identity(stage: StageConfig) -> dict[str, Any]:
     """A stage's config for a hash, in the form of the first records wherever it says what those could say."""
     plain = asdict(stage)
     standard = {"_target_": "ltexp.training.steps.Standard"}
-    for key, usual in {"modules": {}, "streams": {}, "teachers": {}, "step": standard}.items():
+    for key, usual in {
+        "modules": {},
+        "streams": {},
+        "teachers": {},
+        "weight_decay_factors": {},
+        "step": standard,
+    }.items():
         if plain[key] == usual:
             del plain[key]
     for stream in plain.get("streams", {}).values():

@@ -140,8 +140,9 @@ class Fold:
         if place in self.choices or place in self._same:
             return place
         stage, _, rest = place.partition(".")
-        package = f"{stage}.{rest.removeprefix('lr_factors.')}"  # of the parameters of a part
-        return package if rest.startswith("lr_factors.") and package in self.choices else None
+        factors, _, part = rest.partition(".")  # of the parameters of a part
+        package = f"{stage}.{part}"
+        return package if factors.endswith("_factors") and package in self.choices else None
 
     def _set_part(self, target: dict[str, Any], key: str, value: Any, place: str, package: str, layer: Layer) -> None:
         if source := _source_of(value):

@@ -112,6 +112,7 @@ class StageConfig:
     optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     lr_factors: dict[str, Any] = field(default_factory=dict)
+    weight_decay_factors: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
 
     @property

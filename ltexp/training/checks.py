@@ -18,6 +18,7 @@ from ltexp.training import checkpoint
 from ltexp.training.class_names import check_class_names
 from ltexp.training.data_checks import check_data
 from ltexp.training.feature_stage import check_features
+from ltexp.training.groups import check_names
 from ltexp.training.inside import check_layers
 from ltexp.training.mixing import Mixing
 from ltexp.training.objective import Objective
@@ -50,6 +51,8 @@ def check_against_data(session: Session) -> None:
         if not stage.features.get("_target_"):  # else the backbone is not trained
             check_batch_norm(own, name, stage)
         _check_mixing(own, name, stage)
+        if stage.lr_factors or stage.weight_decay_factors:
+            check_names(name, stage, own.fresh_model(name, stage, loads=True))
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
         check_class_names(own, name, stage)

@@ -20,12 +20,12 @@ from ltexp.losses.base import Loss
 from ltexp.models.backbone import Backbone
 from ltexp.models.classifier import Classifier
 from ltexp.models.module import OF_THE_MODEL, Wiring, present
-from ltexp.names import unknown_name
 from ltexp.randomness import default_generator
 from ltexp.training.batch_checks import check_batches
 from ltexp.training.class_names import fits_text, require_text
+from ltexp.training.groups import check_factors
 from ltexp.training.learning import MADE_UP, Sizes, check_start, continue_earlier, tried_classifier
-from ltexp.training.objective import Objective, flat_factors
+from ltexp.training.objective import Objective
 from ltexp.training.own_parts import check_classes
 from ltexp.training.pretext import check_pretexts
 from ltexp.training.replayable import check_hooks
@@ -75,7 +75,7 @@ def _check_stage(config: Config, name: str, earlier: Mapping[str, Classifier], s
     _check_experts(name, config.backbone.get("experts", of_class), classifier, objective.needs)
     _check_branches(name, config.backbone.get("branches", 1), stage, objective)
     _check_features(name, stage, classifier, objective, config.backbone.get("weights"))
-    _check_factors(name, stage, classifier)
+    check_factors(name, stage, classifier)
     _check_text(name, stage, classifier, config.backbone)
     check_start(name, stage, classifier)
     continue_earlier(stage, classifier, earlier, sizes)
@@ -251,18 +251,3 @@ def _check_modules(name: str, stage: StageConfig, stages: Mapping[str, StageConf
                 f"{name}: its module {module} continues that of {before}, which has none: add "
                 f"+module@{before}.modules.{module}=CHOICE, or set {name}.modules.{module}.start=fresh"
             )
-
-
-def _check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None:
-    own = {f"classifier.{parameter}" for parameter in ("weight", "bias", "scale", "shift")}
-    modules = [f"modules.{module}" for module in present(stage.modules)]
-    known = {
-        "backbone",
-        "classifier",
-        *modules,
-        *own,
-        *(f"classifier.{key}" for key, _ in classifier.named_parameters()),
-    }
-    for prefix in flat_factors(stage.lr_factors):
-        if prefix not in known and not prefix.startswith(("backbone.", *(f"{module}." for module in modules))):
-            raise ConfigError(unknown_name(f"parameter in {name}.lr_factors", prefix, known))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -13,7 +13,6 @@ from ltexp.errors import ConfigError
 from ltexp.losses.base import Loss
 from ltexp.losses.context import WHOLE_BATCH, BatchContext, Survey
 from ltexp.losses.reweighting import Reweighted
-from ltexp.models.model import Model
 from ltexp.outputs import ModelOutput
 from ltexp.training.mixing import Mixture
 
@@ -143,36 +142,3 @@ def _check(part: Loss) -> None:
             "keep them in a module of the stage, whose output the loss reads, or in buffers"
         )
     require_names(part, "needs", "teachers", "surveys", "streams")
-
-
-def flat_factors(factors: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """{classifier: {shift: 0.2}} as {classifier.shift: 0.2}."""
-    flat: dict[str, float] = {}
-    for name, value in factors.items():
-        flat |= (
-            flat_factors(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": float(value)}
-        )
-    return flat
-
-
-def parameter_groups(model: Model, lr: float, factors: dict[str, float]) -> list[dict[str, Any]]:
-    """Optimizer groups of the learnable parameters, one for each factor on the learning rate.
-
-    Args:
-        model: its parameters that require a gradient are grouped.
-        lr: base learning rate.
-        factors: by prefix of a parameter's dotted name, which begins with its part's (`Model.parts`); the longest
-            prefix that fits counts.
-    """
-    groups: dict[float, list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()  # one that two parts share learns once
-    for part, module in model.parts().items():
-        for own, parameter in module.named_parameters():
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            name = f"{part}.{own}"
-            fitting = [prefix for prefix in factors if name == prefix or name.startswith(prefix + ".")]
-            factor = factors[max(fitting, key=len)] if fitting else 1.0
-            groups.setdefault(factor, []).append(parameter)
-    return [{"params": params, "lr": lr * factor, "base_lr": lr * factor} for factor, params in groups.items()]

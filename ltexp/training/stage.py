@@ -27,9 +27,10 @@ from ltexp.models.model import Model, without_autocast
 from ltexp.outputs import ModelOutput, in_float32
 from ltexp.randomness import default_generator
 from ltexp.training.evaluated import EvaluatedModule
+from ltexp.training.groups import parameter_groups
 from ltexp.training.inside import acting
 from ltexp.training.mixing import Mixed, Mixing
-from ltexp.training.objective import Objective, flat_factors, parameter_groups
+from ltexp.training.objective import Objective
 from ltexp.training.replayable import replayable_optimizer
 from ltexp.training.schedules import build_schedule
 from ltexp.training.step_graph import StepGraph
@@ -107,8 +108,8 @@ class Stage(EvaluatedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The stage's optimizer and learning-rate schedule."""
         settings = dict(self.config.optimizer) | (replayable_optimizer(self.config) if self.graph else {})
-        factors = flat_factors(self.config.lr_factors)
-        groups = parameter_groups(self.model, float(settings.pop("lr")), factors)
+        settings.pop("lr")
+        groups = parameter_groups(self.model, self.config)
         if not groups:
             raise ConfigError("nothing to train: set epochs=0, or make a part trainable (trainable)")
         optimizer: torch.optim.Optimizer = build(settings, groups, path="optimizer")
