@@ -49,20 +49,23 @@ def train(
     return train_one(overrides, folder, config_dirs)
 
 
-def load(run: str | Path, stage: str | None = None, accelerator: str = "auto") -> "Predictor":
+def load(
+    run: str | Path, stage: str | None = None, accelerator: str = "auto", max_pixels: int | None = None
+) -> "Predictor":
     """The trained model of a finished run with its transforms; the run's data need not be there.
 
     Args:
         run: the run's folder.
         stage: stage1 or stage2. Default: the last one that was trained.
         accelerator: auto, cpu or gpu.
+        max_pixels: larger image files are refused. Default: the run's `dataset.source.max_pixels`, or 178,956,970.
 
     Raises:
         ltexp.errors.LtexpError: if the folder is no run's, its checkpoint is damaged, or the run reads no images.
     """
     from ltexp.inference.predictor import load_predictor
 
-    return load_predictor(Path(run), stage, accelerator)
+    return load_predictor(Path(run), stage, accelerator, max_pixels)
 
 
 def records(*folders: str | Path) -> list[dict[str, Any]]:

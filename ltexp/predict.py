@@ -11,17 +11,18 @@ keys:
   probabilities=true   a column for each class as well
   stage=NAME           stage1, stage2 ...; default: the last
   accelerator=NAME     auto | cpu | gpu
+  max_pixels=N         larger images are refused; default: the run's
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltexp.config.words import read_flag, run_command, split_words
+from ltexp.config.words import parse_value, read_flag, run_command, split_words
 from ltexp.errors import ConfigError
 from ltexp.files import is_file_to_be, write_text
 
-KEYS = ("out", "probabilities", "stage", "accelerator")
+KEYS = ("out", "probabilities", "stage", "accelerator", "max_pixels")
 
 
 def run(words: Sequence[str]) -> int:
@@ -42,7 +43,8 @@ def run(words: Sequence[str]) -> int:
     from ltexp.inference.predictor import load_predictor
     from ltexp.inference.transform import listed
 
-    predictor = load_predictor(Path(folder), options.get("stage"), options.get("accelerator", "auto"))
+    most = parse_value("max_pixels", options["max_pixels"]) if "max_pixels" in options else None
+    predictor = load_predictor(Path(folder), options.get("stage"), options.get("accelerator", "auto"), most)
     found = [path for name in images for path in listed(name)[0]]
     prediction = predictor.predict(found)
     text = prediction.csv(every_class)

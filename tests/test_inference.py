@@ -13,6 +13,7 @@ import ltexp
 from ltexp.data.files.decode import Reading
 from ltexp.errors import ConfigError, DataError
 from ltexp.inference.transform import ImageTransform, find_images, listed
+from ltexp.predict import main as predict_main
 
 ORIENTATION = 0x0112
 PLAIN = ImageTransform(16, 16, [0.0] * 3, [1.0] * 3)
@@ -52,8 +53,20 @@ def test_images_are_turned_upright_where_the_run_turned_them(turned: tuple[Path,
 
 def test_an_image_too_large_for_the_run_is_refused(turned: tuple[Path, Path], tmp_path: Path) -> None:
     make_image(0, 0, (64, 48)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"64x48 pixels are more than dataset\.source\.max_pixels=2000"):
+    with pytest.raises(DataError, match=r"64x48 pixels are more than max_pixels=2000: raise it"):
         ltexp.load(turned[1], accelerator="cpu").predict(tmp_path / "x.png")
+
+
+def test_the_limit_of_an_images_size_can_be_raised(turned: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    make_image(0, 0, (64, 48)).save(tmp_path / "x.png")
+    words = [str(turned[1]), str(tmp_path / "x.png"), "accelerator=cpu"]
+    assert predict_main([*words, "max_pixels=3072"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert predict_main([*words, "max_pixels=3071"]) != 0
+    assert "64x48 pixels are more than max_pixels=3071: raise it" in capsys.readouterr().err
+    for wrong in ("0", "many"):
+        assert predict_main([*words, f"max_pixels={wrong}"]) != 0
+        assert f"invalid max_pixels={wrong}: expected a whole number of 1 or more" in capsys.readouterr().err
 
 
 def test_files_of_systems_are_no_images(tmp_path: Path) -> None:

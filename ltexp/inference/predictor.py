@@ -13,7 +13,7 @@ import torch
 
 from ltexp.config import Config
 from ltexp.config.locate import locate
-from ltexp.config.require import within
+from ltexp.config.require import is_whole, require, within
 from ltexp.config.words import own_keys
 from ltexp.data.files.decode import Reading
 from ltexp.errors import ConfigError
@@ -128,10 +128,14 @@ class Predictor:
         return Prediction(names, self.class_names, np.concatenate(parts))
 
 
-def load_predictor(folder: Path, stage: str | None, accelerator: str) -> Predictor:
+def load_predictor(folder: Path, stage: str | None, accelerator: str, max_pixels: int | None = None) -> Predictor:
     """See `ltexp.load`."""
+    require(max_pixels is None or is_whole(max_pixels, 1), "max_pixels", max_pixels, "a whole number of 1 or more")
     with own_keys({"trainer.accelerator": "accelerator"}):
-        return _load(folder, stage, accelerator)
+        predictor = _load(folder, stage, accelerator)
+    reading = predictor.transform.reading
+    predictor.transform.reading = reading._replace(key="max_pixels", max_pixels=max_pixels or reading.max_pixels)
+    return predictor
 
 
 def _load(folder: Path, stage: str | None, accelerator: str) -> Predictor:
@@ -173,5 +177,5 @@ def transform_of(dataset: Mapping[str, Any], record: Mapping[str, Any]) -> Image
         raise ConfigError(f"dataset.{missing[0]}: the run's config has none, so its images cannot be prepared")
     size = dataset.get("image_size") or (record.get("data") or {}).get("image_size")
     source = dataset.get("source") or {}
-    reading = Reading(**{key: source[key] for key in Reading._fields if key in source})
+    reading = Reading(**{key: source[key] for key in ("exif_orientation", "max_pixels") if key in source})
     return ImageTransform(size, dataset.get("resize"), dataset["channel_mean"], dataset["channel_std"], reading)

@@ -30,10 +30,12 @@ class Reading(NamedTuple):
         exif_orientation: whether images are turned upright as cameras note it in them. Default False: the field's
             loaders (torchvision's ImageFolder) take the pixels as they are stored.
         max_pixels: larger images are refused.
+        key: the one that says so, for messages.
     """
 
     exif_orientation: bool = False
     max_pixels: int = MOST_PIXELS
+    key: str = "dataset.source.max_pixels"
 
 
 AS_STORED = Reading()
@@ -65,7 +67,7 @@ def open_rgb(path: str, content: bytes | None = None, reading: Reading = AS_STOR
     Raises:
         DataError: for a file that is missing, truncated, damaged, too large or of no known format.
     """
-    return _read(path, content, lambda image: to_rgb(turned_upright(image, reading)), reading.max_pixels)
+    return _read(path, content, lambda image: to_rgb(turned_upright(image, reading)), reading)
 
 
 def read_crop(
@@ -105,16 +107,16 @@ def read_crop(
         pixels = np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
         return pixels[:, ::-1] if mirrored else pixels
 
-    return _read(path, content, cut, reading.max_pixels)
+    return _read(path, content, cut, reading)
 
 
-def _read(path: str, content: bytes | None, use: Callable[[Image.Image], T], max_pixels: int) -> T:
+def _read(path: str, content: bytes | None, use: Callable[[Image.Image], T], reading: Reading) -> T:
     try:
         with _leniency, Image.open(path if content is None else BytesIO(content)) as image:
-            if image.width * image.height > max_pixels:
+            if image.width * image.height > reading.max_pixels:
                 raise DataError(
-                    f"{path}: {image.width}x{image.height} pixels are more than dataset.source.max_pixels="
-                    f"{max_pixels}: raise it, or leave the image out"
+                    f"{path}: {image.width}x{image.height} pixels are more than {reading.key}={reading.max_pixels}: "
+                    "raise it, or leave the image out"
                 )
             return use(image)
     except DataError:
