@@ -17,7 +17,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
@@ -424,3 +424,30 @@ def test_a_sweep_through_joblib(tmp_path: Path) -> None:
     answer = ltexp("train", "launcher=joblib", "launcher.n_jobs=2", *TINY, *sweep, "seed=0,1")
     assert answer.returncode == 0, answer.stderr
     assert [record(tmp_path / "sweep" / job)["seed"] for job in ("0", "1")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("+dataset=cifar10_lt",), "+dataset=cifar10_lt: there is a choice of dataset already: leave out the +"),
+        (
+            ("-m", "hydra/sweeper=search", "sweep=mislas_forms"),
+            "hydra.sweeper.jobs: Search takes no jobs: leave out hydra/sweeper=search or sweep=mislas_forms",
+        ),
+        (
+            ("-m", "hydra/sweeper=basic", "sweep=mislas_forms"),
+            "hydra.sweeper.jobs: BasicSweeperConf takes no jobs: leave out hydra/sweeper=basic or sweep=mislas_forms",
+        ),
+    ],
+)
+def test_choices_that_exclude_each_other_are_told_in_one_line(words: tuple[str, ...], line: str) -> None:
+    found = ltexp("train", "--dry-run", *words)
+    assert found.returncode != 0
+    assert found.stderr.strip().splitlines()[-1] == f"ltexp: {line}"
+
+
+def test_a_choice_that_a_file_makes_once_more_is_an_override() -> None:
+    said = "Multiple values for loss@stage1.loss. To override a value use 'override loss@stage1.loss: ldam'"
+    assert explain(ConfigCompositionException(said), ["method=mine"]) == (
+        "a file chooses loss@stage1.loss once more: write '- override /loss@stage1.loss: ldam' in its defaults list"
+    )

@@ -30,6 +30,14 @@ OVERRIDE_TOO_EARLY = re.compile(r"In '?([^':]+)'?: Override '([^']+)' is defined
 TWICE = re.compile(r"@(\w+)\.\S+ appears more than once in the final defaults list")
 
 MOST_OWN = 8  # keys of a part that a line names
+CHOSEN_TWICE = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: (\S+))'")
+# a file sets what the class that another file chooses does not take
+NOT_IN = re.compile(r"Key '(?P<key>\w+)' not in '(?P<chosen>\w+)'.*full_key: (?P<place>[\w.]+)\.\w+", re.S)
+TAKES_NO = re.compile(
+    r"(?P<chosen>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<key>\w+)'"
+    r".*full_key: (?P<place>[\w.]+)",
+    re.S,
+)
 SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(.*)'\n")
 
 
@@ -39,6 +47,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return str(error)
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, LtexpError | HydraException):
         return explain(error.__cause__, arguments)  # of a sweeper or a launcher, which says what is wrong with its keys
+    said = str(error) or str(error.__cause__)  # Hydra's error around OmegaConf's may be empty
+    if none := TAKES_NO.search(said) or NOT_IN.search(said):
+        return _of_another_file(none["chosen"], none["key"], none["place"], arguments)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return unknown_name(group or "config", choice, error.options) + _own_files(choice, error.options)
@@ -68,6 +79,13 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         raise ConfigError(explain(error, list(overrides))) from None
 
 
+def _of_another_file(chosen: str, key: str, place: str, arguments: Sequence[str]) -> str:
+    """What to leave out where one file chooses a sweeper or launcher and another sets what it does not take."""
+    group = place.replace(".", "/")
+    typed = [text for text in arguments if text.lstrip("+").startswith((f"{group}=", "sweep="))]
+    return f"{place}.{key}: {chosen} takes no {key}: leave out {' or '.join(typed) or f'{place}.{key}'}"
+
+
 def _own_files(choice: str, options: Sequence[str]) -> str:
     """Where files of one's own are found, for a choice that is not just misspelt while no folder of them is named."""
     if user_config_dirs() or get_close_matches(plain(choice), map(plain, options), n=1, cutoff=0.75):
@@ -94,6 +112,12 @@ def _of_defaults_list(said: str, arguments: list[str]) -> str:
         typed = override.replace(f"@{file.partition('/')[0]}.", "@")  # Hydra has put the file's own group in
         later = later.rpartition(": ")[2]
         return f"{file}: 'override /{typed}' stands before '{later}' in the defaults list: put override lines last"
+    if twice := CHOSEN_TWICE.search(said):
+        key, line, choice = twice.groups()
+        typed = f"{key}={choice}"
+        if f"+{typed}" in arguments:
+            return f"+{typed}: there is a choice of {key} already: leave out the +"
+        return f"a file chooses {key} once more: write '- override /{line}' in its defaults list"
     if no_group := re.search(r"config group '([^']+)' does not exist", said):
         return unknown_name("group", no_group[1], group_names())
     twice = TWICE.search(said)
@@ -221,5 +245,7 @@ def _null_parent(config: DictConfig, key: str) -> str | None:
     return parent if "." in key and parent in config and config[parent] is None else None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    if not str(error) and error.__cause__ is not None:  # Hydra's, around OmegaConf's
+        return _first_line(error.__cause__)
     return " ".join(str(error).split("\n\n")[0].split())
