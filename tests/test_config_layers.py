@@ -71,12 +71,6 @@ def rounds() -> list[dict[str, str]]:
     return [{group: names(group)[number % len(names(group))] for group in PARTS} for number in range(most)]
 
 
-def swapped_node(plain: dict[str, Any], stage: str, group: str) -> dict[str, Any]:
-    node = plain[stage][group]
-    assert isinstance(node, dict)
-    return node
-
-
 def user_method(folder: Path, swaps: dict[str, str]) -> None:
     lines = [
         f"  - override /{group}@{stage}.{group}: {name}"

@@ -81,7 +81,7 @@ def test_mixup_with_lambda_1_is_no_mixup(counts: Tensor, name: str, monkeypatch:
     """Images, value and gradient, with every loss."""
     images, y, z = torch.randn(8, 3, 4, 4), torch.arange(8) % 4, torch.randn(8, 4)
     monkeypatch.setattr(Mixup, "draw_weight", lambda *_: 1.0)
-    mixed, targets = Mixup(counts)(Batch(images, y, y, 1.0, 8, 0, 0), 0)
+    mixed, targets, _ = Mixup(counts)(Batch(images, y, y, 1.0, 8, 0, 0), 0)
     assert torch.equal(mixed, images)
     loss, other = (build("loss", name, class_counts=counts) for _ in range(2))  # some keep a queue or class means
     output = full_output(z)

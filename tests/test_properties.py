@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ltexp.config.build import build
@@ -84,10 +84,28 @@ def test_any_bytes_are_read_or_told_in_lines(content: bytes, tmp_path: Path) -> 
     assert len(texts) == len(labels)
     for line in (*problems, *wrong, *faults):
         assert "\n" not in line
-    if found is not None:  # and nothing outside the folder is named
-        for name in found.paths.tolist():
-            assert not name.startswith(b"/")
-            assert b".." not in name.split(b"/")
+
+
+STEPS = st.sampled_from(["", ".", "..", "a", "b.jpg", "~", "c d", "C:", "..\\x"])
+LISTED = st.tuples(st.lists(STEPS, min_size=1, max_size=4).map("/".join), BETWEEN, st.integers(0, 9))
+
+
+@steady
+@given(rows=st.lists(LISTED, min_size=1, max_size=4))
+def test_a_list_names_nothing_outside_its_folder(rows: list[tuple[str, str, int]], tmp_path: Path) -> None:
+    """Whatever steps a path takes: it is refused in a line, or stays below the folder."""
+    path = tmp_path / "file"
+    path.write_text("".join(f"{name}{between}{label}\n" for name, between, label in rows))
+    found, problems = read_list(path, tmp_path)
+    assert (found is None) == bool(problems)
+    for line in problems:
+        assert "\n" not in line
+    for name in [] if found is None else found.paths.tolist():
+        assert not name.startswith(b"/")
+        assert b".." not in name.split(b"/")
+    inside = all(name and not name.startswith("/") and ".." not in name.split("/") for name, *_ in rows)
+    event("outside" if not inside else "read" if found is not None else "refused")
+    assert inside or found is None
 
 
 @steady

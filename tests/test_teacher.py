@@ -82,9 +82,6 @@ AUXILIARY = (
 )
 
 
-CONTINUED = "+stage2.modules.auxiliary.start=stage1"
-
-
 def test_the_teacher_answers_on_the_students_batch_without_gradient_and_stays_as_it_was(tmp_path: Path) -> None:
     Match.seen.clear()
     run_here(tmp_path / "plain", "method=crt", "stage2.epochs=1")

@@ -12,6 +12,7 @@ from ltexp.training.inside import Inside
 from ltexp.training.mixing import Mixed, Mixture, Mixup, partner_rows
 
 INPUTS = "inputs"
+PLACES = (INPUTS, "layer1", "layer2")
 
 
 class ManifoldMixup(Mixup):
@@ -21,6 +22,7 @@ class ManifoldMixup(Mixup):
         class_counts: without effect.
         alpha: α of λ ~ Beta(α, α), one a batch. Default 2.0 (the paper's CIFAR).
         places: `inputs`, or dotted names of the backbone's parts, whose outputs are mixed; each is as likely.
+            Default: the paper's for a ResNet, the inputs and what its first two stages give.
 
     Raises:
         ConfigError: α not positive, or no places.
@@ -28,7 +30,7 @@ class ManifoldMixup(Mixup):
 
     replayable = False  # another place is another step
 
-    def __init__(self, class_counts: Tensor, alpha: float = 2.0, places: Sequence[str] = (INPUTS,)) -> None:
+    def __init__(self, class_counts: Tensor, alpha: float = 2.0, places: Sequence[str] = PLACES) -> None:
         super().__init__(class_counts, alpha)
         named = not isinstance(places, str) and len(places) > 0 and all(isinstance(place, str) for place in places)
         require(named, "places", places, "a list of one or more of inputs and the backbone's parts, [inputs,layer1]")
