@@ -1,5 +1,6 @@
 """Factors on learning rate and weight decay: which parameter has which, and that they act by the optimizer's rule."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from ltexp.config.identity import digest, stage_identity
 from ltexp.errors import ConfigError
 from ltexp.models.cifar_resnet import CifarResNet
 from ltexp.models.classifier import Linear
+from ltexp.models.memory import CentroidMemory
 from ltexp.models.model import Model
-from ltexp.training.groups import check_factors, parameter_groups
+from ltexp.training.groups import check_factors, check_names, parameter_groups
 
 MODEL = Model(CifarResNet(8), Linear(64, 4))
 
@@ -119,3 +121,11 @@ def test_an_optimizer_without_weight_decay_has_no_factors_on_it() -> None:
 def test_names_within_a_module_are_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter in stage1\.lr_factors 'modules\.auxiliary\.xx'"):
         run_here(tmp_path / "run", "method=dasl", *TINY, "+stage1.lr_factors.modules.auxiliary.xx=0.1")
+
+
+def test_a_part_that_settings_leave_out_may_be_named_as_a_method_file_does() -> None:
+    model = Model(CifarResNet(8), Linear(64, 4), {"memory": CentroidMemory(64, 4, attention=False)})
+    for own, known in (("attention", True), ("attentoin", False)):
+        config = replace(stage(), lr_factors={"modules": {"memory": {own: 0.1}}})
+        with nullcontext() if known else pytest.raises(ConfigError, match=r"did you mean 'modules\.memory\.attention'"):
+            check_names("stage1", config, model)

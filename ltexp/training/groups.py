@@ -55,15 +55,17 @@ def check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None
 
 
 def check_names(name: str, stage: StageConfig, model: Model) -> None:
-    """Refuses names of the backbone's and the modules' parameters that these have not.
+    """Refuses names of the backbone's and the modules' parts that these have not, not even as None.
 
     Raises:
         ConfigError: with the key.
     """
     places = set(model.parts())
     for part, module in model.parts().items():
-        found = (*module.named_modules(), *module.named_parameters())
-        places.update(f"{part}.{place}" for place, _ in found if place)
+        found = dict((*module.named_modules(), *module.named_parameters()))
+        for place, each in module.named_modules():  # a part that its settings leave out is an attribute that is None
+            found |= dict.fromkeys(f"{place}.{own}".lstrip(".") for own, value in vars(each).items() if value is None)
+        places.update(f"{part}.{place}" for place in found if place)
     for key in KEYS:
         for prefix in flat_factors(getattr(stage, key)):
             if prefix.startswith(("backbone.", "modules.")) and prefix not in places:
