@@ -128,4 +128,4 @@ def test_a_part_that_settings_leave_out_may_be_named_as_a_method_file_does() -> 
     for own, known in (("attention", True), ("attentoin", False)):
         config = replace(stage(), lr_factors={"modules": {"memory": {own: 0.1}}})
         with nullcontext() if known else pytest.raises(ConfigError, match=r"did you mean 'modules\.memory\.attention'"):
-            check_names("stage1", config, model)
+            check_names("stage1", config, lambda: model)

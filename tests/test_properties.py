@@ -18,7 +18,7 @@ from ltexp.config.build import build
 from ltexp.config.composer import compose
 from ltexp.config.words import parse_value, split_words
 from ltexp.data import samplers
-from ltexp.data.files.lists import read_list
+from ltexp.data.files.lists import ImageList, read_list
 from ltexp.data.files.source import read_names
 from ltexp.data.images.loader import ImageLoader
 from ltexp.data.tail.profile import choose_subset, class_sizes, held_out_sizes
@@ -84,6 +84,14 @@ def test_any_bytes_are_read_or_told_in_lines(content: bytes, tmp_path: Path) -> 
     assert len(texts) == len(labels)
     for line in (*problems, *wrong, *faults):
         assert "\n" not in line
+    assert_inside(found)
+
+
+def assert_inside(found: ImageList | None) -> None:
+    """Nothing outside the folder is named."""
+    for name in [] if found is None else found.paths.tolist():
+        assert not name.startswith(b"/")
+        assert b".." not in name.split(b"/")
 
 
 STEPS = st.sampled_from(["", ".", "..", "a", "b.jpg", "~", "c d", "C:", "..\\x"])
@@ -100,9 +108,7 @@ def test_a_list_names_nothing_outside_its_folder(rows: list[tuple[str, str, int]
     assert (found is None) == bool(problems)
     for line in problems:
         assert "\n" not in line
-    for name in [] if found is None else found.paths.tolist():
-        assert not name.startswith(b"/")
-        assert b".." not in name.split(b"/")
+    assert_inside(found)
     inside = all(name and not name.startswith("/") and ".." not in name.split("/") for name, *_ in rows)
     event("outside" if not inside else "read" if found is not None else "refused")
     assert inside or found is None

@@ -48,15 +48,10 @@ def digest(value: Any) -> str:
 def stage_identity(stage: StageConfig) -> dict[str, Any]:
     """A stage's config for a hash, in the form of the first records wherever it says what those could say."""
     plain = asdict(stage)
-    standard = {"_target_": "ltexp.training.steps.Standard"}
-    for key, usual in {
-        "modules": {},
-        "streams": {},
-        "teachers": {},
-        "weight_decay_factors": {},
-        "step": standard,
-    }.items():
-        if plain[key] == usual:
+    usual: dict[str, Any] = {"step": {"_target_": "ltexp.training.steps.Standard"}}
+    usual |= {key: {} for key in ("modules", "streams", "teachers", "weight_decay_factors")}
+    for key, value in usual.items():
+        if plain[key] == value:
             del plain[key]
     for stream in plain.get("streams", {}).values():
         if stream["held_out"] and stream["held_out"]["of"] == "train":

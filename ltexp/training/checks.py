@@ -1,5 +1,7 @@
 """What the data shows to be wrong with a run, told before anything is trained."""
 
+from functools import partial
+
 import torch
 from hydra.utils import get_class
 from torch import Tensor
@@ -51,8 +53,7 @@ def check_against_data(session: Session) -> None:
         if not stage.features.get("_target_"):  # else the backbone is not trained
             check_batch_norm(own, name, stage)
         _check_mixing(own, name, stage)
-        if stage.lr_factors or stage.weight_decay_factors:
-            check_names(name, stage, own.fresh_model(name, stage, loads=True))
+        check_names(name, stage, partial(own.fresh_model, name, stage, loads=True))
         _check_augmentation(config, name, stage, own.data)
         check_features(own, stage)
         check_class_names(own, name, stage)
@@ -143,12 +144,8 @@ def _check_layers(session: Session, name: str, stage: StageConfig, mixing: Mixin
     sample = session.sample_inputs()
     inputs = sample.repeat(2, *[1] * (sample.ndim - 1))
     branch = Objective(stage, session.class_counts).branch_of(None)
-
-    def run() -> object:
-        return model.backbone(inputs) if branch is None else model.backbone.forward_branch(inputs, branch)
-
     with within(f"{name}.mixing"):
-        check_layers(model.backbone, run, len(inputs), mixing.layers)
+        check_layers(model.backbone, partial(model, inputs, branch=branch), len(inputs), mixing.layers)
 
 
 def _check_augmentation(config: Config, name: str, stage: StageConfig, data: LongTailedData) -> None:

@@ -1,6 +1,6 @@
 """The optimizer's parameter groups: factors on learning rate and weight decay by part, by name and by kind."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import Any
 
@@ -18,6 +18,7 @@ from ltexp.names import unknown_name
 ONE_DIMENSIONAL = "one_dimensional"  # biases, and scales and shifts of norms
 DECAYED = "weight_decay"
 KEYS = ("lr_factors", "weight_decay_factors")
+INNER = ("backbone.", "modules.")  # beginnings of names that a model alone knows
 
 
 def flat_factors(factors: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,22 +55,31 @@ def check_factors(name: str, stage: StageConfig, classifier: Classifier) -> None
         raise ConfigError(f"{name}.weight_decay_factors: {own} has no weight decay: choose another optimizer")
 
 
-def check_names(name: str, stage: StageConfig, model: Model) -> None:
+def check_names(name: str, stage: StageConfig, build_model: Callable[[], Model]) -> None:
     """Refuses names of the backbone's and the modules' parts that these have not, not even as None.
+
+    Args:
+        name: of the stage.
+        stage: its config.
+        build_model: makes the stage's model, which takes time; called where something in a part is named.
 
     Raises:
         ConfigError: with the key.
     """
-    places = set(model.parts())
-    for part, module in model.parts().items():
+    parts = {"backbone", *(f"modules.{module}" for module in present(stage.modules))}
+    factors = [(key, prefix) for key in KEYS for prefix in flat_factors(getattr(stage, key))]
+    inner = [(key, prefix) for key, prefix in factors if prefix.startswith(INNER) and prefix not in parts]
+    if not inner:
+        return
+    places: set[str] = set()
+    for part, module in build_model().parts().items():
         found = dict((*module.named_modules(), *module.named_parameters()))
         for place, each in module.named_modules():  # a part that its settings leave out is an attribute that is None
             found |= dict.fromkeys(f"{place}.{own}".lstrip(".") for own, value in vars(each).items() if value is None)
-        places.update(f"{part}.{place}" for place in found if place)
-    for key in KEYS:
-        for prefix in flat_factors(getattr(stage, key)):
-            if prefix.startswith(("backbone.", "modules.")) and prefix not in places:
-                raise ConfigError(unknown_name(f"parameter in {name}.{key}", prefix, places))
+        places |= {part, *(f"{part}.{place}" for place in found if place)}
+    for key, prefix in inner:
+        if prefix not in places:
+            raise ConfigError(unknown_name(f"parameter in {name}.{key}", prefix, places))
 
 
 def parameter_groups(model: Model, stage: StageConfig) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a mixing does inside the network: to what a part of the backbone gives, on the way to the features."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -85,14 +86,18 @@ def check_layers(backbone: nn.Module, run: Callable[[], object], rows: int, laye
     for layer in layers:
         if layer not in known:
             raise ConfigError(f"{unknown_name('part of the backbone', layer, known)} (at its top: {top})")
-        given: list[Any] = []
-        handle = backbone.get_submodule(layer).register_forward_hook(lambda *called, to=given: to.append(called[-1]))
-        try:
-            with torch.no_grad():
-                run()
-        finally:
-            handle.remove()
-        if not given or not all(isinstance(each, Tensor) and each.ndim and len(each) == rows for each in given):
+    given: dict[str, list[object]] = {layer: [] for layer in layers}
+
+    def note(layer: str, output: Tensor) -> Tensor:
+        given[layer].append(output)
+        return output
+
+    with ExitStack() as stack, torch.no_grad():
+        for layer in given:
+            stack.enter_context(acting(backbone, Inside(layer, partial(note, layer))))
+        run()
+    for layer, outputs in given.items():
+        if not outputs or not all(isinstance(each, Tensor) and each.ndim and len(each) == rows for each in outputs):
             raise ConfigError(
                 f"what the backbone's {layer} gives has no row for each sample: choose another part of it (at "
                 f"its top: {top})"
